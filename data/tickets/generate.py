@@ -1,0 +1,164 @@
+"""Write raw.jsonl, test.jsonl, fewshot.jsonl and answer_key.jsonl, the same bytes every time.
+
+    python data/tickets/generate.py            write the files and print a table of counts
+    python data/tickets/generate.py --check    exit 1 if a committed file differs
+
+Sources are the hand-written mails (handwritten/*.jsonl) and the grammar (phrases/*.toml). The
+split is made on clean mails, by customer thread, before any damage: 120 hand-written and 48
+grammar mails are the test set, 8 hand-written ones the few-shot examples, the rest is raw.
+raw.jsonl then gets planted defects. A row that has a defect has exactly one, listed in
+answer_key.jsonl with its line; every other raw row is clean by construction, and no two clean
+mails are alike (`rows.ALIKE`). Defect "none" in the key marks clean rows that a clumsy filter
+would drop.
+"""
+
+import argparse
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, if not installed
+
+import lookalikes
+from corpus import COPIES, HELD_OUT, Generator
+from defects import DAMAGES
+from grammar import Mail, write_mail
+from rows import Item, Row, dump, make_row, read_rows, ticket_of
+from scenarios import Cases, case_table, load_scenarios, pick_case
+
+from sft_utils.artifacts import write_text
+
+HERE = Path(__file__).resolve().parent
+SEED = 20260
+RAW_SIZE = 2000  # the planted counts are out of about so many lines; `stream_rows` keeps the rates
+RECENT = 1000  # a copy in a stream repeats one of the last so many clean rows
+
+
+def to_line(item: Item) -> str:
+    """The line of raw.jsonl, without its newline."""
+    line = dump(item.row)
+    return item.damage(line) if item.damage else line
+
+
+def build_files(seed: int = SEED) -> dict[str, str]:
+    """The text of every generated file, by name."""
+    items, test, few = Generator(seed).corpus()
+    key = [
+        {
+            "line": line,
+            "id": item.row["id"],
+            "defect": item.defect,
+            "note": item.note,
+            "of": item.of["id"] if item.of else None,
+        }
+        for line, item in enumerate(items, 1)
+        if item.defect
+    ]
+    return {
+        "raw.jsonl": "".join(to_line(item) + "\n" for item in items),
+        "test.jsonl": "".join(dump(row) + "\n" for row in test),
+        "fewshot.jsonl": "".join(dump(row) + "\n" for row in few),
+        "answer_key.jsonl": "".join(dump(entry) + "\n" for entry in key),
+    }
+
+
+def stream_rows(n: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Endless supply for scale tests: lines like those of raw.jsonl, made one by one.
+
+    Kinds occur at the rates of raw.jsonl (planted count / `RAW_SIZE`). A duplicate repeats one of
+    the last `RECENT` clean rows, a leak one of test.jsonl; its line has another id and thread.
+
+    Args:
+        n: Number of lines.
+        seed: Same seed, same lines.
+    Returns:
+        An iterator of (line without newline, kind of defect or "" for a clean row).
+    """
+    rng = Random(seed)
+    cases = case_table([one for one in load_scenarios() if one.id not in HELD_OUT])
+    test = list(read_rows(HERE / "test.jsonl"))
+    recent: deque[Row] = deque(maxlen=RECENT)
+    counts = {**COPIES, **{kind: number for kind, (number, _) in DAMAGES.items()}}
+    kinds = ["", *counts]
+    weights = [RAW_SIZE - sum(counts.values()), *counts.values()]
+    for number in range(1, n + 1):
+        kind = rng.choices(kinds, weights)[0]
+        item = None
+        while item is None:
+            item = _stream_item(rng, kind, cases, test if "leak" in kind else recent)
+        item.row["id"] = f"s-{number:07}"
+        item.row["thread"] = f"c-{number:07}"
+        if not kind:
+            recent.append(item.row)
+        yield to_line(item), kind
+
+
+def _stream_item(
+    rng: Random, kind: str, cases: Cases, originals: list[Row] | deque[Row]
+) -> Item | None:
+    if kind in COPIES and originals:
+        original = originals[rng.randrange(len(originals))]
+        copy = lookalikes.exact_copy if "exact" in kind else lookalikes.near_copy
+        return copy(rng, original)
+    mail = write_mail(rng, *pick_case(rng, cases))
+    # a short mail without names could repeat another one by chance
+    while not (mail.ticket["order_id"] or mail.ticket["product"] or mail.ticket["customer"]):
+        mail = write_mail(rng, *pick_case(rng, cases))
+    row = _stream_row(mail)
+    return DAMAGES[kind][1](rng, row) if kind in DAMAGES else Item(row=row)
+
+
+def _stream_row(mail: Mail) -> Row:
+    return make_row(
+        mail.text,
+        mail.ticket,
+        source="grammar",
+        style=mail.style,
+        scenario=mail.scenario,
+        thread="",
+    )
+
+
+def print_counts(seed: int = SEED) -> None:
+    """A table of what the data set holds."""
+    items, test, few = Generator(seed).corpus()
+    clean = [item.row for item in items if item.defect in ("", "none")]
+    print(
+        f"raw.jsonl {len(items)} lines ({len(clean)} clean), test {len(test)}, few-shot {len(few)}"
+    )
+    for title, rows in (("clean raw", clean), ("test", test)):
+        print(f"\n{title}")
+        for key in ("source", "style"):
+            print(f"  {key:8}", dict(Counter(row[key] for row in rows).most_common()))
+        for key in ("topic", "action", "urgent"):
+            print(f"  {key:8}", dict(Counter(ticket_of(row)[key] for row in rows).most_common()))
+    print("\nplanted")
+    for kind, number in Counter(item.defect for item in items if item.defect).most_common():
+        print(f"  {kind:22}{number:4}")
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Generate the ticket data set.")
+    parser.add_argument("--check", action="store_true", help="compare with the committed files")
+    if not parser.parse_args().check:
+        for name, text in build_files().items():
+            write_text(HERE / name, text)
+        print_counts()
+        return 0
+    different = [
+        name
+        for name, text in build_files().items()
+        if not (HERE / name).exists() or (HERE / name).read_bytes() != text.encode()
+    ]
+    for name in different:
+        print(
+            f"data/tickets/{name} differs from what the generator writes. Run it without --check."
+        )
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Where files live, and how they are written: atomic, hashed, never half."""
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sft_utils.errors import HandoffError, StorageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def runs_dir(profile: str) -> Path:
+    """Folder of everything a run at `profile` writes: outputs/runs/<profile>.
+
+    `SFT_RUNS` replaces outputs/runs (the runner uses it to replay a run next to the original).
+    """
+    return Path(os.environ.get("SFT_RUNS", ROOT / "outputs" / "runs")) / profile
+
+
+def reference_dir(profile: str) -> Path:
+    """Folder of the committed results at `profile`."""
+    return ROOT / "outputs" / "reference" / profile
+
+
+def display_path(path: Path | str) -> str:
+    """The path relative to the repository, so that outputs name no machine."""
+    try:
+        return str(Path(path).resolve().relative_to(ROOT))
+    except ValueError:
+        return Path(path).name
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is either complete or not there.
+
+    Raises:
+        StorageError: The disk is full or not writable; an older version stays in place.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".part-", delete=False) as handle:
+            temporary = Path(handle.name)
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: Path | str, error: OSError) -> StorageError:
+    """The error to raise for a failed write: says which file, why, and what to do."""
+    fix = "Free some space and run the same command again; finished work is kept."
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        fix = "Check the path and its permissions, then run the same command again."
+    reason = error.strerror or str(error)
+    return StorageError(f"cannot write {display_path(path)}: {reason}. {fix}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_bytes` for UTF-8 text."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON with a final newline, atomically; NaN and infinity are refused."""
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def sha256_text(text: str) -> str:
+    """Hex sha256 of a text."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
+    return sha256_text(
+        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    )
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_files(paths: list[Path]) -> str:
+    """Hex sha256 over names and contents, independent of the order given."""
+    parts = sorted((p.name, sha256_file(p)) for p in map(Path, paths))
+    return sha256_json(parts)
+
+
+def result_path(notebook: str, profile: str) -> Path:
+    """The hand-off file of a notebook: outputs/runs/<profile>/NN_name.json."""
+    return runs_dir(profile) / f"{notebook}.json"
+
+
+def require(notebook: str, profile: str) -> dict[str, Any]:
+    """Load the hand-off of an earlier notebook.
+
+    Args:
+        notebook: Full name, for example "01_data_preparation".
+        profile: Profile of this run; hand-offs never cross profiles.
+    Raises:
+        HandoffError: It was not run; the message holds the command.
+    """
+    path = result_path(notebook, profile)
+    if not path.exists():
+        number = notebook.split("_")[0]
+        raise HandoffError(
+            f"{display_path(path)} is missing: notebook {notebook} has not finished at "
+            f"profile {profile!r}. Run: make nb NB={number} PROFILE={profile}"
+        )
+    result = read_json(path)
+    if not result.get("passed", True):
+        raise HandoffError(
+            f"{display_path(path)} holds failed checks. Repair notebook {notebook} first: "
+            f"make nb NB={number} PROFILE={profile}"
+        )
+    return result
+
+
+def handed_file(result: dict[str, Any], name: str) -> Path:
+    """Path of a file that an earlier notebook handed on, verified against its hash.
+
+    Raises:
+        HandoffError: The file is gone or was changed since.
+    """
+    entry = result["files"][name]
+    path = runs_dir(result["profile"]) / result["notebook"] / Path(entry["path"]).name
+    number = result["notebook"].split("_")[0]
+    fix = f"Run: make nb NB={number} PROFILE={result['profile']}"
+    if not path.exists():
+        raise HandoffError(f"{display_path(path)}, handed on by notebook {number}, is gone. {fix}")
+    if entry["sha256"] and sha256_file(path) != entry["sha256"]:
+        raise HandoffError(f"{display_path(path)} was changed after notebook {number} ran. {fix}")
+    return path

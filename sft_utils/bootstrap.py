@@ -1,0 +1,113 @@
+"""`make setup`: build the environment and the base model. Standard library only.
+
+Idempotent: a stamp in the environment holds the hash of the lock; nothing is done while it is
+unchanged. Every problem is one line that says what to do.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements" / "cpu.lock"
+MODEL_STAMP = ROOT / "outputs" / "models" / "smollm2-135m-instruct" / "sft_model.json"
+MIN_PYTHON = (3, 11)
+NEEDED_GIB = 5.0
+"""Environment 2.4 GiB, wheels in flight 1 GiB, model 0.3 GiB, one run's outputs."""
+
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+"""PyTorch's own index of CPU builds: on Linux the default build pulls gigabytes of CUDA."""
+
+
+def stop(problem: str) -> None:
+    """End with one line."""
+    sys.exit(f"setup: {problem}")
+
+
+def check_machine() -> None:
+    """Refuse what cannot work before anything is downloaded."""
+    if sys.version_info < MIN_PYTHON:
+        stop(
+            f"Python {platform.python_version()} is too old, 3.11 or newer is needed. "
+            "Install it and run: make setup PYTHON=python3.11"
+        )
+    free_gib = shutil.disk_usage(ROOT).free / 2**30
+    if free_gib < NEEDED_GIB:
+        stop(f"only {free_gib:.1f} GiB of disk free here, {NEEDED_GIB:.0f} GiB are needed")
+
+
+def pins(lock: Path) -> list[str]:
+    """The `name==version` lines of a lock file."""
+    lines = lock.read_text(encoding="utf-8").splitlines()
+    return [line.split("#")[0].strip() for line in lines if "==" in line.split("#")[0]]
+
+
+def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pip of the environment; output is kept for the error line."""
+    command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "-q"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+def explain(result: subprocess.CompletedProcess[str]) -> str:
+    """The line of pip's output that says what went wrong."""
+    text = result.stderr + result.stdout
+    if "No space left" in text:
+        return "the disk is full"
+    signs = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable")
+    if any(sign in text for sign in signs):
+        return "no network: the package index cannot be reached. Connect and run: make setup"
+    lines = [line for line in text.splitlines() if "ERROR" in line or "error" in line]
+    return (lines or text.splitlines() or ["pip failed"])[0].strip()
+
+
+def install(python: Path) -> None:
+    """Install the lock exactly: no resolver, no dependencies beyond what it lists."""
+    wanted = pins(LOCK)
+    torch = next(pin for pin in wanted if pin.startswith("torch=="))
+    print(f"setup: installing {len(wanted)} pinned packages (about 2 minutes) …", flush=True)
+    if sys.platform == "linux":
+        # The CPU build carries a local version that sorts above the CUDA build of the same number.
+        result = pip(python, "--no-deps", f"{torch}+cpu")
+        if result.returncode:
+            result = pip(python, "--no-deps", f"{torch}+cpu", "--index-url", TORCH_CPU_INDEX)
+        if result.returncode:
+            stop(f"cannot install {torch}+cpu: {explain(result)}")
+    result = pip(python, "--no-deps", "-r", str(LOCK))
+    if result.returncode:
+        stop(explain(result))
+    # What an editable install does, without a build backend and without network.
+    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
+    site = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    (Path(site.stdout.strip()) / "sft_utils_checkout.pth").write_text(f"{ROOT}\n")
+
+
+def main() -> None:
+    """Create or update the environment, then convert the base model once."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
+    target = parser.parse_args().venv.resolve()
+    check_machine()
+    python = target / "bin" / "python"
+    stamp = target / "sft-lock.sha256"
+    digest = hashlib.sha256(LOCK.read_bytes() + str(ROOT).encode()).hexdigest()
+    if not (python.exists() and stamp.exists() and stamp.read_text() == digest):
+        stamp.unlink(missing_ok=True)
+        if not python.exists():
+            print(f"setup: creating {target.name} with Python {platform.python_version()}")
+            venv.create(target, with_pip=True)
+        install(python)
+        stamp.write_text(digest)
+    if not (MODEL_STAMP.exists() or os.environ.get("SFT_MODELS")):
+        result = subprocess.run([str(python), "-m", "sft_utils.basemodel"], cwd=ROOT, check=False)
+        if result.returncode:
+            stop("the base model could not be prepared, see the line above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Profiles: one recipe, several machines. A profile is data, never a fork of a notebook."""
+
+import dataclasses
+import difflib
+from typing import Literal
+
+from sft_utils.basemodel import BUNDLED
+from sft_utils.errors import ConfigError
+
+Precision = Literal["bf16", "fp16"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What differs between machines. Sizes are examples unless a unit is given."""
+
+    name: str
+    device: Literal["cpu", "cuda"]  # refused at start if the machine does not have it
+    model: str = BUNDLED  # bundled name, local directory or hub id
+    revision: str | None = None  # commit of a hub model; required for a hub id
+    precision: Precision = "bf16"  # compute dtype; a T4 has no bf16
+    min_gpus: int = 0  # refused below this
+    vram_gib: float = 0.0  # memory per GPU the profile is made for; 0 on a CPU
+    cell_timeout_s: int = 3600  # one cell running longer than this has hung
+
+    # Work sizes. `smoke` makes every cell run for real, `cpu` makes every number mean something.
+    train_rows: int  # curated rows used for training
+    epochs: int = 1  # passes over them
+    batch_size: int = 8  # rows per device and micro-batch
+    grad_accumulation: int = 1  # micro-batches per optimizer step
+    max_length: int = 512  # tokens per row; the distribution in 01/02 justifies it
+    val_rows: int  # full validation per epoch
+    smoke_val_rows: int  # quick validation every `eval_steps`
+    eval_steps: int  # optimizer steps between quick validations
+    test_rows: int  # held-out mails scored at the end (168 exist)
+    eval_batch_size: int = 32  # prompts decoded together
+    max_new_tokens: int = 112  # longest gold ticket is below 100 tokens
+    range_test_steps: int  # steps per learning rate in the range test
+    overfit_steps: int  # steps of the planted overfit run
+    sabotage_steps: int  # steps of each sabotaged run in 02
+    sabotage_rows: int  # mails that score each sabotaged run
+    stream_rows: int  # rows of the generated file that 01 streams
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and not isinstance(value, bool):
+                low = 0 if field.name in ("min_gpus", "range_test_steps") else 1
+                if value < low:
+                    raise ConfigError(
+                        f"profile {self.name!r}: {field.name} = {value}, must be >= {low}"
+                    )
+        if self.model != BUNDLED and "/" in self.model and self.device == "cuda":
+            if self.revision is None:
+                raise ConfigError(
+                    f"profile {self.name!r}: hub model {self.model!r} needs a pinned revision"
+                )
+
+    @property
+    def is_gpu(self) -> bool:
+        """True for profiles that need CUDA."""
+        return self.device == "cuda"
+
+    @property
+    def effective_batch_size(self) -> int:
+        """Rows per optimizer step on one device."""
+        return self.batch_size * self.grad_accumulation
+
+
+CPU = Profile(
+    name="cpu",
+    device="cpu",
+    train_rows=960,
+    val_rows=48,
+    smoke_val_rows=24,
+    eval_steps=30,
+    test_rows=168,
+    range_test_steps=6,
+    overfit_steps=24,
+    sabotage_steps=10,
+    sabotage_rows=16,
+    stream_rows=100_000,
+)
+
+SMOKE = dataclasses.replace(
+    CPU,
+    name="smoke",
+    train_rows=24,
+    val_rows=4,
+    smoke_val_rows=4,
+    eval_steps=2,
+    test_rows=8,
+    eval_batch_size=8,
+    max_new_tokens=24,
+    range_test_steps=1,
+    overfit_steps=4,
+    sabotage_steps=1,
+    sabotage_rows=2,
+    stream_rows=2_000,
+)
+
+_GPU = dataclasses.replace(
+    CPU,
+    device="cuda",
+    min_gpus=1,
+    train_rows=4096,
+    epochs=2,
+    max_length=1024,
+    val_rows=96,
+    smoke_val_rows=48,
+    eval_steps=50,
+    range_test_steps=10,
+    overfit_steps=60,
+    sabotage_steps=20,
+    sabotage_rows=48,
+    stream_rows=1_000_000,
+    name="gpu-16gb",
+    vram_gib=15.0,
+    precision="fp16",
+    model="Qwen/Qwen2.5-1.5B-Instruct",
+    revision="989aa7980e4cf806f80c7fef2b1adb7bc71aa306",
+)
+_GPU_24 = dataclasses.replace(
+    _GPU,
+    name="gpu-24gb",
+    vram_gib=22.0,
+    precision="bf16",
+    model="Qwen/Qwen2.5-7B-Instruct",
+    revision="a09a35458c702b33eeacc393d103063234e8bc28",
+)
+
+PROFILES: dict[str, Profile] = {
+    "smoke": SMOKE,
+    "cpu": CPU,
+    "gpu-16gb": _GPU,
+    "gpu-24gb": _GPU_24,
+    "gpu-80gb": dataclasses.replace(_GPU_24, name="gpu-80gb", vram_gib=79.0, batch_size=16),
+    "multi-gpu": dataclasses.replace(_GPU_24, name="multi-gpu", vram_gib=40.0, min_gpus=2),
+}
+
+
+def get_profile(name: str) -> Profile:
+    """Look a profile up by name.
+
+    Raises:
+        ConfigError: Unknown name; lists the known ones and the closest.
+    """
+    if name in PROFILES:
+        return PROFILES[name]
+    close = difflib.get_close_matches(name, PROFILES, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise ConfigError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}.{hint}")

@@ -1,0 +1,245 @@
+"""Rows in and out: streaming JSONL, fingerprints, splits that respect groups, tokenised sets."""
+
+import codecs
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import display_path, sha256_text, write_text
+from sft_utils.chat import Message
+from sft_utils.errors import DataError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One line of a JSONL file: a row, or the reason why there is none."""
+
+    number: int  # 1-based, as an editor counts
+    offset: int  # bytes from the start of the file; `read_at` returns to it
+    row: Row | None
+    reason: str = ""  # why `row` is None
+
+
+def read_jsonl(path: Path | str, *, strict: bool = False) -> Iterator[Line]:
+    """Stream a JSONL file line by line; a broken line is named, never skipped.
+
+    One line is in memory at a time. CRLF ends and blank lines at the end of the file are
+    accepted. A byte order mark is accepted too: it is no part of the first row.
+
+    Args:
+        path: A UTF-8 file with one JSON object per line.
+        strict: Raise at the first broken line instead of yielding it.
+    Yields:
+        Every line, broken ones with `row=None` and a reason.
+    Raises:
+        DataError: The file is missing or holds no line, or (strict) a line is broken.
+    Example:
+        >>> next(read_jsonl("data/tickets/test.jsonl")).number  # doctest: +SKIP
+        1
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{display_path(path)} does not exist or is not a file. Check the path.")
+    offset = blank = number = 0
+    with path.open("rb") as handle:
+        for number, raw in enumerate(handle, 1):
+            content = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if not content.strip():
+                blank += 1
+            else:
+                if blank:
+                    yield from _blank_lines(path, number - blank, number, offset, strict)
+                    blank = 0
+                row, reason = parse_line(content)
+                if strict and row is None:
+                    raise DataError(f"{display_path(path)}, line {number}: {reason}. Repair it.")
+                yield Line(number=number, offset=offset, row=row, reason=reason)
+            offset += len(raw)
+    if number == blank:
+        raise DataError(f"{display_path(path)} is empty: no row in {number} lines.")
+
+
+def _blank_lines(path: Path, first: int, end: int, offset: int, strict: bool) -> Iterator[Line]:
+    """Blank lines between rows: often the trace of a row that was lost."""
+    if strict:
+        raise DataError(f"{display_path(path)}, line {first}: blank line between rows. Repair it.")
+    for number in range(first, end):
+        yield Line(number=number, offset=offset, row=None, reason="blank line between rows")
+
+
+def parse_line(raw: bytes) -> tuple[Row | None, str]:
+    """Parse one line: (row, "") or (None, reason).
+
+    Example:
+        >>> parse_line(b'{"a": 1}{"a": 2}')
+        (None, 'two JSON values in one line (second at character 8)')
+    """
+    if b"\0" in raw:
+        return None, f"NUL byte at byte {raw.index(0)}"
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return None, f"invalid UTF-8 at byte {error.start}"
+    text = text.strip()
+    try:
+        value, end = _DECODER.raw_decode(text)
+    except json.JSONDecodeError as error:
+        return None, f"not JSON: {error.msg} at character {error.pos}"
+    except (ValueError, RecursionError) as error:
+        return None, f"not JSON: {error}"
+    if end != len(text):
+        if text[end:].lstrip()[:1] in ("{", "["):
+            return None, f"two JSON values in one line (second at character {end})"
+        return None, f"text after the JSON value at character {end}"
+    if not isinstance(value, dict):
+        return None, f"a JSON {type(value).__name__} where an object is expected"
+    return value, ""
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def read_at(path: Path | str, offset: int) -> Row:
+    """The row that starts at a byte offset yielded by `read_jsonl`.
+
+    Raises:
+        DataError: There is no row at this place (the file was changed meanwhile).
+    """
+    with Path(path).open("rb") as handle:
+        handle.seek(offset)
+        row, reason = parse_line(handle.readline().removeprefix(codecs.BOM_UTF8))
+    if row is None:
+        raise DataError(f"{display_path(path)}: {reason} at offset {offset}; was it changed?")
+    return row
+
+
+def rows_of(path: Path | str) -> list[Row]:
+    """All rows of a small file that must be whole.
+
+    Raises:
+        DataError: The file is missing or empty, or a line is broken.
+    """
+    return [line.row for line in read_jsonl(path, strict=True) if line.row is not None]
+
+
+def dump_row(row: Row) -> str:
+    """One row as one line, the form in which every file of this project is written."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSONL, atomically."""
+    write_text(path, "".join(map(dump_row, rows)))
+
+
+def messages_of(mail: str, system: str = "") -> list[Message]:
+    """The prompt for one mail; the system prompt is the caller's, it is not in the data."""
+    head = [{"role": "system", "content": system}] if system else []
+    return [*head, {"role": "user", "content": mail}]
+
+
+def mail_of(row: Row) -> str:
+    """The last user message of a row with valid roles."""
+    return row["messages"][-2]["content"]
+
+
+def answer_of(row: Row) -> str:
+    """The last assistant message of a row with valid roles."""
+    return row["messages"][-1]["content"]
+
+
+def fingerprint(rows: Iterable[Row]) -> str:
+    """Hex sha256 of a set of rows: independent of row order, key order and file layout.
+
+    Example:
+        >>> fingerprint([{"a": 1}, {"b": 2}]) == fingerprint([{"b": 2}, {"a": 1}])
+        True
+    """
+    canonical = (
+        json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False) for row in rows
+    )
+    return sha256_text("\n".join(sorted(map(sha256_text, canonical))))
+
+
+def group_split(
+    rows: Sequence[Row], *, group: Callable[[Row], Hashable], share: float, seed: int
+) -> tuple[list[Row], list[Row]]:
+    """Split rows so that no group lies on both sides.
+
+    Mails of one conversation share names, order numbers and wording: split by row, the held-out
+    side would be partly memorised. Groups are drawn by a hash of their name, so the result does
+    not depend on the order of the rows, and taken while they fit.
+
+    Args:
+        rows: Rows with groups.
+        group: Maps a row to its group.
+        share: Part of the rows to hold out, in (0, 1).
+        seed: Another seed draws other groups.
+    Returns:
+        (rest, held out), each in the order of `rows`; held out has at most share * N rows.
+    Raises:
+        DataError: The share is out of range, or no group fits into it.
+    Example:
+        >>> rows = [{"thread": "a"}, {"thread": "a"}, {"thread": "b"}, {"thread": "c"}]
+        >>> rest, held = group_split(rows, group=lambda row: row["thread"], share=0.5, seed=1)
+        >>> {r["thread"] for r in rest} & {r["thread"] for r in held}
+        set()
+    """
+    if not 0 < share < 1:
+        raise DataError(f"group_split: share = {share}, must be between 0 and 1")
+    sizes: dict[Hashable, int] = {}
+    for row in rows:
+        sizes[group(row)] = sizes.get(group(row), 0) + 1
+    wanted, taken, held = round(share * len(rows)), 0, set()
+    for name in sorted(sizes, key=lambda name: sha256_text(f"{seed}:{name}")):
+        if taken + sizes[name] <= wanted:
+            held.add(name)
+            taken += sizes[name]
+    if not held:
+        raise DataError(
+            f"group_split: no group fits into {wanted} of {len(rows)} rows (smallest group: "
+            f"{min(sizes.values(), default=0)} rows). Raise the share or use finer groups."
+        )
+    return (
+        [row for row in rows if group(row) not in held],
+        [row for row in rows if group(row) in held],
+    )
+
+
+def crossing_groups(
+    one: Iterable[Row], other: Iterable[Row], *, group: Callable[[Row], Hashable]
+) -> set[Hashable]:
+    """Groups that lie in both parts; empty for an honest split."""
+    return {group(row) for row in one} & {group(row) for row in other}
+
+
+def to_dataset(rows: Iterable[dict[str, list[int]]]) -> Any:
+    """A `datasets.Dataset` of pre-tokenised rows (`masking.assistant_labels` makes them).
+
+    Raises:
+        DataError: No rows, or a row whose input_ids and labels do not match; names it.
+    """
+    from datasets import Dataset, Features, Sequence, Value
+
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
+    for index, row in enumerate(rows):
+        lengths = {name: len(row.get(name, ())) for name in columns}
+        if row.keys() != columns.keys() or len(set(lengths.values())) > 1 or 0 in lengths.values():
+            raise DataError(
+                f"row {index}: columns {sorted(row)} with lengths {lengths}; input_ids and labels "
+                "of the same length > 0 are needed. Make rows with masking.assistant_labels()."
+            )
+        for name, values in columns.items():
+            values.append(row[name])
+    if not columns["input_ids"]:
+        raise DataError("to_dataset: no rows. Was everything filtered away?")
+    features = Features({name: Sequence(Value("int64")) for name in columns})
+    return Dataset.from_dict(columns, features=features)

@@ -1,0 +1,225 @@
+"""Texts that repeat other texts: exact keys, MinHash-LSH, and overlap with held-out mails.
+
+MinHash only proposes pairs; a pair is a duplicate if its true word overlap says so *and* both rows
+are about the same case. Two customers who describe the same fault in similar words are two rows.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import combinations
+from typing import Any
+
+from sft_utils.errors import DataError
+
+Shingles = frozenset[tuple[str, ...]]
+
+SIZE = 3
+"""Words per shingle: one word is topic, three are wording."""
+ALIKE = 0.5
+"""Jaccard similarity of shingles from which two texts are one text, edited."""
+PERMUTATIONS, BANDS = 32, 16
+"""Two rows per band: a pair at `ALIKE` is proposed with probability 1 - (1 - 0.5²)¹⁶ = 0.99."""
+CONTAINED_SIZE = 8
+"""Words per n-gram of the containment test: eight words in a row are not common speech."""
+SEED = 17
+
+_WORD = re.compile(r"\w+")
+
+
+def exact_key(text: str) -> int:
+    """64-bit hash of a text without its case and spacing.
+
+    Example:
+        >>> exact_key("Where IS it?\\n") == exact_key("where is  it?")
+        True
+    """
+    flat = " ".join(text.casefold().split())
+    return int.from_bytes(blake2b(flat.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+
+
+def shingles(text: str, size: int = SIZE) -> Shingles:
+    """The set of `size` consecutive words, without case and punctuation."""
+    words = _WORD.findall(text.casefold())
+    if len(words) <= size:
+        return frozenset([tuple(words)])
+    return frozenset(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def jaccard(a: Shingles, b: Shingles) -> float:
+    """Shared part of two sets, 0 to 1.
+
+    Example:
+        >>> jaccard(shingles("a b c d"), shingles("a b c e"))
+        0.3333333333333333
+    """
+    return len(a & b) / len(a | b)
+
+
+class NearDuplicates:
+    """MinHash-LSH over a stream: proposes the earlier texts that a text may repeat.
+
+    Memory: about 1.3 KB per text (16 band entries), whatever its length; texts are not kept.
+    The case is mixed into every shingle, so texts about different cases share none and are never
+    proposed. That keeps the candidate lists short where a million mails share their phrases.
+    """
+
+    def __init__(self) -> None:
+        from rensa import RMinHashLSH
+
+        self._lsh = RMinHashLSH(ALIKE, PERMUTATIONS, BANDS)
+
+    def _sketch(self, texts: Shingles, case: str) -> Any:
+        from rensa import RMinHash
+
+        sketch = RMinHash(PERMUTATIONS, SEED)
+        sketch.update([f"{case}|{' '.join(words)}" for words in texts])
+        return sketch
+
+    def candidates(self, parts: Shingles, case: str) -> list[int]:
+        """Keys of earlier texts that may be near, oldest first; true overlap must confirm."""
+        return sorted(self._lsh.query(self._sketch(parts, case)))
+
+    def add(self, key: int, parts: Shingles, case: str) -> None:
+        """Remember a text under a key."""
+        self._lsh.insert(key, self._sketch(parts, case))
+
+
+class HeldOut:
+    """Mails that no training row may resemble: the test set and the few-shot examples.
+
+    The case plays no role here. A training row that is dropped needlessly costs one row; a leaked
+    test mail costs the truth of every number measured later.
+    """
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        """Index held-out texts by id.
+
+        Raises:
+            DataError: There is none, so nothing would be compared.
+        """
+        if not texts:
+            raise DataError("HeldOut: no held-out texts, so no leak could be found. Pass some.")
+        self._exact = {exact_key(text): name for name, text in texts.items()}
+        self._parts = {name: shingles(text) for name, text in texts.items()}
+        self._long = {name: shingles(text, CONTAINED_SIZE) for name, text in texts.items()}
+        self._by_part = _inverted(self._parts)
+        self._by_long = _inverted(self._long)
+
+    def find(self, text: str, parts: Shingles) -> str | None:
+        """What a text repeats, as evidence, or None.
+
+        Args:
+            text: A mail.
+            parts: `shingles(text)`.
+        """
+        if name := self._exact.get(exact_key(text)):
+            return f"exactly {name}"
+        for name, shared in _hits(self._by_part, parts):
+            overlap = shared / (len(parts) + len(self._parts[name]) - shared)
+            if overlap >= ALIKE:
+                return f"near {name}: Jaccard {overlap:.2f}"
+        for name, shared in _hits(self._by_long, shingles(text, CONTAINED_SIZE)):
+            inside = shared / len(self._long[name])
+            if inside >= ALIKE:
+                return f"contains {name}: {inside:.0%} of its {CONTAINED_SIZE}-grams"
+        return None
+
+
+def _inverted(sets: Mapping[str, Shingles]) -> dict[tuple[str, ...], list[str]]:
+    index: dict[tuple[str, ...], list[str]] = {}
+    for name, parts in sets.items():
+        for part in parts:
+            index.setdefault(part, []).append(name)
+    return index
+
+
+def _hits(index: Mapping[tuple[str, ...], list[str]], parts: Shingles) -> list[tuple[str, int]]:
+    """Names by number of shared parts, most first."""
+    return Counter(name for part in parts for name in index.get(part, ())).most_common(3)
+
+
+Pair = tuple[int, int]
+Finder = Callable[[Sequence[Shingles]], set[Pair]]
+
+
+def rensa_pairs(texts: Sequence[Shingles]) -> set[Pair]:
+    """Pairs proposed by rensa (Rust), as index pairs (earlier, later)."""
+    from rensa import RMinHash, RMinHashLSH
+
+    lsh, pairs = RMinHashLSH(ALIKE, PERMUTATIONS, BANDS), set()
+    for key, parts in enumerate(texts):
+        sketch = RMinHash(PERMUTATIONS, SEED)
+        sketch.update([" ".join(words) for words in parts])
+        pairs |= {(other, key) for other in lsh.query(sketch)}
+        lsh.insert(key, sketch)
+    return pairs
+
+
+def datasketch_pairs(texts: Sequence[Shingles]) -> set[Pair]:
+    """The same with datasketch (numpy), with the same permutations and bands."""
+    from datasketch import MinHash, MinHashLSH
+
+    lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, PERMUTATIONS // BANDS))
+    pairs = set()
+    for key, parts in enumerate(texts):
+        sketch = MinHash(num_perm=PERMUTATIONS, seed=SEED)
+        sketch.update_batch([" ".join(words).encode() for words in parts])
+        pairs |= {(other, key) for other in lsh.query(sketch)}
+        lsh.insert(key, sketch, check_duplication=False)
+    return pairs
+
+
+def all_pairs(texts: Sequence[Shingles]) -> set[Pair]:
+    """Every pair at `ALIKE` or above by exact comparison: the truth that MinHash approximates.
+
+    Pairs without a shared shingle are never compared, the rest is quadratic: a few thousand texts.
+    """
+    owners: dict[tuple[str, ...], list[int]] = {}
+    for key, parts in enumerate(texts):
+        for part in parts:
+            owners.setdefault(part, []).append(key)
+    shared = Counter(pair for keys in owners.values() for pair in combinations(keys, 2))
+    return {
+        (a, b) for (a, b), n in shared.items() if n / (len(texts[a]) + len(texts[b]) - n) >= ALIKE
+    }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What one way to find near-duplicates is worth."""
+
+    name: str
+    planted: int  # pairs known to be duplicates
+    found: int  # ... and proposed
+    proposed: int  # all pairs proposed
+    false: int  # proposed, but below `ALIKE` by exact comparison
+    seconds: float
+
+
+def compare_finders(
+    texts: Sequence[str], planted: Iterable[Pair], finders: Mapping[str, Finder]
+) -> list[Comparison]:
+    """Run several finders on the same texts and count against known pairs.
+
+    Args:
+        texts: Mails.
+        planted: Index pairs known to be duplicates, in any order.
+        finders: Name -> function, for example {"rensa": rensa_pairs}.
+    """
+    sets = [shingles(text) for text in texts]
+    known = {(min(pair), max(pair)) for pair in planted}
+    results = []
+    for name, finder in finders.items():
+        started = time.perf_counter()
+        pairs = finder(sets)
+        seconds = time.perf_counter() - started
+        false = sum(jaccard(sets[a], sets[b]) < ALIKE for a, b in pairs)
+        results.append(
+            Comparison(name=name, planted=len(known), found=len(known & pairs),
+                       proposed=len(pairs), false=false, seconds=seconds)
+        )  # fmt: skip
+    return results

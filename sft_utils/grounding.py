@@ -1,0 +1,162 @@
+"""Is what a ticket claims in its mail? Values are compared as a careful reader would."""
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTH = "(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+_ORDINAL = r"(?:st|nd|rd|th)?"
+# Day and month in every order a mail writes them; a year may be missing.
+DATES = [
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"(?<!\d)(?P<year>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})(?!\d)",
+        r"(?<![\d.])(?P<d>\d{1,2})\. ?(?P<m>\d{1,2})(?:\. ?(?P<year>\d{4}|\d{2})(?!\d)|\.?(?!\d))",
+        r"(?<![\d/])(?P<d>\d{1,2})/(?P<m>\d{1,2})(?:/(?P<year>\d{4}|\d{2}))?(?![\d/])",
+        r"(?<![\d-])(?P<d>\d{1,2})-(?P<m>\d{1,2})-(?P<year>\d{4})(?!\d)",
+        rf"(?<!\d)(?P<d>\d{{1,2}}){_ORDINAL}\.?[ -]?(?:of )?{_MONTH}\b\.?,?[ -]?(?P<year>\d{{4}})?",
+        rf"\b{_MONTH}\b\.?[ -]?(?:the )?(?P<d>\d{{1,2}}){_ORDINAL}(?!\d)(?:,? (?P<year>\d{{4}}))?",
+    )
+]
+
+NUMBER = re.compile(r"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{3}|[€$£])?(\d[\d.,'’ \u00a0]*)", re.IGNORECASE)
+_GROUP = re.compile(r"(?<=\d)['’ \u00a0](?=\d{3}(?!\d))")
+
+SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF"}
+SYMBOLS = {
+    "EUR": re.compile(r"€|\beur(?:os?)?\b|\d ?eur", re.IGNORECASE),
+    "USD": re.compile(r"\$|\busd|doll[ae]rs?\b|\bbucks?\b|\d ?usd", re.IGNORECASE),
+    "GBP": re.compile(r"£|\bgbp|\bpounds?\b|\bquid\b|\d ?gbp", re.IGNORECASE),
+    "CHF": re.compile(r"chf|\bfrancs?\b|\bfr\.", re.IGNORECASE),
+}
+
+DEFAULT_YEAR = 2026
+"""The guidelines' year for a date written without one."""
+
+
+def _dates(text: str) -> Iterator[str]:
+    for pattern in DATES:
+        for match in pattern.finditer(text):
+            parts = match.groupdict()
+            year, day = int(parts["year"] or DEFAULT_YEAR), int(parts["d"])
+            year += 2000 if year < 100 else 0
+            if parts.get("month"):
+                readings = [(MONTHS.index(parts["month"].lower()) + 1, day)]
+            elif re.match(r"\d{1,2}[/-]", match[0]):  # 5/4 and 5-4-2026 are read both ways
+                readings = [(int(parts["m"]), day), (day, int(parts["m"]))]
+            else:
+                readings = [(int(parts["m"]), day)]
+            for month, day in readings:
+                if 1 <= month <= 12 and 1 <= day <= 31:
+                    yield f"{year:04d}-{month:02d}-{day:02d}"
+
+
+def dates_in(text: str) -> set[str]:
+    """Every calendar date a text may mean, as YYYY-MM-DD.
+
+    A slash or dash date is read both ways; a label is wrong only if no reading gives it.
+
+    Example:
+        >>> sorted(dates_in("ordered 3.4., due on May 5th"))
+        ['2026-04-03', '2026-05-05']
+    """
+    return set(_dates(text))
+
+
+def numbers_in(text: str) -> set[float]:
+    """Every number a text may mean: `1.299,00` is 1299.0, and `1.299` is 1.299 or 1299.0.
+
+    Digits inside a word or an order number are not numbers.
+
+    Example:
+        >>> sorted(numbers_in("1.299,00 EUR for order KX-48213, £7.50 of it twice"))
+        [7.5, 1299.0]
+    """
+    found: set[float] = set()
+    for match in NUMBER.finditer(text):
+        # A space may group thousands (1 299 EUR) or part two numbers (135 494,21 EUR): read both.
+        for text_read in {match[1], _GROUP.sub("", match[1])}:
+            for token in re.split(r"[^\d.,]+", text_read):
+                found |= _readings(token.strip(".,"))
+    return found
+
+
+def _readings(token: str) -> set[float]:
+    """Numbers that one run of digits, dots and commas may mean."""
+    if not token:
+        return set()
+    marks = [char for char in token if char in ".,"]
+    if not marks:
+        return {float(token)}
+    whole = token.replace(".", "").replace(",", "")
+    head, tail = re.split(r"[.,](?=\d*$)", token)
+    readings = set()
+    if len(tail) == 3 or marks.count(marks[-1]) > 1:
+        readings.add(float(whole))
+    if marks.count(marks[-1]) == 1:
+        readings.add(float(f"{head.replace('.', '').replace(',', '')}.{tail}"))
+    return readings
+
+
+@lru_cache(maxsize=4096)
+def _whole(value: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.casefold().replace("’", "'").split())
+
+
+def _name(value: str, mail: str) -> bool:
+    return value in mail or _whole(_flat(value)).search(_flat(mail)) is not None
+
+
+def _order_id(value: str, mail: str) -> bool:
+    return re.search(rf"(?<![A-Z0-9]){re.escape(value)}(?![A-Z0-9])", mail.upper()) is not None
+
+
+def _amount(value: float, mail: str) -> bool:
+    return any(abs(value - number) < 0.005 for number in numbers_in(mail))
+
+
+def _currency(value: str, mail: str) -> bool:
+    return SIGNS[value] in mail or SYMBOLS[value].search(mail) is not None
+
+
+def _date(value: str, mail: str) -> bool:
+    return any(value == found for found in _dates(mail))
+
+
+GROUNDED: dict[str, Callable[[Any, str], bool]] = {
+    "product": _name,
+    "customer": _name,
+    "order_id": _order_id,
+    "amount": _amount,
+    "currency": _currency,
+    "date": _date,
+}
+"""Fields that must be in the mail, each with the comparison a careful reader would make."""
+
+
+def ungrounded(ticket: dict[str, Any], mail: str) -> str | None:
+    """The first field of a valid ticket that its mail does not hold, or None.
+
+    It cannot see a wrong topic, action or urgency, nor a field left null that the mail holds:
+    these need a reader.
+
+    Args:
+        ticket: A ticket that satisfies the schema.
+        mail: The mail it was made from.
+    Returns:
+        Text such as "order_id 'KX-48312' is not in the mail".
+    Example:
+        >>> ungrounded({"product": "Ilmo 3", "amount": 20}, "My Ilmo 2 cost 20 euros")
+        "product 'Ilmo 3' is not in the mail"
+    """
+    for field, holds in GROUNDED.items():
+        value = ticket.get(field)
+        if value is not None and not holds(value, mail):
+            return f"{field} {value!r} is not in the mail"
+    return None

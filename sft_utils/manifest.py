@@ -1,0 +1,97 @@
+"""The run manifest: everything that decides a number, hashed into one run id."""
+
+import dataclasses
+import importlib.metadata
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import ROOT, sha256_file, sha256_files, sha256_json
+
+LOCK = ROOT / "requirements" / "cpu.lock"
+
+PACKAGES = (
+    "accelerate bitsandbytes datasets evaluate jsonschema numpy peft rensa tokenizers torch "
+    "transformers trl unsloth wandb"
+).split()
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that can change a number; absent ones left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def lock_hash() -> str:
+    """Hash of the lock file, or of the installed versions where there is none (GPU machines)."""
+    if LOCK.exists():
+        return sha256_file(LOCK)
+    return sha256_json(versions())
+
+
+def code_hash(notebook: str) -> str:
+    """Hash of the notebook source and the package; what git says comes separately."""
+    files = sorted((ROOT / "sft_utils").glob("*.py"))
+    source = ROOT / "notebooks" / "src" / f"{notebook}.py"
+    return sha256_files([*files, source] if source.exists() else files)
+
+
+def git_state() -> dict[str, Any]:
+    """Commit and whether tracked files differ from it; empty outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    return {"commit": commit, "dirty": dirty}
+
+
+def _git(*arguments: str) -> str:
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=ROOT,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+def build(run: Any) -> dict[str, Any]:
+    """The manifest of a run: hashes of all inputs, the seed, versions, code state.
+
+    `run.fingerprints` holds the parts that only the notebook knows (data, template, tokenizer,
+    base_weights). The git commit is recorded but does not enter the run id: two commits with the
+    same code and data are the same run.
+
+    Args:
+        run: A `runtime.Run`.
+    Returns:
+        The manifest; `run_id` is its first 12 hex digits.
+    """
+    config = {**dataclasses.asdict(run.profile), **run.parameters}
+    parts: dict[str, Any] = {
+        "notebook": run.notebook,
+        "config": sha256_json(config),
+        **{k: run.fingerprints.get(k, "") for k in ("data", "template", "tokenizer")},
+        "base_weights": run.fingerprints.get("base_weights", ""),
+        "lock": lock_hash(),
+        "code": code_hash(run.notebook),
+        "seed": run.seed,
+    }
+    run_id = sha256_json(parts)[:12]
+    return {"run_id": run_id, **parts, "git": git_state(), "versions": versions()}
+
+
+def write_beside(path: Path, manifest: dict[str, Any]) -> None:
+    """Put the manifest next to an adapter or model."""
+    from sft_utils.artifacts import write_json
+
+    write_json(path / "manifest.json", manifest)

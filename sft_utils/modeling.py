@@ -1,0 +1,262 @@
+"""Load, quantise and guard models; the copy that generates; what identifies weights."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_json
+from sft_utils.basemodel import BUNDLED, STAMP, bundled_model, verify_model_dir
+from sft_utils.config import Profile
+from sft_utils.errors import ModelError
+
+
+def model_source(profile: Profile) -> tuple[str, str | None]:
+    """Where the base model of a profile is: a local directory, or a hub id with its revision.
+
+    Raises:
+        ModelError: A local directory without safetensors weights.
+    """
+    if profile.model == BUNDLED:
+        return str(bundled_model()), None
+    path = Path(profile.model)
+    if path.is_dir():
+        if not list(path.glob("*.safetensors")):
+            raise ModelError(
+                f"{display_path(path)} holds no *.safetensors; pickled weights are not loaded. "
+                "Convert the model with save_pretrained first."
+            )
+        if (path / STAMP).exists():
+            verify_model_dir(path)
+        return str(path), None
+    return profile.model, profile.revision
+
+
+def load_tokenizer(profile: Profile) -> Any:
+    """The served tokenizer; refuses one whose padding would hide the stop token.
+
+    Raises:
+        ModelError: No chat template, no stop token, or a pad token that cannot be told from it.
+    """
+    from transformers import AutoTokenizer
+
+    source, revision = model_source(profile)
+    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if not tokenizer.chat_template or tokenizer.eos_token_id is None:
+        raise ModelError(f"{profile.model}: tokenizer without chat template or eos token")
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ModelError(
+            f"{profile.model}: pad token {tokenizer.pad_token!r} must exist and differ from eos "
+            f"{tokenizer.eos_token!r}; set tokenizer.pad_token to an unused special token"
+        )
+    return tokenizer
+
+
+def load_model(
+    profile: Profile, *, quantization: Any = None, dtype: Any = None, guard: bool = True
+) -> Any:
+    """Load the base model of a profile, safetensors only, never remote code.
+
+    Args:
+        quantization: A BitsAndBytesConfig for 4-bit weights, or None.
+        dtype: Torch dtype; default the profile's precision.
+        guard: Apply `guard_nf4` to a quantised model; 03 turns it off to show why it exists.
+    Raises:
+        ModelError: A weight file is corrupt or does not belong to the config.
+    """
+    import safetensors
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source, revision = model_source(profile)
+    if dtype is None:
+        dtype = torch.float16 if profile.precision == "fp16" else torch.bfloat16
+    options: dict[str, Any] = {"device_map": {"": 0 if profile.is_gpu else "cpu"}}
+    if quantization is not None:
+        options["quantization_config"] = quantization
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            revision=revision,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
+        )
+    except safetensors.SafetensorError as error:
+        raise ModelError(f"{display_path(source)}: corrupt weight file ({error})") from error
+    if quantization is not None and guard:
+        guard_nf4(model)
+    return model
+
+
+def guard_nf4(model: Any) -> int:
+    """Keep bitsandbytes from repacking 4-bit weights in place on AVX512-BF16 CPUs.
+
+    bitsandbytes 0.50.2 repacks a layer at its first forward in eval mode and then computes wrong
+    gradients from the repacked bytes, without an error: after one evaluation, training goes on
+    with noise. Harmless to call elsewhere.
+
+    Returns:
+        Number of layers guarded.
+    Source: bitsandbytes 0.50.2, nn/modules.py (Linear4bit.forward)
+    """
+    guarded = 0
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+            guarded += 1
+    return guarded
+
+
+def weights_hash(profile: Profile) -> str:
+    """Identity of the base weights: over the files for a directory, id and revision for a hub."""
+    source, revision = model_source(profile)
+    path = Path(source)
+    if not path.is_dir():
+        return sha256_json([source, revision])
+    if (path / STAMP).exists():
+        files = json.loads((path / STAMP).read_text(encoding="utf-8"))["files"]
+        return sha256_json(sorted((k, v) for k, v in files.items() if k.endswith(".safetensors")))
+    return sha256_json(sorted((p.name, sha256_file(p)) for p in path.glob("*.safetensors")))
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Identity of vocabulary, merges and special tokens."""
+    parts = [tokenizer.backend_tokenizer.to_str(), tokenizer.eos_token, tokenizer.pad_token]
+    return sha256_json(parts)
+
+
+def plain_copy(profile: Profile) -> Any:
+    """An unquantised bf16 model of the same shape, the target of `merge_into`."""
+    import torch
+
+    model = load_model(profile, dtype=torch.bfloat16)
+    model.eval()
+    return model
+
+
+def merge_into(copy: Any, model: Any) -> Any:
+    """Write the effective weights of a (quantised) base plus LoRA into a plain model.
+
+    Generating with 4-bit weights and unmerged adapters costs two to three times as much on a
+    CPU. The copy holds what training really used: the *dequantised* 4-bit base (not the original
+    weights), plus the adapter, summed in float32 and rounded once to bf16.
+
+    Args:
+        copy: Result of `plain_copy`; overwritten.
+        model: PeftModel with LoRA adapters, quantised or not.
+    Returns:
+        `copy`, in eval mode.
+    """
+    import torch
+
+    plain = dict(copy.named_modules())
+    with torch.no_grad():
+        for name, module in model.get_base_model().named_modules():
+            if hasattr(module, "lora_A"):
+                weight = _dequantised(module.base_layer)
+                for adapter in module.active_adapters:
+                    weight = weight + module.get_delta_weight(adapter).float()
+                plain[name].weight.copy_(weight)
+            elif isinstance(module, torch.nn.Embedding) or "norm" in name.rsplit(".", 1)[-1]:
+                plain[name].weight.copy_(module.weight)
+    copy.eval()
+    return copy
+
+
+def _dequantised(layer: Any) -> Any:
+    """Weights of a linear layer as float32, shape (out, in), whatever they are stored as."""
+    state = getattr(layer.weight, "quant_state", None)
+    if state is None:
+        return layer.weight.detach().float()
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(layer.weight.data, state).float()
+
+
+def adapter_state(model: Any) -> dict[str, Any]:
+    """Copies of all trainable tensors, by name."""
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def restore_adapter(model: Any, state: dict[str, Any]) -> None:
+    """Put tensors of `adapter_state` back.
+
+    Raises:
+        ModelError: The state does not belong to this model.
+    """
+    import torch
+
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if named.keys() != state.keys():
+        raise ModelError(f"adapter state has {len(state)} tensors, the model {len(named)}")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            named[name].copy_(tensor)
+
+
+def to_bf16_adapter(model: Any) -> None:
+    """Cast trainable tensors to bf16, as SFTTrainer does for adapters on 4-bit bases."""
+    import torch
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def load_adapter_into(model: Any, folder: Path) -> None:
+    """Put the weights of a saved adapter into a model that already has one of the same shape.
+
+    Raises:
+        ModelError: Names or shapes do not match.
+    """
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    missing = [k for k in result.missing_keys if "lora_" in k]
+    if missing or result.unexpected_keys:
+        raise ModelError(
+            f"{display_path(folder)} does not fit this model: {len(missing)} adapter tensors "
+            f"missing, {len(result.unexpected_keys)} unknown"
+        )
+
+
+def clean_adapter_config(folder: Path, profile: Profile) -> None:
+    """Replace the local path that peft records as base model by the model's public name."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = profile.model
+    config["revision"] = profile.revision
+    write_json(path, config)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's template card, mostly "more needed"
+
+
+def answer_nll(
+    model: Any, rows: Sequence[dict[str, list[int]]], pad_id: int, *, batch_size: int = 16
+) -> list[float]:
+    """Mean negative log-likelihood of the supervised tokens of each row, in nats.
+
+    Only hidden states of supervised positions reach the vocabulary projection, which is most of
+    the cost of a small model.
+    """
+    import torch
+
+    from sft_utils.masking import IGNORE, collate
+
+    device = next(model.parameters()).device
+    losses: list[float] = []
+    model.eval()
+    with torch.inference_mode():
+        for i in range(0, len(rows), batch_size):
+            batch = {k: v.to(device) for k, v in collate(rows[i : i + batch_size], pad_id).items()}
+            labels = batch.pop("labels")[:, 1:]  # (B, T-1)
+            logits = model(**batch).logits[:, :-1]  # (B, T-1, V)
+            for row_logits, row_labels in zip(logits, labels, strict=True):
+                keep = row_labels != IGNORE
+                losses.append(
+                    torch.nn.functional.cross_entropy(
+                        row_logits[keep].float(), row_labels[keep]
+                    ).item()
+                )
+    return losses

@@ -1,0 +1,204 @@
+"""What a notebook depends on, derived from its source, and the hash that says "unchanged"."""
+
+import ast
+import importlib.metadata
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
+from sft_utils.errors import RunnerError
+from sft_utils.nbsource import NAME, Layout, read_source
+
+RESULT_PACKAGES = (  # a new version of one of these can change a number
+    "accelerate", "bitsandbytes", "datasets", "evaluate", "gguf", "jsonschema", "llguidance",
+    "lm-eval", "numpy", "peft", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch",
+    "transformers", "trl", "unsloth", "wandb",
+)  # fmt: skip
+MODULE_NAME = re.compile(r"sft_utils\.(\w+)")
+UPSTREAM_KEYS = ("metrics", "files", "manifest")  # what a result says, without its times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """Everything whose content can change what a notebook prints."""
+
+    upstream: tuple[str, ...]  # notebooks it requires, in order of their numbers
+    modules: tuple[str, ...]  # sft_utils modules, transitively
+    data: tuple[Path, ...]  # files under data/, absolute
+
+
+def dependencies(layout: Layout, notebook: str) -> Dependencies:
+    """Derive the dependencies of a notebook from its code.
+
+    Upstream notebooks are the literals in `require("NN_slug", ...)`, data files the string
+    literals below data/ that exist (a folder counts with all its files), modules the
+    `sft_utils` imports, also those inside functions or named for `python -m sft_utils.x`.
+
+    Raises:
+        RunnerError: The notebook or a module it imports is no valid Python.
+    """
+    label = f"notebooks/src/{notebook}.py"
+    tree = _tree(read_source(layout, notebook), label)
+    trees = [tree]
+    modules: set[str] = set()
+    waiting = set(_imports(layout, tree))
+    while waiting:
+        module = waiting.pop()
+        modules.add(module)
+        path = layout.root / "sft_utils" / f"{module}.py"
+        trees.append(_tree(path.read_text(encoding="utf-8"), f"sft_utils/{module}.py"))
+        waiting |= set(_imports(layout, trees[-1])) - modules
+    data = {path for part in trees for path in _data_files(layout, part)}
+    return Dependencies(
+        upstream=tuple(sorted(set(_required(tree)) - {notebook})),
+        modules=tuple(sorted(modules)),
+        data=tuple(sorted(data)),
+    )
+
+
+def upstream_closure(layout: Layout, notebook: str) -> list[str]:
+    """All notebooks that must have run before this one, in the order to run them."""
+    found: set[str] = set()
+    waiting = set(dependencies(layout, notebook).upstream)
+    while waiting:
+        name = waiting.pop()
+        if not layout.source(name).is_file():
+            raise RunnerError(
+                f"{notebook} requires {name!r}, but notebooks/src/{name}.py does not exist. "
+                "Correct the name in require(...)."
+            )
+        found.add(name)
+        waiting |= set(dependencies(layout, name).upstream) - found
+    return sorted(found)
+
+
+def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str, Any]) -> str:
+    """One hash over all that decides a notebook's result; equal means "unchanged".
+
+    Counted: the notebook's source, the modules and data files it reaches, package versions,
+    the results of upstream notebooks without their times, the profile, the parameters and
+    the files parameters point at.
+
+    Args:
+        layout: Where things are.
+        notebook: Full name.
+        profile: Profile of the run.
+        params: Parameters that differ from the notebook's defaults.
+    """
+    deps = dependencies(layout, notebook)
+    package = layout.root / "sft_utils"
+    upstream = {}
+    for name in deps.upstream:
+        path = layout.run_file(name, profile, ".json")
+        result = read_json(path) if path.is_file() else {}
+        upstream[name] = {key: result.get(key) for key in UPSTREAM_KEYS}
+    named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
+    return sha256_json(
+        {
+            "source": sha256_text(read_source(layout, notebook)),
+            "modules": {m: sha256_file(package / f"{m}.py") for m in deps.modules},
+            "data": {str(p.relative_to(layout.root)): sha256_file(p) for p in deps.data},
+            "packages": package_versions(),
+            "upstream": upstream,
+            "profile": profile,
+            "params": dict(params),
+            "param_files": {str(f): _content(f) for p in named for f in _files(p)},
+        }
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that can change a result; absent ones left out."""
+    versions = {"python": platform.python_version()}
+    for package in RESULT_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_state(root: Path) -> dict[str, object]:
+    """Commit, and whether sources, package or data differ from it.
+
+    Published files are left out of "dirty": publishing one would make the next one dirty.
+    """
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--", "notebooks/src", "sft_utils", "data")
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": True}
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(root: Path, *words: str) -> str:
+    command = ["git", "-C", str(root), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _tree(text: str, label: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise RunnerError(
+            f"{label} is no valid Python: {error.msg} in line {error.lineno}. Correct it; "
+            "magics and shell lines must be commented (# %time, # !ls)."
+        ) from error
+
+
+def _strings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _imports(layout: Layout, tree: ast.AST) -> Iterator[str]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["sft_utils" if node.level else "", node.module]))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    names += _strings(tree)
+    for name in names:
+        match = MODULE_NAME.match(name)
+        if match and (layout.root / "sft_utils" / f"{match[1]}.py").is_file():
+            yield match[1]
+
+
+def _required(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else None
+        called = node.func.id if isinstance(node.func, ast.Name) else called
+        first = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+        if called == "require" and isinstance(first, str) and NAME.fullmatch(first):
+            yield first
+
+
+def _data_files(layout: Layout, tree: ast.AST) -> Iterator[Path]:
+    for text in _strings(tree):
+        if text.startswith("data/") and "\n" not in text and len(text) < 256:
+            yield from _files(layout.root / text)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        return []
+    return [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+def _content(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size > 1 << 28:  # a model of the user's: reading it all costs minutes
+        return f"{stat.st_size} bytes at {stat.st_mtime_ns}"
+    return sha256_file(path)

@@ -1,0 +1,252 @@
+"""Run notebooks in order: skip the unchanged, stop at the first failure, continue there."""
+
+import contextlib
+import datetime
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sft_utils.artifacts import read_json, storage_error, write_json
+from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.nbdeps import state_hash
+from sft_utils.nbexec import execute, repeat_command
+from sft_utils.nbparams import Scalar, convert, defaults, split
+from sft_utils.nbprogress import HEARTBEAT_S, say
+from sft_utils.nbsource import Layout, build, parse, read_source
+from sft_utils.readme import aligned, checks_passed, clock, interval, number
+
+SUFFIXES = (".json", ".state.json", ".progress.json")  # what an interrupted run must not leave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One thing to do: a notebook at a profile with parameters."""
+
+    layout: Layout
+    notebook: str
+    profile: str
+    params: Mapping[str, Scalar]  # those that differ from the defaults; without profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of a run."""
+
+    notebook: str
+    status: str  # "ok", "unchanged" or "failed"
+    wall_s: float  # seconds spent now; 0 for an unchanged notebook
+    result: Mapping[str, Any]  # the result JSON; empty after a failure
+
+
+def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence[str]) -> list[Run]:
+    """Check the parameters of all runs before the first one starts.
+
+    Args:
+        layout: Where things are.
+        notebooks: Full names.
+        profile: A known profile name.
+        given: `name=value` items. With several notebooks a parameter goes to those that
+            have it.
+    Raises:
+        ConfigError: A parameter that none of the notebooks has, or of a wrong type.
+    """
+    values = split(given)
+    known = {nb: defaults(parse(read_source(layout, nb), nb)) for nb in notebooks}
+    for notebook, params in known.items():
+        if "profile" not in params:
+            raise ConfigError(
+                f"notebook {notebook} has no parameter `profile`, so it cannot be run at "
+                f'{profile!r}. Add `profile: str = "cpu"` to its cell tagged `parameters`.'
+            )
+    orphans = [n for n in values if not any(n in params for params in known.values())]
+    runs = []
+    for notebook, params in known.items():
+        names = values if len(notebooks) == 1 else [n for n in values if n in params]
+        chosen = {name: values[name] for name in [*names, *orphans]}
+        changed = convert(notebook, params, chosen)
+        runs.append(Run(layout=layout, notebook=notebook, profile=profile, params=changed))
+    return runs
+
+
+def read_state(layout: Layout, notebook: str, profile: str) -> Mapping[str, Any]:
+    """The state a successful run left; empty if there is none or a part of it is gone."""
+    needed = [layout.run_file(notebook, profile, s) for s in (".state.json", ".json", ".ipynb")]
+    return read_json(needed[0]) if all(path.is_file() for path in needed) else {}
+
+
+def is_fresh(run: Run) -> bool:
+    """Whether the last run succeeded and nothing it depends on has changed since."""
+    state = read_state(run.layout, run.notebook, run.profile)
+    return bool(state) and state["state_hash"] == _hash(run)
+
+
+def _hash(run: Run) -> str:
+    return state_hash(run.layout, run.notebook, run.profile, run.params)
+
+
+def run_one(
+    run: Run,
+    models: dict[str, str],
+    *,
+    force: bool = False,
+    cell_timeout_s: int | None = None,
+    heartbeat_s: float = HEARTBEAT_S,
+    show: Callable[[str], None] = say,
+) -> Outcome:
+    """Run one notebook unless it is unchanged, and record what it cost.
+
+    Wall time and peak memory are written into the notebook's result file, which must exist
+    when it ends; leftovers of an earlier run are removed first, so that a failed run can
+    never be mistaken for a finished one.
+
+    Args:
+        run: What to run.
+        models: Profile -> base model, for the cost table.
+        force: Run even if unchanged.
+        cell_timeout_s: Limit per cell in seconds.
+        heartbeat_s: Seconds between progress lines.
+        show: Receives each progress line.
+    Raises:
+        RunnerError: It failed, or it wrote no result file.
+    """
+    result_file = run.layout.run_file(run.notebook, run.profile, ".json")
+    if not force and is_fresh(run):
+        show(f"{run.notebook} [{run.profile}] unchanged, skipped (0 s)")
+        result = read_json(result_file)
+        return Outcome(notebook=run.notebook, status="unchanged", wall_s=0.0, result=result)
+    expected = expected_s(run.layout, run.notebook, run.profile)
+    time = "unknown" if expected is None else f"about {clock(expected)}"
+    show(f"{run.notebook} [{run.profile}] expected time: {time}")
+    before = _hash(run)
+    for suffix in SUFFIXES:
+        run.layout.run_file(run.notebook, run.profile, suffix).unlink(missing_ok=True)
+    nb = build(run.layout, run.notebook, models)
+    profile = {} if defaults(nb)["profile"] == run.profile else {"profile": run.profile}
+    cost = execute(
+        run.layout,
+        run.notebook,
+        run.profile,
+        nb,
+        profile | dict(run.params),
+        expected_s=expected,
+        cell_timeout_s=cell_timeout_s,
+        heartbeat_s=heartbeat_s,
+        show=show,
+    )
+    if not result_file.is_file():
+        raise RunnerError(
+            f"{run.notebook} ran to its end but wrote no {result_file.name}. Its checkpoint cell "
+            f"must save the result (artifacts.result_path). Repeat: {_repeat(run)}"
+        )
+    result = read_json(result_file) | {
+        "wall_s": round(cost.wall_s, 1),
+        "peak_rss_gib": round(cost.peak_rss_gib, 3),
+        "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    write_json(result_file, result)
+    _record(run, before, cost.wall_s)
+    show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
+    return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
+
+
+def _repeat(run: Run) -> str:
+    return repeat_command(run.notebook, run.profile, run.params)
+
+
+def _record(run: Run, state: str, wall_s: float) -> None:
+    """Write times.json, and last of all the state that makes the run count as finished."""
+    times_file = run.layout.runs_root / run.profile / "times.json"
+    times = read_json(times_file) if times_file.is_file() else {}
+    write_json(times_file, times | {run.notebook: round(wall_s, 1)})
+    finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    write_json(
+        run.layout.run_file(run.notebook, run.profile, ".state.json"),
+        {"state_hash": state, "finished": finished, "wall_s": round(wall_s, 1)},
+    )
+
+
+def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
+    """Wall time to expect: of the last own run, else of the committed one, else unknown."""
+    times = layout.runs_root / profile / "times.json"
+    own = read_json(times).get(notebook) if times.is_file() else None
+    if own is None and layout.reference(notebook, profile).is_file():
+        own = read_json(layout.reference(notebook, profile)).get("wall_s")
+    return own
+
+
+def run_all(
+    runs: Sequence[Run],
+    models: dict[str, str],
+    *,
+    force: bool = False,
+    cell_timeout_s: int | None = None,
+    show: Callable[[str], None] = say,
+) -> list[Outcome]:
+    """Run all in order up to the first failure; the same call afterwards continues there.
+
+    Returns:
+        One outcome per notebook reached; the last one has status "failed" after a failure,
+        whose message has been shown.
+    """
+    outcomes = []
+    for run in runs:
+        try:
+            outcome = run_one(run, models, force=force, cell_timeout_s=cell_timeout_s, show=show)
+        except (RunnerError, ConfigError) as error:
+            show(str(error))
+            outcome = Outcome(notebook=run.notebook, status="failed", wall_s=0.0, result={})
+        outcomes.append(outcome)
+        if outcome.status == "failed":
+            break
+    return outcomes
+
+
+@contextlib.contextmanager
+def lock(layout: Layout, profile: str) -> Iterator[None]:
+    """Hold the profile's run folder, so that two runs do not overwrite each other.
+
+    Raises:
+        RunnerError: Another process holds it; the message names the process.
+    """
+    path = layout.runs_root / profile / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            raise RunnerError(
+                f"another run at profile {profile} is active ({handle.read().strip()}). "
+                "Wait for it or stop it, then run the same command again."
+            ) from error
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()}")
+        handle.flush()
+        yield
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The closing table of a run as aligned text, with the total time."""
+    rows = [["notebook", "status", "time", "peak GiB", "checks", "headline", "n", "95 % interval"]]
+    for outcome in outcomes:
+        result = outcome.result
+        metrics = result.get("metrics", {})
+        name = result.get("headline", next(iter(metrics), ""))
+        metric = metrics.get(name)
+        headline = (
+            [f"{name} {number(metric['value'])}", str(metric.get("n", "-"))] if metric else []
+        )
+        peak = f"{result['peak_rss_gib']:.2f}" if "peak_rss_gib" in result else "-"
+        tail = ["-", "-", "-"]
+        if metric:
+            value = f"{name} {number(metric['value'])}"
+            tail = [value, str(metric.get("n", "-")), interval(metric)]
+        row = [outcome.notebook, outcome.status, clock(outcome.wall_s), peak]
+        rows.append([*row, checks_passed(result) if result else "-", *tail])
+    return aligned(rows) + f"\ntotal: {clock(sum(o.wall_s for o in outcomes))}"

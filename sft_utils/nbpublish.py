@@ -1,0 +1,233 @@
+"""Turn a finished run into the committed notebook and reference, and verify what is committed."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from sft_utils.artifacts import read_json, write_json, write_text
+from sft_utils.errors import RunnerError
+from sft_utils.nbdeps import git_state, package_versions
+from sft_utils.nbflow import Run, is_fresh, repeat_command
+from sft_utils.nbsource import (
+    Layout,
+    build,
+    code_cells,
+    code_sha256,
+    differences,
+    fill_costs,
+    notebook_names,
+    outputs_sha256,
+    parse,
+    read_source,
+)
+from sft_utils.readme import cost_table, notebooks_table, replace_generated, results_table
+
+PUBLISHED_PROFILE = "cpu"  # the one every reader can repeat
+MAX_BYTES = 400 * 1024
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+HOMES = r"/(?:home|Users)/[\w.-]+/|[A-Z]:\\\\+Users\\\\+|/tmp/ipykernel_\d+"
+
+
+def compose(built: NotebookNode, executed: NotebookNode, stamp: dict[str, object]) -> NotebookNode:
+    """The publishable notebook: cells of the source, outputs of the run, a stamp.
+
+    Built from the source rather than cleaned from the run, so no metadata of papermill,
+    widgets or timing can get in.
+
+    Raises:
+        RunnerError: The run executed other code than the source holds.
+    """
+    if code_sha256(built) != code_sha256(executed):
+        raise RunnerError("the executed notebook holds other code than its source; run it again")
+    pairs = zip(code_cells(built), code_cells(executed), strict=True)
+    count = 0
+    for cell, ran in pairs:
+        cell.outputs = ran.outputs
+        if ran.execution_count is None:  # an empty cell
+            continue
+        count += 1  # the injected cell's number is closed up
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
+    hashes = {"code_sha256": code_sha256(built), "outputs_sha256": outputs_sha256(built)}
+    built.metadata["sft"] = hashes | stamp
+    return built
+
+
+def publish(
+    layout: Layout, notebooks: Sequence[str], profile: str, models: dict[str, str]
+) -> list[str]:
+    """Publish finished runs: the reference JSON, and at `cpu` the notebook and the README.
+
+    Everything is checked before the first file is written.
+
+    Args:
+        layout: Where things are.
+        notebooks: Full names.
+        profile: Profile of the runs; at others than cpu only the JSON is published.
+        models: Profile -> base model, for the cost tables.
+    Returns:
+        The files written, relative to the repository.
+    Raises:
+        RunnerError: A run is missing, stale or ran with other parameters than the defaults,
+            or its notebook holds something `verify` refuses.
+    """
+    stamp = {"profile": profile, **git_state(layout.root), "versions": package_versions()}
+    ready: dict[str, NotebookNode] = {}
+    refused = []
+    for notebook in notebooks:
+        if not is_fresh(Run(layout=layout, notebook=notebook, profile=profile, params={})):
+            refused.append(
+                f"{notebook}: no finished, unchanged run with default parameters at profile "
+                f"{profile}. Run: {repeat_command(notebook, profile, {})}"
+            )
+        elif profile == PUBLISHED_PROFILE:
+            ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
+            ready[notebook] = compose(build(layout, notebook, models), ran, stamp)
+            refused += problems(layout, notebook, ready[notebook])
+    if refused:
+        raise RunnerError("\n".join(["nothing published:", *refused]))
+    written = []
+    for notebook in notebooks:
+        target = layout.reference(notebook, profile)
+        write_json(target, _portable(layout.run_file(notebook, profile, ".json")))
+        written.append(target)
+    written += _write_notebooks(layout, ready, models)
+    return [str(path.relative_to(layout.root)) for path in [*written, *write_readme(layout)]]
+
+
+def _portable(result_file: Path) -> dict[str, object]:
+    result = read_json(result_file)
+    files = {k: v for k, v in result.get("files", {}).items() if not Path(str(v)).is_absolute()}
+    return result | {"files": files}
+
+
+def _write_notebooks(
+    layout: Layout, ready: dict[str, NotebookNode], models: dict[str, str]
+) -> list[Path]:
+    """Write new notebooks, and renew the cost table of published ones (no outputs change)."""
+    written = []
+    for notebook in notebook_names(layout):
+        path = layout.published(notebook)
+        nb = ready.get(notebook)
+        if nb is None and not path.is_file():
+            continue
+        nb = nb or nbformat.read(path, as_version=4)
+        text = _text(fill_costs(nb, cost_table(notebook, layout.reference_root, models)))
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+            written.append(path)
+    return written
+
+
+def _text(nb: NotebookNode) -> str:
+    return nbformat.writes(nb, version=4) + "\n"
+
+
+def write_readme(layout: Layout) -> list[Path]:
+    """Renew the generated tables of README.md, where it has their markers."""
+    path = layout.root / "README.md"
+    if not path.is_file():
+        return []
+    titles, results = {}, {}
+    for notebook in notebook_names(layout):
+        titles[notebook] = question(layout, notebook)
+        reference = layout.reference(notebook, PUBLISHED_PROFILE)
+        if reference.is_file():
+            results[notebook] = read_json(reference)
+    old = path.read_text(encoding="utf-8")
+    new = replace_generated(old, "notebooks", notebooks_table(titles, results))
+    new = replace_generated(new, "results", results_table(results))
+    if new == old:
+        return []
+    write_text(path, new)
+    return [path]
+
+
+def question(layout: Layout, notebook: str) -> str:
+    """The title of a notebook after the `·`; its name when it has none."""
+    text = layout.source(notebook).read_text(encoding="utf-8")
+    found = re.search(r"^# # (?:.*?· *)?(.+)$", text, flags=re.MULTILINE)
+    return found[1].strip() if found else notebook
+
+
+def verify(layout: Layout) -> list[str]:
+    """Name everything that is wrong with the committed notebooks; empty when all is well."""
+    names = notebook_names(layout)
+    found = []
+    for notebook in names:
+        path = layout.published(notebook)
+        if path.is_file():
+            nb = nbformat.read(path, as_version=4)
+            found += problems(layout, notebook, nb, n_bytes=path.stat().st_size)
+        else:
+            found.append(f"{notebook}: not published. {_publish_command(notebook)}")
+    for path in sorted((layout.root / "notebooks").glob("*.ipynb")):
+        if path.stem not in names:
+            found.append(f"{path.stem}: published without a source. Remove notebooks/{path.name}")
+    return found
+
+
+def _publish_command(notebook: str) -> str:
+    return f"Run: make nb NB={notebook[:2]} && make publish NB={notebook[:2]}"
+
+
+def problems(
+    layout: Layout,
+    notebook: str,
+    nb: NotebookNode,
+    n_bytes: int | None = None,
+) -> list[str]:
+    """What makes one notebook unfit to be published or read.
+
+    Args:
+        layout: Where things are.
+        notebook: Full name.
+        nb: The published notebook, or the one about to be.
+        n_bytes: Size on disk; None measures the serialised notebook.
+    """
+    found = []
+    for line in differences(parse(read_source(layout, notebook), notebook), nb):
+        what = "markdown differs from source" if line.startswith("markdown") else "source changed"
+        found.append(f"{what}: {line}. {_publish_command(notebook)}")
+    stamp = nb.metadata.get("sft", {})
+    if stamp.get("code_sha256") != code_sha256(nb):
+        found.append("code cells edited since the run, or no stamp; use make adopt, then run it")
+    elif stamp.get("outputs_sha256") != outputs_sha256(nb):
+        found.append("outputs edited by hand: they differ from the stamp")
+    elif stamp.get("profile") != PUBLISHED_PROFILE:
+        found.append(f"published from profile {stamp.get('profile')!r}, not {PUBLISHED_PROFILE!r}")
+    n_bytes = len(_text(nb).encode()) if n_bytes is None else n_bytes
+    if n_bytes > MAX_BYTES:
+        found.append(f"{n_bytes / 1024:.0f} KiB; at most {MAX_BYTES // 1024}. Show less output")
+    if "widgets" in nb.metadata:
+        found.append("widget metadata; use a plain progress log instead of widgets")
+    found += _output_problems(layout, nb)
+    return [f"{notebook}: {line}" for line in found]
+
+
+def _output_problems(layout: Layout, nb: NotebookNode) -> list[str]:
+    found = []
+    counts = [c.execution_count for c in code_cells(nb) if c.source.strip()]
+    if counts != list(range(1, len(counts) + 1)):
+        found.append(f"execution counts {counts} are not 1..{len(counts)}: not one clean run")
+    own = [re.escape(f"{p}/") for p in (layout.root, Path.home()) if p != Path("/")]
+    machine = re.compile(rf"(?<![\w.~-])(?:{'|'.join(own)})|{HOMES}")
+    for number, cell in enumerate(code_cells(nb), start=1):
+        for output in cell.outputs:
+            if output.output_type == "error":
+                found.append(f"code cell {number} holds an error: {output.ename}")
+            if output.get("name") == "stderr":
+                first = output.text.strip().splitlines()[:1]
+                found.append(f"code cell {number} wrote to stderr: {''.join(first)[:80]!r}")
+            if WIDGET_MIME in output.get("data", {}):
+                found.append(f"code cell {number} shows a widget")
+            path = machine.search(json.dumps(output, ensure_ascii=False))
+            if path:
+                found.append(f"code cell {number} shows a path of this machine: {path[0]}")
+    return found

@@ -1,0 +1,168 @@
+"""Tables from result files, and the marked blocks of markdown that hold them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import read_json
+
+END = "<!-- /generated -->"
+
+
+def replace_generated(text: str, name: str, body: str) -> str:
+    """Put `body` between the markers of every block called `name`; other text stays.
+
+    Args:
+        text: Markdown that may hold `<!-- generated:NAME -->` ... `<!-- /generated -->`.
+        name: The block's name.
+        body: New content without markers; "" empties the block.
+    Returns:
+        The new text, unchanged where there is no such block.
+    Example:
+        >>> print(replace_generated("<!-- generated:x -->old<!-- /generated -->", "x", "new"))
+        <!-- generated:x -->
+        new
+        <!-- /generated -->
+    """
+    start = f"<!-- generated:{name} -->"
+    block = f"{start}\n{body.strip()}\n{END}" if body.strip() else f"{start}\n{END}"
+    return re.sub(rf"{re.escape(start)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    Example:
+        >>> clock(7.4), clock(130), clock(7260)
+        ('7 s', '2 min 10 s', '2 h 01 min')
+    """
+    total = round(seconds)
+    if total < 60:
+        return f"{total} s"
+    if total < 3600:
+        return f"{total // 60} min {total % 60:02d} s"
+    return f"{total // 3600} h {total % 3600 // 60:02d} min"
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A GitHub markdown table; `|` and line breaks in cells are made harmless."""
+
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(" ".join(c.replace("|", "\\|").split()) for c in cells) + " |"
+
+    names = list(header)
+    return "\n".join([line(names), line(["---"] * len(names)), *map(line, rows)])
+
+
+def memory(result: Mapping[str, Any]) -> str:
+    """Peak memory of a run as text: RAM, and GPU memory where it was measured."""
+    parts = []
+    if "peak_rss_gib" in result:
+        parts.append(f"{result['peak_rss_gib']:.1f} GiB RAM")
+    if "peak_gpu_gib" in result:
+        parts.append(f"{result['peak_gpu_gib']:.1f} GiB GPU")
+    return ", ".join(parts) or "not measured"
+
+
+def cost_table(notebook: str, reference_root: Path, models: Mapping[str, str]) -> str:
+    """What one notebook costs per profile, from recorded runs only.
+
+    Args:
+        notebook: Full name, for example "03_qlora_single_gpu".
+        reference_root: Folder that holds <profile>/<notebook>.json.
+        models: Profile name -> default base model, in the order of the rows.
+    Returns:
+        A markdown table; a profile without a recorded run reads "not measured".
+    """
+    rows = []
+    for profile, model in models.items():
+        path = reference_root / profile / f"{notebook}.json"
+        if not path.is_file():
+            rows.append([profile, model, *["not measured"] * 3, ""])
+            continue
+        result = read_json(path)
+        rows.append(
+            [
+                profile,
+                str(result.get("model", model)),
+                clock(result["wall_s"]) if "wall_s" in result else "not measured",
+                memory(result),
+                str(result.get("hardware", "not recorded")),
+                str(result.get("measured_on", "")),
+            ]
+        )
+    header = ["profile", "model", "wall time", "peak memory", "hardware", "measured on"]
+    return table(header, rows)
+
+
+def number(value: float | int | bool | None) -> str:
+    """A metric value for people: integers exact, fractions to three digits.
+
+    Example:
+        >>> number(160), number(0.98765), number(0.00001234), number(None)
+        ('160', '0.988', '1.23e-05', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, int):
+        return str(value)
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.3g}"
+    return f"{value:.3f}"
+
+
+def interval(metric: Mapping[str, Any]) -> str:
+    """The 95 % interval of a metric as `[low, high]`, or a dash where there is none."""
+    bounds = metric.get("ci95")
+    return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else "-"
+
+
+def checks_passed(result: Mapping[str, Any]) -> str:
+    """Passed and total checks of a result, `7/7`."""
+    checks = result.get("checks", [])
+    return f"{sum(bool(c['passed']) for c in checks)}/{len(checks)}"
+
+
+def notebooks_table(titles: Mapping[str, str], results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The README's list of notebooks.
+
+    Args:
+        titles: Notebook -> its question, in order.
+        results: Notebook -> its cpu result; missing ones read "not measured".
+    """
+    rows = []
+    for notebook, question in titles.items():
+        result = results.get(notebook)
+        measured = (
+            [clock(result["wall_s"]), memory(result), checks_passed(result)]
+            if result
+            else ["not measured"] * 3
+        )
+        link = f"[open](notebooks/{notebook}.ipynb)"
+        rows.append([notebook.split("_")[0], question, *measured, link])
+    return table(["#", "question", "cpu time", "peak memory", "checks", "notebook"], rows)
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The README's result table: what each result file names in `readme_metrics`.
+
+    Raises:
+        KeyError: A result names a metric it does not hold.
+    """
+    rows = []
+    for notebook, result in results.items():
+        profile = result["profile"]
+        link = f"[{profile}](outputs/reference/{profile}/{notebook}.json)"
+        for name in result.get("readme_metrics", []):
+            metric = result["metrics"][name]
+            value, size = number(metric["value"]), str(metric.get("n", "-"))
+            rows.append([notebook, f"`{name}`", value, size, interval(metric), link])
+    return table(["notebook", "metric", "value", "n", "95 % interval", "measured"], rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as columns of equal width, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows)
+    return "\n".join(lines)

@@ -1,0 +1,192 @@
+"""What a notebook shows and hands on: takeaways, tables, figures, the checkpoint cell."""
+
+import contextlib
+import inspect
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_utils import manifest
+from sft_utils.artifacts import display_path, result_path, sha256_file, write_json
+from sft_utils.errors import CheckError, ConfigError
+from sft_utils.runtime import Run, hardware, peak_rss_gib
+
+COLOURS = {
+    "base": "#7f7f7f",
+    "few_shot": "#b0a36a",
+    "sft": "#1f6fb4",
+    "lora": "#1b9e9e",
+    "qlora": "#e0812a",
+    "broken": "#c23b3b",
+}
+"""One colour per thing in every figure (readable with colour-blindness; never the only cue)."""
+
+
+def takeaway(text: str, *, when: bool = True) -> None:
+    """Print what the numbers above say; `when` limits it to profiles where it is measured."""
+    print(f"→ {text}" if when else f"→ not shown at this profile: {text}")
+
+
+def table(rows: Sequence[dict[str, Any]], caption: str = "") -> None:
+    """Show rows as a table; floats with three digits, metric entries with their interval."""
+    import pandas
+    from IPython.display import display
+
+    shown = [{k: _cell(v) for k, v in row.items()} for row in rows]
+    if caption:
+        print(caption)
+    with pandas.option_context("display.max_colwidth", None, "display.max_rows", None):
+        frame = pandas.DataFrame(shown).fillna("")
+        frame.index = [""] * len(frame)
+        display(frame)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, dict) and "value" in value:
+        return interval_text(value)
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return value
+
+
+def interval_text(metric: dict[str, Any]) -> str:
+    """A metric entry as text: `0.912 [0.871, 0.946]`."""
+    if metric.get("ci95") is None:
+        return f"{metric['value']:.4g}"
+    low, high = metric["ci95"]
+    return f"{metric['value']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+@contextlib.contextmanager
+def figure(title: str, subtitle: str, *, alt: str, width: float = 7.0) -> Iterator[Any]:
+    """Draw one figure: the title states the finding, the text alternative is printed below.
+
+    Yields:
+        A matplotlib Axes of `width` x 3.5 inches at 110 dpi.
+    """
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "sft"
+    fig, axes = plt.subplots(figsize=(width, 3.5), dpi=110, layout="constrained")
+    yield axes
+    axes.set_title(f"{title}\n", fontsize=11, loc="left", fontweight="bold")
+    axes.text(0, 1.02, subtitle, transform=axes.transAxes, fontsize=8.5, color="#444")
+    axes.spines[["top", "right"]].set_visible(False)
+    plt.show()
+    plt.close(fig)
+    print(f"[figure] {alt}")
+
+
+def show(text: str) -> None:
+    """Display an HTML fragment."""
+    from IPython.display import HTML, display
+
+    display(HTML(text))
+
+
+def show_source(function: Callable[..., Any]) -> None:
+    """Print the live source of a packaged function, so that nothing is hidden."""
+    print(inspect.getsource(function))
+
+
+class Checkpoint:
+    """Collects named checks, metrics and files; `checkpoint` writes them."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.metrics: dict[str, dict[str, Any]] = {}
+        self.checks: list[dict[str, Any]] = []
+        self.files: dict[str, dict[str, str]] = {}
+
+    def _add(self, name: str, value: Any, bound: str, passed: bool) -> None:
+        self.checks.append({"name": name, "value": value, "bound": bound, "passed": bool(passed)})
+
+    def true(self, name: str, value: bool) -> None:
+        """Require a fact."""
+        self._add(name, bool(value), "is true", bool(value))
+
+    def equal(self, name: str, observed: Any, expected: Any) -> None:
+        """Require equality; the expected value is recorded as the bound."""
+        self._add(name, observed, f"== {expected}", observed == expected)
+
+    def between(self, name: str, value: float, low: float, high: float) -> None:
+        """Require low <= value <= high."""
+        self._add(name, value, f"in [{low:g}, {high:g}]", low <= value <= high)
+
+    def at_least(self, name: str, value: float, bound: float, *, when: bool = True) -> None:
+        """Require value >= bound; with `when=False` the value is recorded, not judged."""
+        if when:
+            self._add(name, value, f">= {bound:g}", value >= bound)
+
+    def metric(
+        self, name: str, value: Any, n: int | None = None, ci95: list[float] | None = None
+    ) -> None:
+        """Publish a metric: a number with n and interval, or an entry made by `scoring`."""
+        entry = value if isinstance(value, dict) else {"value": value, "n": n, "ci95": ci95}
+        self.metrics[name] = {k: v for k, v in entry.items() if v is not None}
+
+    def fingerprint(self, part: str, sha: str) -> None:
+        """Add a manifest part: data, template, tokenizer or base_weights."""
+        self.run.fingerprints[part] = sha
+
+    def save_file(self, name: str, path: Path) -> None:
+        """Hand a file directly below run.dir on to later notebooks, with its hash."""
+        digest = sha256_file(path) if Path(path).is_file() else ""
+        self.files[name] = {"path": display_path(path), "sha256": digest}
+
+
+@contextlib.contextmanager
+def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterator[Checkpoint]:
+    """The last cell of a notebook: judge, show the checks, write the hand-off.
+
+    The result file is written before a failed check raises, so that the numbers are not lost;
+    it then says `"passed": false` and no later notebook accepts it.
+
+    Args:
+        run: The run opened by `start`.
+        headline: Metric shown in the runner's final table.
+        readme: Metrics shown in the README's result table.
+    Raises:
+        CheckError: A check failed; names the first.
+        ConfigError: The headline metric was not published.
+    """
+    collected = Checkpoint(run)
+    yield collected
+    unknown = [name for name in (headline, *readme) if name not in collected.metrics]
+    if unknown:
+        raise ConfigError(f"headline or readme metrics not published: {', '.join(unknown)}")
+    facts = manifest.build(run)
+    failed = [c for c in collected.checks if not c["passed"]]
+    result = {
+        "notebook": run.notebook,
+        "profile": run.profile.name,
+        "run_id": facts["run_id"],
+        "passed": not failed,
+        "hardware": hardware(),
+        "wall_s": round(time.monotonic() - run.started, 1),
+        "peak_rss_gib": round(peak_rss_gib(), 3),
+        "headline": headline,
+        "readme_metrics": list(readme),
+        "parameters": {"profile": run.profile.name, "seed": run.seed, **run.parameters},
+        "metrics": collected.metrics,
+        "checks": collected.checks,
+        "files": collected.files,
+        "manifest": {k: v for k, v in facts.items() if k != "run_id"},
+    }
+    table(
+        [
+            {"check": c["name"], "value": c["value"], "bound": c["bound"],
+             "result": "pass" if c["passed"] else "FAIL"}
+            for c in collected.checks
+        ]
+    )  # fmt: skip
+    path = result_path(run.notebook, run.profile.name)
+    write_json(path, result)
+    if failed:
+        first = failed[0]
+        raise CheckError(
+            f"{len(failed)} of {len(collected.checks)} checks failed, first: {first['name']}: "
+            f"{first['value']} is not {first['bound']}"
+        )
+    print(f"run {facts['run_id']}: {len(collected.checks)} checks passed → {display_path(path)}")

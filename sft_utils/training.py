@@ -1,0 +1,206 @@
+"""Training that deserves promotion: the task gate, the choice of a checkpoint, and resuming."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sft_utils.artifacts import display_path, storage_error, write_json
+from sft_utils.errors import ConfigError, StorageError
+from sft_utils.generation import report_progress
+
+COMPLETE = "complete.json"
+"""Written when a training run has ended; a folder without it is resumed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One evaluated state of the adapter."""
+
+    step: int
+    full: bool  # scored on the whole validation set, not on the quick part
+    task: float  # task metric, higher is better
+    forgetting: float  # nats per token lost on general answers, against the base model
+
+
+def choose(candidates: Sequence[Candidate], *, budget: float) -> Candidate:
+    """Pick the checkpoint to promote: best task metric within the forgetting budget, never "last".
+
+    Only full evaluations compete (the quick ones are noisier); ties go to the earlier step.
+
+    Args:
+        candidates: Everything the gate saw.
+        budget: Largest accepted forgetting, in nats per token.
+    Raises:
+        ConfigError: No full evaluation lies within the budget.
+    """
+    full = [c for c in candidates if c.full]
+    allowed = [c for c in full if c.forgetting <= budget]
+    if not allowed:
+        least = min((c.forgetting for c in full), default=float("nan"))
+        raise ConfigError(
+            f"no checkpoint forgets less than the budget of {budget:g} nats per token "
+            f"(least: {least:.3f}, {len(full)} candidates). Train less, mix in general data, or "
+            "accept a larger budget knowingly."
+        )
+    return max(allowed, key=lambda c: (c.task, -c.step))
+
+
+class TaskGate(TrainerCallback):
+    """Scores the adapter on the task while it trains, and keeps every state it scored.
+
+    Every `every` steps the quick set is generated and scored, at the end of each epoch the full
+    one. Training stops early when the quick score has not improved `patience` times in a row.
+
+    Args:
+        evaluate: (model, full) -> {"task": ..., "forgetting": ...}; must not draw random numbers.
+        folder: Receives history.jsonl and one adapter folder per scored step.
+        every: Optimizer steps between quick evaluations.
+        patience: Quick evaluations without improvement before stopping; 0 never stops.
+        progress: File for the runner.
+    """
+
+    def __init__(
+        self,
+        evaluate: Callable[[Any, bool], dict[str, float]],
+        folder: Path,
+        *,
+        every: int,
+        patience: int = 0,
+        progress: Path | None = None,
+    ) -> None:
+        self.evaluate, self.folder = evaluate, Path(folder)
+        self.every, self.patience, self.progress = every, patience, progress
+        self.history: list[Candidate] = []
+        self.losses: list[dict[str, float]] = []
+        self._pace: tuple[float, int] | None = None
+
+    @property
+    def history_file(self) -> Path:
+        """One JSON object per evaluation."""
+        return self.folder / "history.json"
+
+    def adapter_dir(self, step: int) -> Path:
+        """Folder of the adapter as it was after `step`."""
+        return self.folder / f"step-{step:05d}"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue the history of an interrupted run; forget what lies after its checkpoint."""
+        if state.global_step and self.history_file.exists():
+            saved = json.loads(self.history_file.read_text(encoding="utf-8"))
+            self.history = [Candidate(**c) for c in saved if c["step"] <= state.global_step]
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Keep the loss curve."""
+        if logs and "loss" in logs:
+            self.losses.append({"step": state.global_step, "loss": logs["loss"]})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Quick evaluation, early stop, progress."""
+        if self.progress:
+            now, step = time.monotonic(), state.global_step
+            start = self._pace or (now, step)
+            self._pace = start
+            pace = (now - start[0]) / max(step - start[1], 1)
+            report_progress(self.progress, "training step", step, state.max_steps, pace)
+        last = state.global_step >= state.max_steps
+        if state.global_step % self.every == 0 and not last:
+            self._score(kwargs["model"], state.global_step, full=False)
+            if self._stalled():
+                print(f"stopped early at step {state.global_step}: no gain in {self.patience}")
+                control.should_training_stop = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Full evaluation."""
+        if not any(c.step == state.global_step and c.full for c in self.history):
+            self._score(kwargs["model"], state.global_step, full=True)
+
+    def finish(self, model: Any, load: Callable[[Any, Path], None]) -> None:
+        """Give the best quick states a full evaluation too, so that an early one can win."""
+        scored = {c.step for c in self.history if c.full}
+        quick = sorted((c for c in self.history if not c.full), key=lambda c: -c.task)
+        for candidate in [c for c in quick if c.step not in scored][:1]:
+            load(model, self.adapter_dir(candidate.step))
+            self._score(model, candidate.step, full=True, save=False)
+
+    def _score(self, model: Any, step: int, *, full: bool, save: bool = True) -> None:
+        was_training = model.training
+        model.eval()
+        values = self.evaluate(model, full)
+        model.train(was_training)
+        candidate = Candidate(step=step, full=full, **values)
+        self.history.append(candidate)
+        if save:
+            model.save_pretrained(self.adapter_dir(step))
+        write_json(self.history_file, [asdict(c) for c in self.history])
+        kind = "full " if full else "quick"
+        print(
+            f"step {step:4d} · {kind} · task {candidate.task:.3f} · "
+            f"forgetting {candidate.forgetting:+.3f} nats"
+        )
+
+    def _stalled(self) -> bool:
+        quick = [c.task for c in self.history if not c.full]
+        if not self.patience or len(quick) <= self.patience:
+            return False
+        return max(quick[-self.patience :]) <= max(quick[: -self.patience])
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Newest complete Trainer checkpoint; half-written ones (killed, disk full) are removed.
+
+    The trainer writes trainer_state.json last, so a folder without it is not complete.
+    """
+    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            return path
+        except (OSError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)
+    return None
+
+
+def train_resumable(trainer: Any, folder: Path) -> int:
+    """Run a trainer to its end, continuing an interrupted run in the same folder.
+
+    A finished run in the folder is cleared first: training again means from the start.
+
+    Args:
+        trainer: Built with output_dir=folder and regular checkpoints.
+    Returns:
+        The step at which training began (0, or that of the checkpoint resumed from).
+    Raises:
+        StorageError: The disk filled up; the last complete checkpoint is kept.
+    """
+    folder = Path(folder)
+    if (folder / COMPLETE).exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = last_checkpoint(folder)
+    began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
+    if checkpoint:
+        print(f"resuming from {display_path(checkpoint)}")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except StorageError:
+        raise
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    except Exception as error:
+        # safetensors and torch.save report a full disk with errors of their own.
+        text = str(error)
+        if "No space left" in text or "File too large" in text or "failed writing" in text:
+            raise StorageError(
+                f"cannot write a checkpoint in {display_path(folder)}: {text.splitlines()[0]}. "
+                "Free some space and run the same command again; it continues from the last "
+                "complete checkpoint."
+            ) from error
+        raise
+    write_json(folder / COMPLETE, {"steps": trainer.state.global_step})
+    return began

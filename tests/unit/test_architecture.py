@@ -1,0 +1,95 @@
+"""The layers of the package: imports go strictly downward, modules stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
+
+LAYERS = [
+    {"errors"},
+    {"artifacts", "bootstrap"},
+    {"basemodel", "chat"},
+    {"config", "masking", "scoring"},
+    {"runtime", "manifest", "generation", "nbsource"},
+    {"memory", "modeling", "tickets", "tracking", "data", "nbdeps", "nbparams", "nbprogress"},
+    {"preflight", "training", "report", "grounding", "duplicates", "nbexec", "nbpublish", "readme"},
+    {"curation", "datacard", "nbflow"},
+    {"nbrun", "regress"},
+]
+"""sft_utils/README.md says what each module is for."""
+
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+MODULES = sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__")
+RUNNER = {name for name in MODULES if name.startswith("nb")} | {"readme", "regress", "bootstrap"}
+
+
+def imported(path: Path, *, top_level_only: bool) -> set[str]:
+    """Names of sft_utils modules (or of any package) that a file imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            parts = node.module.split(".")
+            if node.module == "sft_utils":
+                found |= {f"sft_utils.{alias.name}" for alias in node.names}
+            else:
+                found.add(".".join(parts[:2]) if parts[0] == "sft_utils" else parts[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+    return found
+
+
+def test_every_module_has_a_layer():
+    assert set(MODULES) == set(LEVEL), "add the module to LAYERS and to sft_utils/README.md"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name):
+    own = {m.split(".")[1] for m in imported(PACKAGE / f"{name}.py", top_level_only=True)
+           if m.startswith("sft_utils.") and m != "sft_utils.__version__"}  # fmt: skip
+    upward = {m for m in own if m in LEVEL and LEVEL[m] >= LEVEL[name]}
+    assert not upward, f"{name} (layer {LEVEL[name]}) imports {upward}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_stay_small(name):
+    lines = len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines())
+    assert lines <= 350, f"{name} has {lines} lines: does it still have one purpose?"
+
+
+@pytest.mark.parametrize("name", sorted(RUNNER))
+def test_the_runner_never_imports_torch(name):
+    heavy = {"torch", "transformers", "peft", "trl", "datasets", "unsloth", "wandb"}
+    assert not imported(PACKAGE / f"{name}.py", top_level_only=False) & heavy
+
+
+@pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
+def test_optional_packages_are_imported_lazily(name):
+    lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers"}
+    assert not imported(PACKAGE / f"{name}.py", top_level_only=True) & lazy
+
+
+def test_modules_are_documented():
+    text = (PACKAGE / "README.md").read_text(encoding="utf-8")
+    missing = [name for name in MODULES if f"`{name}`" not in text]
+    assert not missing, f"sft_utils/README.md does not mention {missing}"
+
+
+def test_no_unused_public_names():
+    """Delete what nothing uses: every public function is named somewhere else."""
+    root = PACKAGE.parent
+    files = [*PACKAGE.glob("*.py"), *root.glob("notebooks/src/*.py"), *root.glob("tests/**/*.py"),
+             *root.glob("data/**/*.py"), root / "Makefile"]  # fmt: skip
+    text = {p: p.read_text(encoding="utf-8") for p in files}
+    unused = []
+    for name in MODULES:
+        path = PACKAGE / f"{name}.py"
+        for node in ast.parse(text[path]).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                uses = sum(body.count(node.name) for body in text.values())
+                if uses < 2:
+                    unused.append(f"{name}.{node.name}")
+    assert not unused

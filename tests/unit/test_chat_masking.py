@@ -1,0 +1,122 @@
+"""Masks and the oracle that judges them."""
+
+import copy
+import re
+
+import pytest
+import torch
+
+from sft_utils import chat, masking
+from sft_utils.errors import MaskError, TemplateError
+
+LONG = 400
+
+
+def mask_of(row):
+    return [int(x != masking.IGNORE) for x in row["labels"]]
+
+
+def test_labels_equal_the_oracle(tokenizer, conversations):
+    for c in conversations:
+        row = masking.assistant_labels(tokenizer, c, max_length=LONG)
+        truth = chat.oracle(tokenizer, c)
+        assert row["input_ids"] == truth.ids
+        assert mask_of(row) == truth.mask
+
+
+def test_golden_mask(tokenizer, conversations):
+    row = masking.assistant_labels(tokenizer, conversations[1], max_length=LONG)
+    assert masking.token_text(tokenizer, row) == (
+        "  .   | <|im_start|>system\\nOne word.<|im_end|>\\n<|im_start|>user\\nCapital of Peru?"
+        "<|im_end|>\\n<|im_start|>assistant\\n\n"
+        "train | Lima<|im_end|>\n"
+        "  .   | \\n<|im_start|>user\\nSure?<|im_end|>\\n<|im_start|>assistant\\n\n"
+        "train | Yes, Lima.\\n\\nIt is.<|im_end|>\n"
+        "  .   | \\n"
+    )
+
+
+def test_labels_are_unshifted_copies(tokenizer, conversations):
+    row = masking.assistant_labels(tokenizer, conversations[0], max_length=LONG)
+    assert all(x in (masking.IGNORE, i) for x, i in zip(row["labels"], row["input_ids"], strict=True))
+
+
+def test_every_answer_ends_with_a_trained_stop_token(tokenizer, conversations):
+    for c in conversations:
+        row = masking.assistant_labels(tokenizer, c, max_length=LONG)
+        answers = sum(m["role"] == "assistant" for m in c)
+        assert row["labels"].count(tokenizer.eos_token_id) == answers
+
+
+def test_truncation_raises_instead_of_shortening(tokenizer, conversations):
+    row = masking.assistant_labels(tokenizer, conversations[3], max_length=LONG)
+    with pytest.raises(MaskError, match="no supervised token"):
+        masking.assistant_labels(tokenizer, conversations[3], max_length=20)
+    with pytest.raises(MaskError, match="cuts an answer"):
+        masking.assistant_labels(tokenizer, conversations[1], max_length=30)
+    assert masking.supervised(row) == 2
+
+
+def test_oracle_refuses_a_template_that_trims(tokenizer, conversations):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("message['content']", "message['content']|trim")
+    with pytest.raises(TemplateError, match="changes the answer"):
+        chat.oracle(other, conversations[2])
+
+
+def test_oracle_refuses_a_template_that_drops_the_answer(tokenizer, conversations):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    with pytest.raises(TemplateError, match="0 times"):
+        chat.oracle(other, conversations[0])
+
+
+def test_oracle_sees_a_missing_stop_token(tokenizer, conversations):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = re.sub(r"message\['content'\] \+ '<\|im_end\|>'", "message['content']", other.chat_template)
+    assert chat.oracle(other, conversations[0]).turns[0].stop is None
+
+
+def test_template_errors_are_ours(tokenizer, conversations):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ raise_exception('no system role') }}"
+    with pytest.raises(TemplateError, match="no system role"):
+        chat.render(other, conversations[1])
+    other.chat_template = None
+    with pytest.raises(TemplateError, match="no chat template"):
+        chat.render(other, conversations[1])
+
+
+def test_generation_prompt_is_a_prefix_of_training(tokenizer, conversations):
+    for c in conversations:
+        head = chat.prompt_ids(tokenizer, c[:-1])
+        assert chat.oracle(tokenizer, c).ids[: len(head)] == head
+
+
+def test_padding_does_not_change_the_loss(tokenizer, tiny, conversations):
+    rows = [masking.assistant_labels(tokenizer, c, max_length=LONG) for c in conversations]
+    narrow = masking.collate(rows[:2], tokenizer.pad_token_id)
+    wide = {k: v[:2] for k, v in masking.collate([*rows[:2], rows[3]], tokenizer.pad_token_id).items()}
+    assert wide["input_ids"].shape[1] > narrow["input_ids"].shape[1]
+    with torch.no_grad():
+        assert tiny(**narrow).loss.item() == pytest.approx(tiny(**wide).loss.item(), abs=1e-6)
+
+
+def test_packing_isolates_documents(tokenizer, tiny, conversations):
+    rows = [masking.assistant_labels(tokenizer, c, max_length=LONG) for c in conversations]
+    packed = masking.pack(rows)
+    labels = packed.pop("labels")
+    begin = len(rows[0]["input_ids"])
+    end = begin + len(rows[1]["input_ids"])
+    with torch.no_grad():
+        alone = tiny(input_ids=torch.tensor([rows[1]["input_ids"]]), use_cache=False).logits[0]
+        inside = tiny(**packed, use_cache=False).logits[0, begin:end]
+        mixed = tiny(**packed, attention_mask=torch.ones_like(labels), use_cache=False).logits[0, begin:end]
+    assert (alone - inside).abs().max() < 1e-5
+    assert (alone - mixed).abs().max() > 1e-4, "the contrast that makes the first assertion mean something"
+    assert int((labels != masking.IGNORE).sum()) == sum(map(masking.supervised, rows))
+
+
+def test_token_html_escapes(tokenizer, conversations):
+    html = masking.token_html(tokenizer, masking.assistant_labels(tokenizer, conversations[2], max_length=LONG))
+    assert "<b>" not in html

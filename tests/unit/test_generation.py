@@ -1,0 +1,70 @@
+"""Batched generation with a shared prefix equals one prompt at a time."""
+
+import json
+
+import pytest
+import torch
+
+from sft_utils import generation
+from sft_utils.errors import ConfigError
+
+OPTIONS = {"max_new_tokens": 8, "batch_size": 4}
+
+
+@pytest.fixture
+def prompts(tokenizer):
+    head = "You are a test. Answer.\n"
+    texts = ["a", "some longer prompt with words", "mid length one", "x y z", "another text here"]
+    return [tokenizer(head + t)["input_ids"] for t in texts]
+
+
+def test_prefix_sharing_changes_nothing(tiny, tokenizer, prompts):
+    batched = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    for prompt, answer in zip(prompts, batched, strict=True):
+        with torch.inference_mode():
+            out = tiny.generate(
+                torch.tensor([prompt]), max_new_tokens=8, do_sample=False,
+                pad_token_id=tokenizer.pad_token_id,
+            )[0, len(prompt):].tolist()  # fmt: skip
+        eos = tokenizer.eos_token_id
+        expected = out[: out.index(eos)] if eos in out else out
+        assert answer.text == tokenizer.decode(expected)
+        assert answer.n_prompt == len(prompt)
+        assert answer.stopped == (eos in out)
+
+
+def test_order_is_kept(tiny, tokenizer, prompts):
+    forward = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    backward = generation.generate(tiny, tokenizer, prompts[::-1], **OPTIONS)
+    assert [a.text for a in forward] == [a.text for a in backward[::-1]]
+
+
+def test_cache_resumes_at_the_unfinished_batch(tiny, tokenizer, prompts, tmp_path, monkeypatch):
+    cache = tmp_path / "answers.json"
+    whole = generation.generate(tiny, tokenizer, prompts, cache=cache, key="k", **OPTIONS)
+    saved = json.loads(cache.read_text())
+    kept = dict(list(saved["answers"].items())[:4])
+    cache.write_text(json.dumps({**saved, "answers": kept}))
+    calls = []
+    decode = generation._decode
+    monkeypatch.setattr(generation, "_decode", lambda *a: calls.append(len(a[2])) or decode(*a))
+    assert generation.generate(tiny, tokenizer, prompts, cache=cache, key="k", **OPTIONS) == whole
+    assert calls == [1], "only the batch that was missing is decoded again"
+    generation.generate(tiny, tokenizer, prompts, cache=cache, key="other model", **OPTIONS)
+    assert calls == [1, 4, 1], "another model does not reuse the answers"
+
+
+def test_progress_is_reported(tiny, tokenizer, prompts, tmp_path):
+    path = tmp_path / "progress.json"
+    generation.generate(tiny, tokenizer, prompts, progress=path, what="w", **OPTIONS)
+    assert json.loads(path.read_text()) == {"what": "w", "done": 2, "total": 2, "eta_s": 0.0}
+
+
+def test_refuses_dropout_and_sampling(tiny, tokenizer, prompts):
+    tiny.train()
+    with pytest.raises(ConfigError, match="eval"):
+        generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    tiny.eval()
+    tiny.generation_config.do_sample = True
+    with pytest.raises(ConfigError, match="greedy"):
+        generation.generate(tiny, tokenizer, prompts, **OPTIONS)

@@ -1,0 +1,135 @@
+"""Every fault is named, and a healthy trainer is left alone."""
+
+import copy
+
+import pytest
+import torch
+
+from sft_utils import masking, preflight
+from sft_utils.errors import PreflightError
+
+
+class Trainer:
+    """What the preflight needs of a trainer: a model and a loader."""
+
+    def __init__(self, model, batches):
+        self.model, self.batches = model, batches
+
+    def get_train_dataloader(self):
+        return self.batches
+
+
+@pytest.fixture
+def rows(tokenizer, conversations):
+    return [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+
+
+@pytest.fixture
+def run(tokenizer, tiny, conversations):
+    def check(rows, declared=conversations, model=tiny, collate=masking.collate):
+        batches = [collate(rows[i : i + 2], 0) for i in range(0, len(rows), 2)]
+        return preflight.check(Trainer(model, batches), declared, tokenizer)
+
+    return check
+
+
+def ids(findings):
+    return [f.id for f in findings]
+
+
+def test_healthy(run, rows):
+    assert run(rows) == []
+    assert run(rows[::-1]) == []
+
+
+def test_healthy_packed(run, rows):
+    def collate(part, _):
+        batch = masking.pack(part)
+        # the first token of a row never carries loss here, so packing changes no label
+        return batch
+
+    assert run(rows, collate=collate) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda r: list(r["input_ids"]), "M1"),
+        (lambda r: [-100] * len(r["labels"]), "M2"),
+        (lambda r: [*r["labels"][1:], -100], "M6"),
+        (lambda r: [-100 if x == 2 else x for x in r["labels"]], "M7"),
+    ],
+)
+def test_labels(run, rows, change, expected):
+    found = run([{**r, "labels": change(r)} for r in rows])
+    assert ids(found) == [expected]
+    assert found[0].count == len(rows)
+
+
+def test_shifted_mask(run, rows):
+    shifted = []
+    for r in rows:
+        keep = [False] + [x != -100 for x in r["labels"]][:-1]
+        labels = [i if k else -100 for i, k in zip(r["input_ids"], keep, strict=True)]
+        shifted.append({**r, "labels": labels})
+    assert ids(run(shifted)) == ["M6"]
+
+
+def test_only_last_turn(run, rows, conversations):
+    row = copy.deepcopy(rows[1])
+    first = row["labels"].index(2)
+    row["labels"][: first + 1] = [-100] * (first + 1)
+    assert ids(run([row], [conversations[1]])) == ["M8"]
+
+
+def test_template_and_context(run, rows, tokenizer, conversations):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = other.chat_template.replace("assistant\n' }}", "assistant ' }}").replace(
+        "['role'] + '\n'", "['role'] + ' '"
+    )
+    spaced = [masking.assistant_labels(other, c, max_length=400) for c in conversations]
+    assert "C10" in ids(run(spaced))
+    silent = [[{"role": "system", "content": "Be kind."}, c[-2], c[-1]] for c in conversations]
+    moved = [masking.assistant_labels(tokenizer, c, max_length=400) for c in silent]
+    assert "C8" in ids(run(moved))
+    plain = [{"input_ids": [5, 6, 7, 8], "labels": [-100, -100, 7, 8]}]
+    assert ids(run(plain, conversations[:1])) == ["C1"]
+
+
+def test_truncation_and_lost_rows(run, rows, conversations):
+    cut = [{k: v[:-2] for k, v in r.items()} for r in rows]
+    assert "P1" in ids(run(cut))
+    assert ids(run(rows[:-1])) == ["P3"]
+
+
+def test_rows(run, rows, conversations):
+    roles = [[{**m, "role": {"user": "human"}.get(m["role"], m["role"])} for m in c] for c in conversations]
+    assert ids(run(rows, roles)) == ["C18"]
+    empty = [[*c[:-1], {"role": "assistant", "content": " "}] for c in conversations]
+    assert "D3" in ids(run(rows, empty))
+    assert ids(run(rows, [[c[0]] for c in conversations])) == ["D7"]
+
+
+def test_model(run, rows, tiny):
+    tiny.requires_grad_(False)
+    assert ids(run(rows, model=tiny)) == ["O3"]
+    tiny.requires_grad_(True)
+    tiny.generation_config.eos_token_id = 0
+    found = run(rows, model=tiny)
+    assert ids(found) == ["C6"]
+    assert "<|im_end|>" in found[0].what
+
+
+def test_checking_draws_no_random_numbers(run, rows):
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    run(rows)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_gate(run, rows, capsys):
+    preflight.gate(run(rows))
+    assert "none fatal" in capsys.readouterr().out
+    with pytest.raises(PreflightError, match="P3 .*1 of 6 rows"):
+        preflight.gate(run(rows[:-1]))

@@ -1,0 +1,135 @@
+"""Promotion by task metric, resuming, and a disk that fills up."""
+
+import json
+import resource
+import signal
+
+import pytest
+
+from sft_utils import artifacts, training
+from sft_utils.errors import ConfigError, StorageError
+from sft_utils.training import Candidate, choose
+
+
+def candidate(step, task, forgetting=0.0, full=True):
+    return Candidate(step=step, full=full, task=task, forgetting=forgetting)
+
+
+def test_best_task_not_last():
+    history = [candidate(10, 0.7), candidate(20, 0.9), candidate(30, 0.8)]
+    assert choose(history, budget=1.0).step == 20
+
+
+def test_budget_excludes():
+    history = [candidate(10, 0.7, 0.1), candidate(20, 0.9, 0.6)]
+    assert choose(history, budget=0.5).step == 10
+    with pytest.raises(ConfigError, match="least: 0.100, 2 candidates"):
+        choose(history, budget=0.05)
+
+
+def test_ties_go_to_the_earlier_and_quick_ones_do_not_compete():
+    history = [candidate(5, 1.0, full=False), candidate(10, 0.9), candidate(20, 0.9)]
+    assert choose(history, budget=1.0).step == 10
+
+
+class Model:
+    training = True
+
+    def eval(self):
+        self.training = False
+
+    def train(self, mode=True):
+        self.training = mode
+
+    def save_pretrained(self, path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+class State:
+    max_steps = 100
+
+    def __init__(self, step):
+        self.global_step = step
+
+
+class Control:
+    should_training_stop = False
+
+
+def test_gate_scores_keeps_and_stops_early(tmp_path):
+    tasks = iter([0.5, 0.6, 0.6, 0.55, 0.7])
+    gate = training.TaskGate(
+        lambda m, full: {"task": next(tasks), "forgetting": 0.0}, tmp_path, every=10, patience=2
+    )
+    model, control = Model(), Control()
+    for step in (10, 15, 20, 30):
+        gate.on_step_end(None, State(step), control, model=model)
+        assert not control.should_training_stop
+    gate.on_step_end(None, State(40), control, model=model)
+    assert control.should_training_stop
+    assert model.training, "the mode of the model is restored"
+    gate.on_epoch_end(None, State(40), control, model=model)
+    assert [c.step for c in gate.history] == [10, 20, 30, 40, 40]
+    assert gate.adapter_dir(20).is_dir()
+    assert len(json.loads(gate.history_file.read_text())) == 5
+
+
+def test_history_continues_after_a_kill(tmp_path):
+    gate = training.TaskGate(
+        lambda m, full: {"task": 0.5, "forgetting": 0.0}, tmp_path, every=10
+    )
+    for step in (10, 20, 30):
+        gate.on_step_end(None, State(step), Control(), model=Model())
+    resumed = training.TaskGate(None, tmp_path, every=10)
+    resumed.on_train_begin(None, State(20), Control())
+    assert [c.step for c in resumed.history] == [10, 20]
+
+
+def test_half_written_checkpoints_are_removed(tmp_path):
+    whole, half = tmp_path / "checkpoint-5", tmp_path / "checkpoint-10"
+    whole.mkdir()
+    half.mkdir()
+    (whole / "trainer_state.json").write_text("{}")
+    (half / "trainer_state.json").write_text('{"global')
+    assert training.last_checkpoint(tmp_path) == whole
+    assert not half.exists()
+    assert training.last_checkpoint(tmp_path / "nothing") is None
+
+
+class FailingTrainer:
+    def __init__(self, error):
+        self.error = error
+
+    def train(self, resume_from_checkpoint=None):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("IoError: No space left on device")]
+)
+def test_full_disk_has_a_clear_error(tmp_path, error):
+    with pytest.raises(StorageError, match=r"cannot write .*No space left.*Free some space"):
+        training.train_resumable(FailingTrainer(error), tmp_path)
+    assert not (tmp_path / training.COMPLETE).exists()
+
+
+def test_other_errors_are_not_renamed(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        training.train_resumable(FailingTrainer(ZeroDivisionError("x")), tmp_path)
+
+
+def test_a_write_that_fails_keeps_the_old_file(tmp_path):
+    """The kernel refuses the write (file size limit); the older version stays whole."""
+    path = tmp_path / "result.json"
+    artifacts.write_json(path, {"old": True})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageError, match=r"result.json: File too large"):
+            artifacts.write_json(path, {"new": "x" * 5000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert artifacts.read_json(path) == {"old": True}
+    assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
