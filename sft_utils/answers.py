@@ -12,8 +12,8 @@ from sft_utils.data import Row, answer_of, mail_of
 from sft_utils.errors import DataError
 from sft_utils.grounding import ungrounded
 from sft_utils.scoring import parse_json, schema_errors
+from sft_utils.tickets import SCHEMA
 
-TICKET_SCHEMA = "data/tickets/schema.json"
 FACTS = ("product", "order_id", "amount", "currency", "date", "customer")
 """Fields that name this customer's case; topic, action and urgent are shared by thousands."""
 
@@ -54,7 +54,7 @@ def answer_json(row: Row) -> str | None:
     return None
 
 
-def answer_schema(row: Row, *, schema: str = TICKET_SCHEMA) -> str | None:
+def answer_schema(row: Row, *, schema: str = SCHEMA) -> str | None:
     """An answer that violates the schema, formats included."""
     return schema_violation(_parsed(answer_of(row)), schema)
 

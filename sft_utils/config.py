@@ -70,10 +70,11 @@ class Profile:
 CPU = Profile(
     name="cpu",
     device="cpu",
+    batch_size=4,  # more updates from the same rows: field F1 0.70 at 8, 0.83 at 4 in a trial
     train_rows=960,
     val_rows=48,
     smoke_val_rows=24,
-    eval_steps=30,
+    eval_steps=60,
     test_rows=168,
     range_test_steps=6,
     overfit_steps=24,
@@ -85,7 +86,7 @@ CPU = Profile(
 SMOKE = dataclasses.replace(
     CPU,
     name="smoke",
-    train_rows=24,
+    train_rows=12,
     val_rows=4,
     smoke_val_rows=4,
     eval_steps=2,
@@ -103,6 +104,7 @@ _GPU = dataclasses.replace(
     CPU,
     device="cuda",
     min_gpus=1,
+    batch_size=8,
     train_rows=4096,
     epochs=2,
     max_length=1024,

@@ -4,13 +4,15 @@ One pass, one row in memory. What grows with the file: 8 bytes for the place of 
 170 bytes for its exact key, 1.3 KB for its MinHash bands. A million rows cost about 1.5 GiB.
 """
 
+import argparse
 import json
+import sys
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ from sft_utils import answers, filters
 from sft_utils.artifacts import display_path, storage_error
 from sft_utils.data import Line, Row, dump_row, mail_of, read_at, read_jsonl, rows_of
 from sft_utils.duplicates import ALIKE, HeldOut, NearDuplicates, exact_key, jaccard, shingles
-from sft_utils.errors import DataError
+from sft_utils.errors import DataError, SFTError
 from sft_utils.personal import personal_data
+from sft_utils.runtime import GIB, peak_rss_gib
 
 FUNNEL = (
     "parse", "roles", "empty", "over_long", "encoding", "markup", "licence", "personal_data",
@@ -50,7 +53,7 @@ class Settings:
 
     max_words: int  # `filters.length_fence` of the raw file, or your own bound
     held_out: tuple[Path, ...]  # files that no training row may resemble
-    schema: str = answers.TICKET_SCHEMA  # relative to the repository root
+    schema: str = answers.SCHEMA  # relative to the repository root
     licences: frozenset[str] = filters.LICENCES
     near: float = ALIKE  # Jaccard similarity of near-duplicates of the same case
 
@@ -96,7 +99,7 @@ def row_filters(settings: Settings) -> dict[str, filters.Filter]:
     }
 
 
-def mail_lengths(path: Path | str) -> array[int]:
+def mail_lengths(path: Path | str) -> Sequence[int]:
     """Words of every mail of a raw file, in file order; rows without valid roles left out."""
     lengths = array("L")
     for line in read_jsonl(path):
@@ -121,12 +124,13 @@ class _Repeats:
         mail = mail_of(row)
         drop = partial(Drop, line=line.number, id=str(row.get("id", "")))
         parts, case, key = shingles(mail), answers.facts_key(row), exact_key(mail)
-        if leak := self.held_out.find(mail, parts):
+        if leak := self.held_out.find(mail, parts, key):
             return drop(filter="leakage", evidence=leak)
         if key in self.exact:
             name = self._original(self.exact[key])["id"]
             return drop(filter="exact_duplicate", evidence=f"same mail as {name}", of=name)
-        for number in self.index.candidates(parts, case):
+        sketch = self.index.sketch(parts, case)
+        for number in self.index.candidates(sketch):
             other = self._original(number)
             alike = jaccard(parts, shingles(mail_of(other)))
             if alike >= self.near and answers.facts_key(other) == case:
@@ -136,7 +140,7 @@ class _Repeats:
         number = len(self.places)
         self.places.append(line.offset)
         self.exact[key] = number
-        self.index.add(number, parts, case)
+        self.index.add(number, sketch)
         return None
 
     def _original(self, number: int) -> Row:
@@ -193,7 +197,8 @@ def curate(path: Path | str, kept: Path, dropped: Path, settings: Settings) -> F
                     keep.write(dump_row(line.row or {}))
                 else:
                     funnel.dropped[verdict.filter] += 1
-                    drop.write(_dump_drop(verdict))
+                    # ASCII escapes: evidence may quote half a surrogate pair
+                    drop.write(json.dumps(asdict(verdict)) + "\n")
         for part, target in zip(parts, targets, strict=True):
             part.replace(target)
     except OSError as error:
@@ -211,9 +216,39 @@ def curate(path: Path | str, kept: Path, dropped: Path, settings: Settings) -> F
     return funnel
 
 
-def _dump_drop(drop: Drop) -> str:
-    record = {"line": drop.line, "id": drop.id, "filter": drop.filter, "evidence": drop.evidence}
-    if drop.of:
-        record["of"] = drop.of
-    # Evidence may quote a half surrogate; ASCII escapes can always be written.
-    return json.dumps(record) + "\n"
+def _own_peak_gib() -> float:
+    """Peak memory of this process alone, in GiB.
+
+    On Linux the usual counter is inherited from the parent, so a small job started by a large
+    notebook would report the notebook.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return peak_rss_gib()
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / GIB
+
+
+def main() -> int:
+    """Curate one file from the command line; prints one JSON object with counts and cost."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("raw", type=Path, help="JSONL file to curate")
+    parser.add_argument("folder", type=Path, help="receives kept.jsonl and dropped.jsonl")
+    parser.add_argument("--held-out", type=Path, nargs="+", required=True, help="JSONL files")
+    parser.add_argument("--max-words", type=int, default=0, help="0: computed from the file")
+    options = parser.parse_args()
+    try:
+        fence = options.max_words or filters.length_fence(mail_lengths(options.raw))
+        settings = Settings(max_words=fence, held_out=tuple(options.held_out))
+        kept, dropped = options.folder / "kept.jsonl", options.folder / "dropped.jsonl"
+        funnel = curate(options.raw, kept, dropped, settings)
+    except SFTError as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
+    counts = {"lines": funnel.lines, "kept": funnel.kept, "dropped": funnel.dropped}
+    cost = {"rows_per_s": funnel.rows_per_s, "peak_gib": _own_peak_gib()}
+    print(json.dumps({**counts, **cost}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -72,20 +72,21 @@ class NearDuplicates:
 
         self._lsh = RMinHashLSH(ALIKE, PERMUTATIONS, BANDS)
 
-    def _sketch(self, texts: Shingles, case: str) -> Any:
+    def sketch(self, parts: Shingles, case: str) -> Any:
+        """The MinHash of a text about a case; made once, used for `candidates` and `add`."""
         from rensa import RMinHash
 
         sketch = RMinHash(PERMUTATIONS, SEED)
-        sketch.update([f"{case}|{' '.join(words)}" for words in texts])
+        sketch.update([f"{case}|{' '.join(words)}" for words in parts])
         return sketch
 
-    def candidates(self, parts: Shingles, case: str) -> list[int]:
+    def candidates(self, sketch: Any) -> list[int]:
         """Keys of earlier texts that may be near, oldest first; true overlap must confirm."""
-        return sorted(self._lsh.query(self._sketch(parts, case)))
+        return sorted(self._lsh.query(sketch))
 
-    def add(self, key: int, parts: Shingles, case: str) -> None:
+    def add(self, key: int, sketch: Any) -> None:
         """Remember a text under a key."""
-        self._lsh.insert(key, self._sketch(parts, case))
+        self._lsh.insert(key, sketch)
 
 
 class HeldOut:
@@ -109,21 +110,26 @@ class HeldOut:
         self._by_part = _inverted(self._parts)
         self._by_long = _inverted(self._long)
 
-    def find(self, text: str, parts: Shingles) -> str | None:
+    def find(self, text: str, parts: Shingles, key: int) -> str | None:
         """What a text repeats, as evidence, or None.
 
         Args:
             text: A mail.
             parts: `shingles(text)`.
+            key: `exact_key(text)`.
         """
-        if name := self._exact.get(exact_key(text)):
+        if name := self._exact.get(key):
             return f"exactly {name}"
-        for name, shared in _hits(self._by_part, parts):
-            overlap = shared / (len(parts) + len(self._parts[name]) - shared)
+        shared = _hits(self._by_part, parts)
+        for name, both in shared.items():
+            overlap = both / (len(parts) + len(self._parts[name]) - both)
             if overlap >= ALIKE:
                 return f"near {name}: Jaccard {overlap:.2f}"
-        for name, shared in _hits(self._by_long, shingles(text, CONTAINED_SIZE)):
-            inside = shared / len(self._long[name])
+        # One common n-gram of CONTAINED_SIZE words makes this many common shingles.
+        if max(shared.values(), default=0) <= CONTAINED_SIZE - SIZE:
+            return None
+        for name, both in _hits(self._by_long, shingles(text, CONTAINED_SIZE)).items():
+            inside = both / len(self._long[name])
             if inside >= ALIKE:
                 return f"contains {name}: {inside:.0%} of its {CONTAINED_SIZE}-grams"
         return None
@@ -137,9 +143,13 @@ def _inverted(sets: Mapping[str, Shingles]) -> dict[tuple[str, ...], list[str]]:
     return index
 
 
-def _hits(index: Mapping[tuple[str, ...], list[str]], parts: Shingles) -> list[tuple[str, int]]:
-    """Names by number of shared parts, most first."""
-    return Counter(name for part in parts for name in index.get(part, ())).most_common(3)
+def _hits(index: Mapping[tuple[str, ...], list[str]], parts: Shingles) -> dict[str, int]:
+    """Names with the number of parts they share."""
+    counts: dict[str, int] = {}
+    for part in parts:
+        for name in index.get(part, ()):
+            counts[name] = counts.get(name, 0) + 1
+    return counts
 
 
 Pair = tuple[int, int]

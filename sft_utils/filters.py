@@ -93,7 +93,25 @@ def over_long(row: Row, *, max_words: int) -> str | None:
 # A lead byte of UTF-8 read as cp1252 or latin-1, followed by what a trailing byte becomes there.
 _TRAILING = "\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _SUSPICIOUS = re.compile(rf"[\xc2-\xf4][{_TRAILING}]")
+_LAST_LATIN = "\u024f"
 _NEVER = re.compile(r"[\ufffd\ud800-\udfff\x00-\x08\x0b\x0c\x0e-\x1f]")
+
+
+def _misread(text: str) -> bool:
+    """True if a text is UTF-8 that was read as something else.
+
+    ftfy leaves letters alone that look plausible ("Åžahin"). If every letter beyond ASCII is part
+    of a UTF-8 sequence and all of them decode to Latin letters or punctuation, that is no chance.
+    """
+    try:
+        read = text.encode("cp1252").decode("utf-8")
+        if all(char <= _LAST_LATIN or "\u2010" <= char <= "™" for char in read):
+            return True
+    except UnicodeError:
+        pass
+    from ftfy import fix_encoding
+
+    return fix_encoding(text) != text
 
 
 def encoding(row: Row) -> str | None:
@@ -108,12 +126,8 @@ def encoding(row: Row) -> str | None:
             continue
         if bad := _NEVER.search(text):
             return f"U+{ord(bad[0]):04X} at character {bad.start()}"
-        if match := _SUSPICIOUS.search(text):
-            from ftfy import fix_encoding
-
-            if fix_encoding(text) != text:
-                seen = text[max(0, match.start() - 8) : match.end() + 8]
-                return f"mojibake: {seen!r}"
+        if (match := _SUSPICIOUS.search(text)) and _misread(text):
+            return f"mojibake: {text[max(0, match.start() - 8) : match.end() + 8]!r}"
     return None
 
 

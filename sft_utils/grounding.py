@@ -2,24 +2,42 @@
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
-MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
-_MONTH = "(?P<month>jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+MONTHS = [
+    "january", "february", "march", "april", "may", "june", "july", "august", "september",
+    "october", "november", "december",
+]  # fmt: skip
+_MONTH = (
+    "(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|"
+    "sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
 _ORDINAL = r"(?:st|nd|rd|th)?"
+_END = r"(?![\w-])"  # the number ends here: 28.08. 17-EG-985 has no year
 # Day and month in every order a mail writes them; a year may be missing.
 DATES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        r"(?<!\d)(?P<year>\d{4})-(?P<m>\d{1,2})-(?P<d>\d{1,2})(?!\d)",
-        r"(?<![\d.])(?P<d>\d{1,2})\. ?(?P<m>\d{1,2})(?:\. ?(?P<year>\d{4}|\d{2})(?!\d)|\.?(?!\d))",
-        r"(?<![\d/])(?P<d>\d{1,2})/(?P<m>\d{1,2})(?:/(?P<year>\d{4}|\d{2}))?(?![\d/])",
-        r"(?<![\d-])(?P<d>\d{1,2})-(?P<m>\d{1,2})-(?P<year>\d{4})(?!\d)",
-        rf"(?<!\d)(?P<d>\d{{1,2}}){_ORDINAL}\.?[ -]?(?:of )?{_MONTH}\b\.?,?[ -]?(?P<year>\d{{4}})?",
-        rf"\b{_MONTH}\b\.?[ -]?(?:the )?(?P<d>\d{{1,2}}){_ORDINAL}(?!\d)(?:,? (?P<year>\d{{4}}))?",
+        rf"(?<!\d)(?P<year>\d{{4}})-(?P<m>\d{{1,2}})-(?P<d>\d{{1,2}}){_END}",
+        rf"(?<![\d.])(?P<d>\d{{1,2}})\. ?(?P<m>\d{{1,2}})"
+        rf"(?:(?:\. ?(?P<year>\d{{4}})|\.(?P<short>\d\d)){_END}|\.?(?!\d))",
+        r"(?<![\d/])(?P<d>\d{1,2})/(?P<m>\d{1,2})(?:/(?P<year>\d{4}|\d\d))?(?![\d/])",
+        rf"(?<![\d-])(?P<d>\d{{1,2}})-(?P<m>\d{{1,2}})-(?P<year>\d{{4}}){_END}",
+        rf"(?<!\d)(?P<d>\d{{1,2}}){_ORDINAL}\.?[ -]?(?:of )?{_MONTH}\b"
+        rf"(?:,?[ -]?(?P<year>\d{{4}}){_END})?",
+        rf"\b{_MONTH}\b\.?[ -]?(?:the )?(?P<d>\d{{1,2}}){_ORDINAL}(?!\d)"
+        rf"(?:,? (?P<year>\d{{4}}){_END})?",
     )
 ]
+# A word next to a day, in case it is a month with a typing error; likewise next to a sum.
+_NEAR_MONTH = re.compile(
+    rf"(?<!\d)(?P<d>\d{{1,2}}){_ORDINAL} (?:of )?(?P<word>[a-z]{{4,10}})\b"
+    rf"|\b(?P<word2>[a-z]{{4,10}}) (?=(?P<d2>\d{{1,2}}){_ORDINAL}(?!\d))",
+    re.IGNORECASE,
+)
+_NEAR_MONEY = re.compile(r"\d ?([a-z]{4,8})\b", re.IGNORECASE)
 
 NUMBER = re.compile(r"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{3}|[€$£])?(\d[\d.,'’ \u00a0]*)", re.IGNORECASE)
 _GROUP = re.compile(r"(?<=\d)['’ \u00a0](?=\d{3}(?!\d))")
@@ -27,23 +45,43 @@ _GROUP = re.compile(r"(?<=\d)['’ \u00a0](?=\d{3}(?!\d))")
 SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF"}
 SYMBOLS = {
     "EUR": re.compile(r"€|\beur(?:os?)?\b|\d ?eur", re.IGNORECASE),
-    "USD": re.compile(r"\$|\busd|doll[ae]rs?\b|\bbucks?\b|\d ?usd", re.IGNORECASE),
+    "USD": re.compile(r"\$|\busd|dollars?\b|\bbucks?\b|\d ?usd", re.IGNORECASE),
     "GBP": re.compile(r"£|\bgbp|\bpounds?\b|\bquid\b|\d ?gbp", re.IGNORECASE),
     "CHF": re.compile(r"chf|\bfrancs?\b|\bfr\.", re.IGNORECASE),
 }
 
+MONEY_WORDS = {
+    "euro": "EUR", "euros": "EUR", "dollar": "USD", "dollars": "USD", "pound": "GBP",
+    "pounds": "GBP", "franc": "CHF", "francs": "CHF",
+}  # fmt: skip
+TYPO = 0.7
+"""difflib similarity of a misspelt word: one or two letters of six."""
+
 DEFAULT_YEAR = 2026
 """The guidelines' year for a date written without one."""
+
+
+def _month(name: str) -> int:
+    return next(n for n, month in enumerate(MONTHS, 1) if month.startswith(name.lower()))
+
+
+def _misspelt_dates(text: str) -> Iterator[str]:
+    """Dates whose month has a typing error; looked for only where no other reading fits."""
+    for match in _NEAR_MONTH.finditer(text):
+        word, day = match["word"] or match["word2"], match["d"] or match["d2"]
+        for month in get_close_matches(word.lower(), MONTHS, n=1, cutoff=TYPO):
+            yield f"{DEFAULT_YEAR:04d}-{_month(month):02d}-{int(day):02d}"
 
 
 def _dates(text: str) -> Iterator[str]:
     for pattern in DATES:
         for match in pattern.finditer(text):
             parts = match.groupdict()
-            year, day = int(parts["year"] or DEFAULT_YEAR), int(parts["d"])
+            year = int(parts["year"] or parts.get("short") or DEFAULT_YEAR)
+            day = int(parts["d"])
             year += 2000 if year < 100 else 0
             if parts.get("month"):
-                readings = [(MONTHS.index(parts["month"].lower()) + 1, day)]
+                readings = [(_month(parts["month"]), day)]
             elif re.match(r"\d{1,2}[/-]", match[0]):  # 5/4 and 5-4-2026 are read both ways
                 readings = [(int(parts["m"]), day), (day, int(parts["m"]))]
             else:
@@ -100,9 +138,15 @@ def _readings(token: str) -> set[float]:
     return readings
 
 
-@lru_cache(maxsize=4096)
-def _whole(value: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
+def _holds(text: str, value: str) -> bool:
+    """True if a text holds a value that is no part of a longer word or number."""
+    start = text.find(value)
+    while start != -1:
+        end = start + len(value)
+        if not (text[start - 1 : start].isalnum() or text[end : end + 1].isalnum()):
+            return True
+        start = text.find(value, start + 1)
+    return False
 
 
 def _flat(text: str) -> str:
@@ -110,11 +154,11 @@ def _flat(text: str) -> str:
 
 
 def _name(value: str, mail: str) -> bool:
-    return value in mail or _whole(_flat(value)).search(_flat(mail)) is not None
+    return _holds(mail, value) or _holds(_flat(mail), _flat(value))
 
 
 def _order_id(value: str, mail: str) -> bool:
-    return re.search(rf"(?<![A-Z0-9]){re.escape(value)}(?![A-Z0-9])", mail.upper()) is not None
+    return _holds(mail, value) or _holds(mail.upper(), value)
 
 
 def _amount(value: float, mail: str) -> bool:
@@ -122,11 +166,15 @@ def _amount(value: float, mail: str) -> bool:
 
 
 def _currency(value: str, mail: str) -> bool:
-    return SIGNS[value] in mail or SYMBOLS[value].search(mail) is not None
+    if SIGNS[value] in mail or SYMBOLS[value].search(mail):
+        return True
+    words = [word.lower() for word in _NEAR_MONEY.findall(mail)]
+    close = [get_close_matches(word, MONEY_WORDS, n=1, cutoff=TYPO) for word in words]
+    return any(MONEY_WORDS[name] == value for names in close for name in names)
 
 
 def _date(value: str, mail: str) -> bool:
-    return any(value == found for found in _dates(mail))
+    return any(value == found for found in chain(_dates(mail), _misspelt_dates(mail)))
 
 
 GROUNDED: dict[str, Callable[[Any, str], bool]] = {

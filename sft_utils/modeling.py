@@ -197,11 +197,15 @@ def restore_adapter(model: Any, state: dict[str, Any]) -> None:
 
 
 def to_bf16_adapter(model: Any) -> None:
-    """Cast trainable tensors to bf16, as SFTTrainer does for adapters on 4-bit bases."""
+    """Cast adapter weights to bf16, as SFTTrainer does on 4-bit bases.
+
+    A reloaded adapter comes back in float32 and computes other logits than the one that was
+    trained; cast it as well.
+    """
     import torch
 
-    for parameter in model.parameters():
-        if parameter.requires_grad:
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16)
 
 

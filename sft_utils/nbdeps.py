@@ -1,10 +1,8 @@
 """What a notebook depends on, derived from its source, and the hash that says "unchanged"."""
 
 import ast
-import importlib.metadata
 import platform
 import re
-import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +10,10 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
 from sft_utils.errors import RunnerError
+from sft_utils.manifest import versions
 from sft_utils.nbsource import NAME, Layout, read_source
 
-RESULT_PACKAGES = (  # a new version of one of these can change a number
-    "accelerate", "bitsandbytes", "datasets", "evaluate", "gguf", "jsonschema", "llguidance",
-    "lm-eval", "numpy", "peft", "safetensors", "scikit-learn", "scipy", "tokenizers", "torch",
-    "transformers", "trl", "unsloth", "wandb",
-)  # fmt: skip
 MODULE_NAME = re.compile(r"sft_utils\.(\w+)")
-UPSTREAM_KEYS = ("metrics", "files", "manifest")  # what a result says, without its times
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +88,14 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
     upstream = {}
     for name in deps.upstream:
         path = layout.run_file(name, profile, ".json")
-        result = read_json(path) if path.is_file() else {}
-        upstream[name] = {key: result.get(key) for key in UPSTREAM_KEYS}
+        upstream[name] = _said(read_json(path)) if path.is_file() else None
     named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
     return sha256_json(
         {
             "source": sha256_text(read_source(layout, notebook)),
             "modules": {m: sha256_file(package / f"{m}.py") for m in deps.modules},
             "data": {str(p.relative_to(layout.root)): sha256_file(p) for p in deps.data},
-            "packages": package_versions(),
+            "packages": {"python": platform.python_version(), **versions()},
             "upstream": upstream,
             "profile": profile,
             "params": dict(params),
@@ -112,33 +104,10 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
     )
 
 
-def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a result; absent ones left out."""
-    versions = {"python": platform.python_version()}
-    for package in RESULT_PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def git_state(root: Path) -> dict[str, object]:
-    """Commit, and whether sources, package or data differ from it.
-
-    Published files are left out of "dirty": publishing one would make the next one dirty.
-    """
-    try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", "notebooks/src", "sft_utils", "data")
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": "unknown", "dirty": True}
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def _said(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result hands on, without the times and the commit it was made at."""
+    manifest = {k: v for k, v in result.get("manifest", {}).items() if k != "git"}
+    return {"metrics": result.get("metrics"), "files": result.get("files"), "manifest": manifest}
 
 
 def _tree(text: str, label: str) -> ast.Module:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import papermill
 import psutil
@@ -52,11 +52,11 @@ def kernel_env(layout: Layout, profile: str) -> dict[str, str]:
     }
 
 
-def kernel_manager(env: dict[str, str]) -> type[AsyncKernelManager]:
+def kernel_manager(env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
     """A kernel manager class that starts this interpreter with `env`.
 
     A kernelspec in the user's home may name another Python; the notebook must see the same
-    packages as the runner.
+    packages as the runner. What the kernel process itself says goes to `log`.
     """
 
     class OwnKernelManager(AsyncKernelManager):
@@ -67,7 +67,7 @@ def kernel_manager(env: dict[str, str]) -> type[AsyncKernelManager]:
         )
 
         async def start_kernel(self, **kwargs: Any) -> None:
-            await super().start_kernel(**(kwargs | {"env": env}))
+            await super().start_kernel(**(kwargs | {"env": env, "stdout": log, "stderr": log}))
 
     return OwnKernelManager
 
@@ -102,6 +102,7 @@ def execute(
     """
     output = layout.run_file(notebook, profile, ".ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
+    log_file = layout.run_file(notebook, profile, ".kernel.log")
     # parameterised first, so that cell numbers in hooks and in `nb` agree
     ready = papermill.execute_notebook(
         nb, None, parameters=dict(params), prepare_only=True, kernel_name="python3"
@@ -114,7 +115,7 @@ def execute(
         show=show,
     )
     try:
-        with monitor:
+        with monitor, log_file.open("wb") as log:
             papermill.execute_notebook(
                 ready,
                 str(output),
@@ -122,7 +123,7 @@ def execute(
                 kernel_name="python3",
                 progress_bar=False,
                 execution_timeout=cell_timeout_s,
-                kernel_manager_class=kernel_manager(kernel_env(layout, profile)),
+                kernel_manager_class=kernel_manager(kernel_env(layout, profile), log),
                 on_cell_execute=monitor.cell_start,
                 on_cell_executed=monitor.cell_end,
             )
@@ -132,7 +133,7 @@ def execute(
     except CellTimeoutError:
         reason = f"CellTimeoutError: the cell ran longer than {cell_timeout_s} s (--cell-timeout)"
     except DeadKernelError:
-        reason = _death(monitor)
+        reason = _death(monitor, log_file)
     else:
         return Measured(wall_s=monitor.elapsed_s, peak_rss_gib=monitor.peak_bytes / GIB)
     raise RunnerError(_failure(notebook, profile, params, monitor, reason, _shown(layout, output)))
@@ -142,13 +143,16 @@ def _shown(layout: Layout, path: Path) -> str:
     return str(path.relative_to(layout.root) if path.is_relative_to(layout.root) else path)
 
 
-def _death(monitor: Monitor) -> str:
+def _death(monitor: Monitor, log_file: Path) -> str:
+    said = log_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    said = [line for line in said if "[IPKernelApp]" not in line][-5:]
     peak, machine = monitor.peak_bytes / GIB, psutil.virtual_memory().total / GIB
-    return (
+    reason = (
         "DeadKernelError: the kernel was killed, probably out of memory "
         f"(last measured {peak:.1f} GiB of {machine:.1f} GiB). Close other programs, or use a "
         "smaller profile, batch or model."
     )
+    return "\n".join([reason, *said])
 
 
 def _last_frame(traceback: list[str], root: Path) -> str:

@@ -17,7 +17,12 @@ from sft_utils.nbprogress import HEARTBEAT_S, say
 from sft_utils.nbsource import Layout, build, parse, read_source
 from sft_utils.readme import aligned, checks_passed, clock, interval, number
 
-SUFFIXES = (".json", ".state.json", ".progress.json")  # what an interrupted run must not leave
+SUFFIXES = (
+    ".json",
+    ".state.json",
+    ".progress.json",
+    ".kernel.log",
+)  # what an interrupted run must not leave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,9 +244,6 @@ def summary(outcomes: Sequence[Outcome]) -> str:
         metrics = result.get("metrics", {})
         name = result.get("headline", next(iter(metrics), ""))
         metric = metrics.get(name)
-        headline = (
-            [f"{name} {number(metric['value'])}", str(metric.get("n", "-"))] if metric else []
-        )
         peak = f"{result['peak_rss_gib']:.2f}" if "peak_rss_gib" in result else "-"
         tail = ["-", "-", "-"]
         if metric:

@@ -4,13 +4,13 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
 from sft_utils.artifacts import read_json, write_json, write_text
 from sft_utils.errors import RunnerError
-from sft_utils.nbdeps import git_state, package_versions
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
     Layout,
@@ -32,12 +32,16 @@ WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 HOMES = r"/(?:home|Users)/[\w.-]+/|[A-Z]:\\\\+Users\\\\+|/tmp/ipykernel_\d+"
 
 
-def compose(built: NotebookNode, executed: NotebookNode, stamp: dict[str, object]) -> NotebookNode:
+def compose(built: NotebookNode, executed: NotebookNode, result: dict[str, Any]) -> NotebookNode:
     """The publishable notebook: cells of the source, outputs of the run, a stamp.
 
     Built from the source rather than cleaned from the run, so no metadata of papermill,
-    widgets or timing can get in.
+    widgets or timing can get in. Commit and versions are those recorded when it ran.
 
+    Args:
+        built: The source as a notebook; changed in place.
+        executed: What papermill saved.
+        result: The run's result file.
     Raises:
         RunnerError: The run executed other code than the source holds.
     """
@@ -54,8 +58,15 @@ def compose(built: NotebookNode, executed: NotebookNode, stamp: dict[str, object
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
-    hashes = {"code_sha256": code_sha256(built), "outputs_sha256": outputs_sha256(built)}
-    built.metadata["sft"] = hashes | stamp
+    facts = result.get("manifest", {})
+    built.metadata["sft"] = {
+        "code_sha256": code_sha256(built),
+        "outputs_sha256": outputs_sha256(built),
+        "profile": result["profile"],
+        "commit": facts.get("git", {}).get("commit", "unknown"),
+        "dirty": facts.get("git", {}).get("dirty", True),
+        "versions": facts.get("versions", {}),
+    }
     return built
 
 
@@ -77,34 +88,38 @@ def publish(
         RunnerError: A run is missing, stale or ran with other parameters than the defaults,
             or its notebook holds something `verify` refuses.
     """
-    stamp = {"profile": profile, **git_state(layout.root), "versions": package_versions()}
     ready: dict[str, NotebookNode] = {}
+    results: dict[str, dict[str, Any]] = {}
     refused = []
     for notebook in notebooks:
+        result_file = layout.run_file(notebook, profile, ".json")
         if not is_fresh(Run(layout=layout, notebook=notebook, profile=profile, params={})):
             refused.append(
                 f"{notebook}: no finished, unchanged run with default parameters at profile "
                 f"{profile}. Run: {repeat_command(notebook, profile, {})}"
             )
-        elif profile == PUBLISHED_PROFILE:
+            continue
+        results[notebook] = read_json(result_file)
+        if profile == PUBLISHED_PROFILE:
             ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
-            ready[notebook] = compose(build(layout, notebook, models), ran, stamp)
+            ready[notebook] = compose(build(layout, notebook, models), ran, results[notebook])
             refused += problems(layout, notebook, ready[notebook])
     if refused:
         raise RunnerError("\n".join(["nothing published:", *refused]))
     written = []
-    for notebook in notebooks:
+    for notebook, result in results.items():
         target = layout.reference(notebook, profile)
-        write_json(target, _portable(layout.run_file(notebook, profile, ".json")))
+        write_json(target, _portable(result))
         written.append(target)
     written += _write_notebooks(layout, ready, models)
     return [str(path.relative_to(layout.root)) for path in [*written, *write_readme(layout)]]
 
 
-def _portable(result_file: Path) -> dict[str, object]:
-    result = read_json(result_file)
-    files = {k: v for k, v in result.get("files", {}).items() if not Path(str(v)).is_absolute()}
-    return result | {"files": files}
+def _portable(result: dict[str, Any]) -> dict[str, Any]:
+    """The result without files at absolute paths: they exist on this machine only."""
+    files = result.get("files", {})
+    paths = {k: Path(v["path"] if isinstance(v, dict) else v) for k, v in files.items()}
+    return result | {"files": {k: v for k, v in files.items() if not paths[k].is_absolute()}}
 
 
 def _write_notebooks(

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
             "--param", action="append", default=[], help="name=value, or several, shell-quoted"
         )
         command.add_argument("--force", action="store_true", help="run even if unchanged")
-        command.add_argument("--cell-timeout", type=int, help="limit per cell in seconds")
+        command.add_argument("--cell-timeout", type=int, help="seconds; default: the profile's")
     release = add("publish", "publish finished runs: notebook, reference JSON, README tables")
     release.add_argument("--nb", default="all", help="number, full name, or all")
     add("verify", "name every stale or unfit published notebook", profile=False)
@@ -90,7 +90,7 @@ def _dispatch(options: argparse.Namespace, layout: Layout) -> int:
 
 def profile_models() -> dict[str, str]:
     """Profile -> base model: the rows of the cost tables."""
-    return {name: profile.model_id for name, profile in PROFILES.items()}
+    return {name: profile.model for name, profile in PROFILES.items()}
 
 
 def _chosen(options: argparse.Namespace, layout: Layout) -> list[str]:
@@ -104,7 +104,8 @@ def _chosen(options: argparse.Namespace, layout: Layout) -> list[str]:
 
 def _run(options: argparse.Namespace, layout: Layout) -> int:
     runs = plan(layout, _chosen(options, layout), options.profile, options.param)
-    settings = {"force": options.force, "cell_timeout_s": options.cell_timeout}
+    limit = options.cell_timeout or get_profile(options.profile).cell_timeout_s
+    settings = {"force": options.force, "cell_timeout_s": limit}
     with lock(layout, options.profile):
         if options.command == "run":
             run_one(runs[0], profile_models(), **settings)
@@ -158,8 +159,8 @@ def _list(options: argparse.Namespace, layout: Layout) -> int:
     for notebook in notebook_names(layout):
         seconds = expected_s(layout, notebook, options.profile)
         time = "time unknown" if seconds is None else f"about {clock(seconds)}"
-        needs = ", ".join(dependencies(layout, notebook).upstream)
-        say(f"{notebook}  ({time})  {question(layout, notebook)}" + f"  needs {needs}" * bool(needs))
+        needs = ", ".join(name[:2] for name in dependencies(layout, notebook).upstream)
+        say(f"{notebook}  {question(layout, notebook)}  ({time}; needs {needs or 'nothing'})")
     return 0
 
 

@@ -10,7 +10,6 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jupytext
 import nbformat
@@ -101,27 +100,16 @@ def parse(text: str, notebook: str) -> NotebookNode:
     Raises:
         RunnerError: The text is not a percent-format notebook.
     """
-    try:
-        read = jupytext.reads(text, fmt="py:percent")
-    except nbformat.ValidationError as error:
-        reason = str(error).splitlines()[0]
-        raise RunnerError(
-            f"notebooks/src/{notebook}.py is no valid notebook source: {reason}. "
-            "Correct the header between the # --- lines, or remove it."
-        ) from error
+    # the header holds metadata that is set here anyway, and crashes jupytext when incomplete
+    read = jupytext.reads(HEADER.sub("", text), fmt="py:percent")
     if not any(cell.cell_type == "code" for cell in read.cells):
         raise RunnerError(f"notebooks/src/{notebook}.py holds no code cell. Start cells with # %%")
     metadata = {"kernelspec": KERNELSPEC, "language_info": LANGUAGE}
     nb = nbformat.v4.new_notebook(metadata=copy.deepcopy(metadata))
     for index, cell in enumerate(read.cells):
-        tags = list(cell.metadata.get("tags", []))
-        new = {
-            "code": nbformat.v4.new_code_cell,
-            "markdown": nbformat.v4.new_markdown_cell,
-            "raw": nbformat.v4.new_raw_cell,
-        }[cell.cell_type](cell.source, metadata={"tags": tags} if tags else {})
+        new = _new_cell(cell)
         # nbformat draws random ids; ids from content keep rebuilt files byte-equal
-        new["id"] = sha256_text(f"{notebook}:{index}:{without_generated(cell.source)}")[:12]
+        new["id"] = sha256_text(f"{notebook}:{index}:{new.source}")[:12]
         nb.cells.append(new)
     return nb
 
@@ -232,12 +220,17 @@ def adopt(text: str, nb: NotebookNode) -> str:
 
 
 def _write_cell(cell: NotebookNode) -> str:
-    metadata: dict[str, Any] = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
-    single = nbformat.v4.new_notebook(
-        cells=[NotebookNode(cell_type=cell.cell_type, metadata=metadata, id="cell",
-                            source=without_generated(cell.source))],
-        metadata={"jupytext": {"notebook_metadata_filter": "-all"}},
-    )  # fmt: skip
-    if cell.cell_type == "code":
-        single.cells[0].update(outputs=[], execution_count=None)
+    metadata = {"jupytext": {"notebook_metadata_filter": "-all"}}
+    single = nbformat.v4.new_notebook(cells=[_new_cell(cell)], metadata=metadata)
     return jupytext.writes(single, fmt="py:percent")
+
+
+def _new_cell(cell: NotebookNode) -> NotebookNode:
+    """A cell with the type, text and tags of `cell` and nothing else."""
+    make = {
+        "code": nbformat.v4.new_code_cell,
+        "markdown": nbformat.v4.new_markdown_cell,
+        "raw": nbformat.v4.new_raw_cell,
+    }[cell.cell_type]
+    tags = list(cell.metadata.get("tags", []))
+    return make(without_generated(cell.source), metadata={"tags": tags} if tags else {})

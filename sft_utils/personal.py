@@ -14,7 +14,7 @@ _BRANDS = re.compile(
 )
 _INTERNATIONAL = re.compile(r"(?<![\w+])(?:\+|00)[1-9]\d{0,2}(?:[ ./()-]{0,2}\d){6,12}(?![\w-])")
 _NATIONAL = re.compile(
-    r"(?<![\w-])(?:\(\d{3,5}\) ?|0\d{1,4}[ /-])\d{2,4}(?:[ -]?\d{2,4}){1,3}(?![\w-])"
+    r"(?<![\w\"-])(?:\(\d{3,5}\) ?|0[1-9]\d{0,3}[ /-])\d{2,4}(?:[ -]?\d{2,4}){1,3}(?![\w-])"
     r"|(?<![\w-])[2-9]\d{2}([-. ])\d{3}\1\d{4}(?![\w-])"
 )
 _CUED = re.compile(
@@ -27,9 +27,10 @@ _CUED = re.compile(
 _CUE = re.compile(
     r"(?P<phone>phone|mobile|whatsapp|landline|\b(?:tel|cell|call|ring|text|reach)\b)|"
     r"\b(?:order|booking|invoice|contract|ticket|customer|tracking|shipment|parcel|serial|"
-    r"reference|ref|code|sku|ean|imei|sn|id)s?\b|s/n|#",
+    r"reference|ref|code|sku|ean|imei|sn|id|card|member|membership|account|meter|policy|model)s?\b|s/n|#",
     re.IGNORECASE,
 )
+_SENTENCE = re.compile(r"\n|[.!?] (?=[A-Z])")
 _CUE_REACH = 40  # characters: about half a sentence
 _DIGITS = re.compile(r"(?:\d[ ()./-]{0,2}){7}")
 MIN_PHONE_DIGITS = 7
@@ -86,7 +87,8 @@ def _phone_in(text: str) -> str | None:
             number = match["number"] if pattern is _CUED else match[0]
             if sum(map(str.isdigit, number)) < MIN_PHONE_DIGITS:
                 continue
-            cues = list(_CUE.finditer(text, max(0, match.start() - _CUE_REACH), match.start()))
+            before = text[max(0, match.start() - _CUE_REACH) : match.start()]
+            cues = list(_CUE.finditer(_SENTENCE.split(before)[-1]))
             if pattern is _CUED or not cues or cues[-1]["phone"]:
                 return number
     return None

@@ -105,6 +105,8 @@ def number(value: float | int | bool | None) -> str:
     """
     if value is None:
         return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return str(value)
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):

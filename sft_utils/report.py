@@ -100,6 +100,7 @@ class Checkpoint:
         self.files: dict[str, dict[str, str]] = {}
 
     def _add(self, name: str, value: Any, bound: str, passed: bool) -> None:
+        value = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
         self.checks.append({"name": name, "value": value, "bound": bound, "passed": bool(passed)})
 
     def true(self, name: str, value: bool) -> None:

@@ -66,6 +66,8 @@ def quiet() -> None:
     # torch.jit is used inside torch 2.13 itself; nothing here can change that.
     warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
+    # ipywidgets is left out on purpose: its state would be stored in every notebook.
+    warnings.filterwarnings("ignore", message="IProgress not found")
 
 
 def seed_everything(seed: int) -> None:

@@ -54,6 +54,14 @@ def read_rows(path: str | Path, limit: int | None = None) -> list[dict[str, Any]
     return rows
 
 
+def prefer_handwritten(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """At most `limit` rows: the hand-written ones first, the rest spread over the others."""
+    by_hand = [r for r in rows if r["source"] == "handwritten"][:limit]
+    others = [r for r in rows if r["source"] != "handwritten"]
+    n = min(limit - len(by_hand), len(others))
+    return by_hand + [others[i * len(others) // n] for i in range(n)]
+
+
 def mail(row: dict[str, Any]) -> str:
     """The customer's text of a row."""
     return row["messages"][0]["content"]

@@ -3,19 +3,9 @@
 from dataclasses import dataclass
 from random import Random
 
-from lexicon import (
-    CURRENCIES,
-    FAMILIES,
-    MISC,
-    Day,
-    Money,
-    Person,
-    pick_day,
-    pick_money,
-    pick_order_id,
-    pick_person,
-    pick_product_name,
-)
+from draw import pick
+from lexicon import FAMILIES, MISC, Person, pick_person, pick_product_name
+from written import CURRENCIES, Day, Money, pick_day, pick_money, pick_order_id
 
 from sft_utils.errors import DataError
 
@@ -41,7 +31,9 @@ class Facts:
         return self.family if self.family in SERVICES else "goods"
 
 
-def draw_facts(rng: Random, families: list[str], nouns: list[str], price: list[float]) -> Facts:
+def draw_facts(
+    rng: Random, families: list[str], nouns: list[str], price: tuple[float, ...]
+) -> Facts:
     """Draw the facts of a new case.
 
     Args:
@@ -49,11 +41,11 @@ def draw_facts(rng: Random, families: list[str], nouns: list[str], price: list[f
         nouns: Product nouns to choose from; empty for all of the family.
         price: Lowest and highest sum in whole units; empty for the prices of the family.
     """
-    family = rng.choice(families)
-    noun = rng.choice(nouns or FAMILIES[family]["nouns"])
+    family = pick(rng, families)
+    noun = pick(rng, nouns or FAMILIES[family]["nouns"])
     homes = [name for name, words in FAMILIES.items() if noun in words["nouns"]]
     if homes and family not in homes:
-        family = rng.choice(homes)
+        family = pick(rng, homes)
     low, high = price or FAMILIES[family]["price"]
     return Facts(
         family=family,
@@ -61,7 +53,7 @@ def draw_facts(rng: Random, families: list[str], nouns: list[str], price: list[f
         plural=noun.endswith("*"),
         product=pick_product_name(rng, family),
         order=pick_order_id(rng),
-        money=pick_money(rng, low, high, rng.choice(CURRENCIES)),
+        money=pick_money(rng, low, high, pick(rng, CURRENCIES)),
         day=pick_day(rng),
         person=pick_person(rng),
     )
@@ -94,11 +86,11 @@ def decoy(rng: Random, slot: str, facts: Facts, taken: set[str]) -> str:
     """
     base = slot.rstrip("23")
     if base in WORD_LISTS:
-        return rng.choice([word for word in MISC[WORD_LISTS[base]] if word not in taken])
+        return pick(rng, [word for word in MISC[WORD_LISTS[base]] if word not in taken])
     if base == "signer":
         return pick_person(rng).name
     if base == "agent_formal":
-        return rng.choice(("Mr ", "Ms ", "Mrs ")) + pick_person(rng).name.split()[-1]
+        return pick(rng, ("Mr ", "Ms ", "Mrs ")) + pick_person(rng).name.split()[-1]
     if base == "date":
         return pick_day(rng).text
     if base == "amount":
@@ -110,7 +102,7 @@ def decoy(rng: Random, slot: str, facts: Facts, taken: set[str]) -> str:
         return pick_product_name(rng, facts.family)
     numbers = {
         "serial": (
-            f"{rng.choice('ABKMSX')}{rng.randrange(10**8, 10**9)}",
+            f"{pick(rng, 'ABKMSX')}{rng.randrange(10**8, 10**9)}",
             f"SN{rng.randrange(10**5, 10**7)}",
             f"{rng.randrange(100, 999)}-{rng.randrange(10**4, 10**5)}",
         ),
@@ -128,4 +120,4 @@ def decoy(rng: Random, slot: str, facts: Facts, taken: set[str]) -> str:
     }
     if base not in numbers:
         raise DataError(f"phrases/*.toml: unknown slot {slot!r}. Use one that speech.py knows.")
-    return rng.choice(numbers[base])
+    return pick(rng, numbers[base])

@@ -2,19 +2,18 @@
 
 from typing import Any
 
+import layout
+import template
 import voices
+from draw import pick
 from lexicon import load_phrases
 from scenarios import Scenario
 from speech import Speech
+from voices import FILLER_SHARES, NO_GREETING, OPENER_SHARES, TYPO_VOICES, VOICES
 
-VOICES = ("plain", "terse", "chatty", "angry", "formal", "non_native")
-TYPO_VOICES = ("plain", "terse", "chatty", "angry")
 URGENT_SHARE = 0.25
 SHARED: dict[str, dict[str, Any]] = load_phrases("shared")
 SUBJECT_SHARES = {"formal": 0.28, "terse": 0.07, "missing_facts": 0.06}
-NO_GREETING = {"terse": 0.75, "angry": 0.45, "chatty": 0.12}
-OPENER_SHARES = {"chatty": 0.6, "angry": 0.6, "formal": 0.4, "non_native": 0.45, "plain": 0.13}
-FILLER_SHARES = {"chatty": 0.75, "angry": 0.5, "formal": 0.3, "non_native": 0.35, "plain": 0.15}
 QUOTE = ("head", "body", "tail")
 
 
@@ -28,11 +27,11 @@ class Composer:
         self.action, self.style, self.follow_up = action, style, follow_up
         self.urgent = self.chance(URGENT_SHARE)
         self.asked = False  # a clause asked for the action already
-        self.pressed = False  # the subject said that it is urgent
+        self.pressed = False  # a clause said already that it is urgent
         self.numbered = style == "several_issues" and self.chance(0.3)
         fitting = TYPO_VOICES if style == "typos" else VOICES
         fitting = [voice for voice in fitting if not (voice == "angry" and scenario.calm)]
-        self.voice = style if style in VOICES else self.rng.choice(["plain", *fitting])
+        self.voice = style if style in VOICES else pick(self.rng, ["plain", *fitting])
 
     def chance(self, share: float) -> bool:
         """True with this probability."""
@@ -44,14 +43,26 @@ class Composer:
         voice = voice or self.voice
         if kind in ("opener", "filler") and self.scenario.calm:
             voice = "calm" if voice == "plain" else f"calm_{voice}"
-        return self.speech.choose(table.get(voice) or table["plain"]) or ""
+        return self.speech.choose(table.get(voice) or table["plain"])
 
-    def own(self, options: list[str]) -> str:
+    def own(self, options: tuple[str, ...]) -> str:
         """One clause of the scenario; one with "!" only if it asks for the right action."""
-        first = next(iter(self.scenario.ask)) == self.action
-        clause = self.speech.choose([one for one in options if first or one[0] != "!"]) or ""
+        clause = self.speech.choose(options, asking=self.action == next(iter(self.scenario.ask)))
         self.asked = self.asked or clause.startswith("!")
         return clause.removeprefix("!")
+
+    def lead(self, *lists: tuple[str, ...]) -> str:
+        """What the mail is about: a clause of the first list that has a fitting one.
+
+        If none fits, a fact is said that was to stay unsaid, or is said twice: a mail without a
+        lead would have a label that nobody could find.
+        """
+        for options in lists:
+            if clause := self.own(options):
+                return clause
+        unsaid = [one for one in lists[-1] if not template.clause(one).needs & self.speech.said]
+        self.speech.left |= template.clause(pick(self.rng, unsaid or lists[-1])).needs
+        return self.lead(lists[-1])
 
     def write(self) -> str:
         """The whole mail, its labelled spans still marked."""
@@ -59,17 +70,18 @@ class Composer:
         greeting = self.shared("greeting", "quoted_reply" if self.style == "quoted_reply" else "")
         if self.chance(NO_GREETING.get(self.voice, 0.25)):
             greeting = ""
-        body = self.body()
+        gap = pick(self.rng, ("\n", "\n\n", "\n\n", " "))
+        text = (greeting + gap if greeting else "") + self.body()
         end = self.signature()
-        gap = self.rng.choice(("\n", "\n\n", "\n\n", " "))
-        text = (greeting + gap if greeting else "") + body
         if end:
-            text += self.rng.choice(("\n", "\n", "\n\n", " ") if len(end) < 30 else ("\n",)) + end
+            text += pick(self.rng, ("\n", "\n", "\n\n", " ") if len(end) < 30 else ("\n",)) + end
         text = voices.finish(text, self.rng, self.voice, typos=self.style == "typos")
         if self.style == "quoted_reply":
-            text += "\n\n" + self.quote()
+            # its dates, sums and names belong to an agent and are not labelled
+            parts = [self.speech.tell(pick(self.rng, SHARED["quoted"][part])) for part in QUOTE]
+            text += "\n\n" + layout.quote(parts)
         if subject:
-            text = f"Subject: {subject}" + self.rng.choice(("\n", "\n\n")) + text
+            text = f"Subject: {subject}" + pick(self.rng, ("\n", "\n\n")) + text
         return text
 
     def subject(self) -> str:
@@ -79,45 +91,37 @@ class Composer:
         subject = self.own(self.scenario.subject if self.chance(0.8) else SHARED["subject"]["any"])
         self.asked = False  # a subject alone is no request
         if self.urgent and subject and self.chance(0.35):
-            form = self.rng.choice(SHARED["press"]["subject"])
+            form = pick(self.rng, SHARED["press"]["subject"])
             subject, self.pressed = form.replace("{subject}", subject), True
         return voices.capital(subject)
 
     def opening(self) -> list[str]:
         """What happened: an opening of the scenario, or a context and the problem."""
-        scenario, units = self.scenario, list[str]()
+        scenario = self.scenario
+        units: list[str] = []
         if self.follow_up:
-            units.append(self.speech.choose(SHARED["opener"]["follow_up"]) or "")
+            units.append(self.speech.choose(SHARED["opener"]["follow_up"]))
         elif self.style == "quoted_reply" and self.chance(0.85):
             kind = "calm_quoted_reply" if scenario.calm else "quoted_reply"
-            units.append(self.speech.choose(SHARED["opener"][kind]) or "")
+            units.append(self.speech.choose(SHARED["opener"][kind]))
         elif self.chance(OPENER_SHARES.get(self.voice, 0)):
             units.append(self.shared("opener"))
         if self.voice == "terse" and self.chance(0.85):
             self.asked = self.asked or scenario.asks
-            return [*units, self.own(scenario.terse)]
+            return [*units, self.lead(scenario.terse, scenario.full)]
         context = scenario.context or self.speech.facts.group
         if scenario.problem and context in SHARED["context"] and self.chance(0.3):
             # a context tells the price, which is not the sum in dispute
             price = {"amount"} if scenario.money == "disputed" else set()
-            units.append(self.without(price, SHARED["context"][context]))
-            units.append(self.own(scenario.problem))
-            return units
+            units.append(self.speech.choose(SHARED["context"][context], unsaid=price))
+            return [*units, self.lead(scenario.problem, scenario.full)]
         if context == "looking" and self.chance(0.3):
-            units.append(self.speech.choose(SHARED["context"][context]) or "")
-        units.append(self.own(scenario.full))
+            units.append(self.speech.choose(SHARED["context"][context]))
+        units.append(self.lead(scenario.full))
         self.asked = self.asked or scenario.asks
         if scenario.problem and self.chance(0.45):
             units.append(self.own(scenario.problem))
         return units
-
-    def without(self, unsaid: set[str], options: list[str]) -> str:
-        """One clause that leaves these facts unsaid."""
-        kept = self.speech.left & unsaid
-        self.speech.left -= kept
-        clause = self.speech.choose(options) or ""
-        self.speech.left |= kept
-        return clause
 
     def body(self) -> str:
         """The paragraphs between greeting and signature."""
@@ -132,36 +136,22 @@ class Composer:
                 middle.insert(self.rng.randrange(1, len(middle) + 1), clause)
         if self.chance(0.1):
             kind = "parcel" if self.scenario.topic == "delivery" else self.speech.facts.group
-            middle.append(self.speech.choose(SHARED["distractor"][kind]) or "")
+            middle.append(self.speech.choose(SHARED["distractor"][kind]))
+        deadline = self.deadline()
         late = self.chance(0.3)
         rest = self.rest()
         request = [] if first else [self.request()]
         if self.urgent and not self.pressed and self.chance(0.15):
             start, pressing = [self.shared("urgent_first", "plain"), *start], ""
         else:
-            pressing = self.pressure()
+            pressing = deadline or self.pressure()
         end = [self.shared("lost_words")] if self.chance(0.16) and self.voice != "terse" else []
         end += [self.later(kind) for kind in ("date", "amount") if self.chance(0.1)]
         if self.style == "several_issues":
             end = [self.second()]
         middle += [] if late else rest
         tail = [*request, pressing, *(rest if late else []), *end]
-        return self.paragraphs(start, middle, tail)
-
-    def paragraphs(self, start: list[str], middle: list[str], tail: list[str]) -> str:
-        """Join the clauses: one block, or a break before the requests."""
-        parts = [self.join(part) for part in (start, middle, tail)]
-        if self.numbered:
-            intro = self.rng.choice(("Two things:", "A few points:", "Several things:", ""))
-            lines = [intro, "1) " + self.join([*start, *middle, *tail[:-1]]), tail[-1]]
-            return "\n".join(line for line in lines if line)
-        gap = self.rng.choice((" ", " ", " ", "\n", "\n\n"))
-        return gap.join(part for part in parts if part)
-
-    def join(self, units: list[str]) -> str:
-        """Join clauses with spaces, each with a capital at its start."""
-        capital = [voices.capital(one) for one in units if one]
-        return " ".join(capital)
+        return layout.body(self.rng, start, middle, tail, numbered=self.numbered)
 
     def request(self) -> str:
         """What the customer wants; left out where the guidelines say what silence means."""
@@ -173,26 +163,36 @@ class Composer:
         quiet = 0.12 if self.action == "refund" else 0.25
         if not scenario.calm and silence == self.action and self.chance(quiet):
             return ""
-        wish = self.speech.choose(scenario.ask[self.action]) or ""
+        wish = self.speech.choose(scenario.ask[self.action])
         if wish.startswith("="):
             return wish[1:]
-        frame = self.rng.choice(SHARED["frame"].get(self.voice, SHARED["frame"]["plain"]))
-        return frame.replace("{vp}", wish).replace("{Vp}", wish[0].upper() + wish[1:])
+        frames = SHARED["frame"].get(self.voice, SHARED["frame"]["plain"])
+        if self.urgent and not self.pressed and self.chance(0.35):
+            frames, self.pressed = SHARED["press"]["framed"], True
+        self.speech.words |= {"vp": wish, "Vp": wish[0].upper() + wish[1:]}
+        return self.speech.tell(pick(self.rng, frames))
 
     def pressure(self) -> str:
         """A clause that makes the mail urgent, or seldom one that says that it is not."""
         if not self.urgent:
-            return self.speech.choose(SHARED["press"]["calm"]) or "" if self.chance(0.05) else ""
-        if self.pressed and self.chance(0.7):
+            return self.speech.choose(SHARED["press"]["calm"]) if self.chance(0.05) else ""
+        if self.pressed:
             return ""
-        dated = "date" in self.speech.left and self.chance(0.5)
-        return self.speech.choose(SHARED["press"]["dated" if dated else "urgent"]) or ""
+        return self.speech.choose(SHARED["press"]["urgent"])
+
+    def deadline(self) -> str:
+        """A deadline on a calendar date, which is then the date of the mail."""
+        if not self.urgent or self.pressed or not self.chance(0.3):
+            return ""
+        clause = self.speech.choose(SHARED["press"]["dated"])
+        self.pressed = bool(clause)
+        return clause
 
     def rest(self) -> list[str]:
         """Clauses for the facts that should be in the mail and were not said yet."""
         speech, scenario = self.speech, self.scenario
         group = speech.facts.group
-        options: dict[str, list[str]] = {}
+        options: dict[str, tuple[str, ...]] = {}
         if "order" in speech.left:
             options["order"] = SHARED["say_order"][group]
         if "amount" in speech.left and scenario.context != "looking":
@@ -200,43 +200,34 @@ class Composer:
             table = SHARED["say_amount"]
             options["amount"] = table[special if special in table else scenario.money]
         if "date" in speech.left and scenario.dates:
-            options["date"] = SHARED["say_date"][self.rng.choice(scenario.dates)]
+            options["date"] = SHARED["say_date"][pick(self.rng, scenario.dates)]
         if "product" in speech.left:
             options["product"] = SHARED["say_product"]["any" if group == "goods" else "digital"]
         if "order" in options and "customer" in speech.left and self.chance(0.12):
             del options["order"]  # it goes under the name
         order = self.rng.sample(list(options), len(options))
         if len(order) > 1 and self.chance(0.25):
-            return ["\n" + "\n".join(self.labelled(fact) for fact in order) + "\n"]
+            return ["\n" + "\n".join(speech.line(fact) for fact in order) + "\n"]
         units: list[str] = []
         if len(order) > 1 and self.chance(0.7):
-            units.append(self.without({"amount"} - set(options), SHARED["say_more"][group]))
-        return [*units, *(speech.choose(options[f]) or "" for f in order if f in speech.left)]
-
-    def labelled(self, fact: str) -> str:
-        """One fact as a line of a list."""
-        label = {"order": "Order", "amount": "Amount", "date": "Date", "product": "Product"}[fact]
-        if fact == "order" and self.speech.facts.group != "goods":
-            label = self.speech.facts.group.replace("digital", "invoice").capitalize() + " no."
-        slot = {"product": "name"}.get(fact, fact)
-        return self.speech.tell(f"{label}: {{{slot}}}")
+            units.append(speech.choose(SHARED["say_more"][group], unsaid={"amount"} - set(options)))
+        return [*units, *(speech.choose(options[f]) for f in order if f in speech.left)]
 
     def later(self, fact: str) -> str:
         """Another date or sum after the labelled one, if there is one."""
         unsaid = fact not in self.speech.said or self.speech.facts.group != "goods"
         if unsaid or self.voice == "terse" or self.scenario.context == "looking":
             return ""
-        return self.speech.choose(SHARED["distractor"][f"{fact}s".replace("amount", "sum")]) or ""
+        return self.speech.choose(SHARED["distractor"][f"{fact}s".replace("amount", "sum")])
 
     def second(self) -> str:
         """Another, smaller issue after the main one."""
         if self.numbered:
-            return self.speech.choose(SHARED["second"]["numbered"]) or ""
+            return self.speech.choose(SHARED["second"]["numbered"])
         goods = self.speech.facts.group == "goods" and self.scenario.context != "looking"
-        kinds = (
-            ["plain", "plain", "product"] if goods and "product" in self.speech.said else ["plain"]
-        )
-        return self.speech.choose(SHARED["second"][self.rng.choice(kinds)]) or ""
+        named = goods and "product" in self.speech.said
+        kinds = ("plain", "plain", "product") if named else ("plain",)
+        return self.speech.choose(SHARED["second"][pick(self.rng, kinds)])
 
     def signature(self) -> str:
         """Closing words and the name, or a closing without a name."""
@@ -249,16 +240,8 @@ class Composer:
         if "order" in speech.left:
             name += "\n" + speech.tell("{Oref}")
         elif self.chance(0.15 if self.scenario.b2b else 0.03):
-            name += "\n" + speech.tell(
-                self.rng.choice(("{company}", "{team}, {company}", "{team}"))
-            )
+            name += "\n" + speech.tell(pick(self.rng, ("{company}", "{team}, {company}", "{team}")))
         if self.chance(0.35 if self.voice in ("terse", "angry") else 0.2):
-            return self.rng.choice(("", "", "- ", "/ ")) + name
+            return pick(self.rng, ("", "", "- ", "/ ")) + name
         closing = self.shared("closing")
         return closing + ("\n" if closing[-1] in ",!" and self.chance(0.75) else " ") + name
-
-    def quote(self) -> str:
-        """An earlier message of an agent, with dates, sums and names that are not labelled."""
-        parts = [self.speech.tell(self.rng.choice(SHARED["quoted"][part])) for part in QUOTE]
-        lines = "\n".join(parts).replace("..", ".").splitlines()
-        return "\n".join(f"> {line}" for line in lines)

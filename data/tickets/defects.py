@@ -13,8 +13,9 @@ from typing import Any
 
 from guidelines import schema_problems
 from intruders import over_long, personal_data
-from lexicon import CURRENCIES, pick_day, pick_money, pick_person, pick_product_name
+from lexicon import pick_person, pick_product_name
 from rows import Item, Row, dump, mail_of, ticket_of, with_texts
+from written import CURRENCIES, pick_day, pick_money
 
 
 def broken_line(rng: Random, row: Row) -> Item:
@@ -96,7 +97,8 @@ def contradiction(rng: Random, row: Row) -> Item | None:
         new = pick_money(rng, max(2, old * 0.4), old * 3 + 5, rng.choice(CURRENCIES)).value
     else:
         new = pick_day(rng).iso
-    if new == old or str(new).upper() in mail.upper():
+    written = f"{new:g}" if key == "amount" else str(new)
+    if new == old or written.upper() in mail.upper():
         return None
     ticket[key] = new
     return Item(row=with_texts(row, answer=dump(ticket)), note=f"{key}: {old!r} became {new!r}")

@@ -24,9 +24,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 import lookalikes
 from corpus import COPIES, HELD_OUT, Generator
 from defects import DAMAGES
-from grammar import Mail, write_mail
+from draw import pick_weighted
+from grammar import Mail, retell, write_mail
 from rows import Item, Row, dump, make_row, read_rows, ticket_of
-from scenarios import Cases, case_table, load_scenarios, pick_case
+from scenarios import case_table, load_scenarios, pick_case
 
 from sft_utils.artifacts import write_text
 
@@ -69,6 +70,8 @@ def stream_rows(n: int, seed: int) -> Iterator[tuple[str, str]]:
 
     Kinds occur at the rates of raw.jsonl (planted count / `RAW_SIZE`). A duplicate repeats one of
     the last `RECENT` clean rows, a leak one of test.jsonl; its line has another id and thread.
+    About half of the clean rows share their wording with one other row, of another customer with
+    other facts: these are no duplicates.
 
     Args:
         n: Number of lines.
@@ -77,17 +80,24 @@ def stream_rows(n: int, seed: int) -> Iterator[tuple[str, str]]:
         An iterator of (line without newline, kind of defect or "" for a clean row).
     """
     rng = Random(seed)
-    cases = case_table([one for one in load_scenarios() if one.id not in HELD_OUT])
+    supply = _Supply(rng)
     test = list(read_rows(HERE / "test.jsonl"))
     recent: deque[Row] = deque(maxlen=RECENT)
     counts = {**COPIES, **{kind: number for kind, (number, _) in DAMAGES.items()}}
     kinds = ["", *counts]
     weights = [RAW_SIZE - sum(counts.values()), *counts.values()]
     for number in range(1, n + 1):
-        kind = rng.choices(kinds, weights)[0]
+        kind = pick_weighted(rng, kinds, weights)
+        originals = test if kind.startswith("leakage") else recent
         item = None
         while item is None:
-            item = _stream_item(rng, kind, cases, test if "leak" in kind else recent)
+            if kind in COPIES and originals:
+                copy = lookalikes.exact_copy if "exact" in kind else lookalikes.near_copy
+                item = copy(rng, originals[rng.randrange(len(originals))])
+            elif kind in DAMAGES:
+                item = DAMAGES[kind][1](rng, _stream_row(supply.mail()))
+            else:
+                kind, item = "", Item(row=_stream_row(supply.mail()))
         item.row["id"] = f"s-{number:07}"
         item.row["thread"] = f"c-{number:07}"
         if not kind:
@@ -95,19 +105,23 @@ def stream_rows(n: int, seed: int) -> Iterator[tuple[str, str]]:
         yield to_line(item), kind
 
 
-def _stream_item(
-    rng: Random, kind: str, cases: Cases, originals: list[Row] | deque[Row]
-) -> Item | None:
-    if kind in COPIES and originals:
-        original = originals[rng.randrange(len(originals))]
-        copy = lookalikes.exact_copy if "exact" in kind else lookalikes.near_copy
-        return copy(rng, original)
-    mail = write_mail(rng, *pick_case(rng, cases))
-    # a short mail without names could repeat another one by chance
-    while not (mail.ticket["order_id"] or mail.ticket["product"] or mail.ticket["customer"]):
-        mail = write_mail(rng, *pick_case(rng, cases))
-    row = _stream_row(mail)
-    return DAMAGES[kind][1](rng, row) if kind in DAMAGES else Item(row=row)
+class _Supply:
+    """Mails for a stream: every other one has the wording of an earlier one, with other facts."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.cases = case_table([one for one in load_scenarios() if one.id not in HELD_OUT])
+        self.once: list[Mail] = []  # mails whose wording was used once
+
+    def mail(self) -> Mail:
+        if len(self.once) > RECENT or (self.once and self.rng.random() < 0.5):
+            return retell(self.rng, self.once.pop(self.rng.randrange(len(self.once))))
+        while True:
+            mail = write_mail(self.rng, *pick_case(self.rng, self.cases))
+            # a short mail without names could repeat another one by chance
+            if any(mail.ticket[key] for key in ("order_id", "product", "customer")):
+                self.once.append(mail)
+                return mail
 
 
 def _stream_row(mail: Mail) -> Row:

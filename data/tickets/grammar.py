@@ -12,8 +12,10 @@ from typing import Any
 import voices
 from case import Facts, draw_facts
 from composer import Composer
+from draw import pick_weighted
 from scenarios import Scenario
 from speech import Speech
+from written import pick_money
 
 STYLES = {
     "plain": 24,
@@ -36,11 +38,16 @@ SMALL_LETTERS = {"typos": 0.45, "terse": 0.12}  # share of the style written wit
 class Mail:
     """A finished mail with its ticket."""
 
-    text: str
+    marked: str  # the text with the marks of its labelled spans, see voices.py
     ticket: dict[str, Any]
     style: str
     scenario: str
     facts: Facts
+
+    @property
+    def text(self) -> str:
+        """The mail as the customer sent it."""
+        return voices.show(self.marked)
 
 
 def write_mail(
@@ -63,7 +70,7 @@ def write_mail(
     """
     if not style:
         styles = [one for one in STYLES if not (one == "angry" and scenario.calm)]
-        style = rng.choices(styles, [STYLES[one] for one in styles])[0]
+        style = pick_weighted(rng, styles, [STYLES[one] for one in styles])
     case = facts or draw_facts(rng, scenario.family, scenario.nouns, scenario.sum)
     speech = Speech(rng, case, _facts_to_say(rng, scenario, style))
     composer = Composer(speech, scenario, action, style, follow_up=facts is not None)
@@ -84,9 +91,40 @@ def write_mail(
         "action": action,
         "urgent": composer.urgent,
     }
-    return Mail(
-        text=voices.show(text), ticket=ticket, style=style, scenario=scenario.id, facts=case
-    )
+    return Mail(marked=text, ticket=ticket, style=style, scenario=scenario.id, facts=case)
+
+
+def retell(rng: Random, mail: Mail) -> Mail:
+    """The same words from another customer, with other facts: a quick way to one more mail."""
+    old = mail.facts
+    new = draw_facts(rng, [old.family], [old.noun + "*" * old.plural], ())
+    # other sums in the mail, unlabelled, are in the same currency and lower or higher
+    value = float(old.money.value)
+    new.money = pick_money(rng, value * 0.95, value * 1.05, old.money.currency)
+    small = mail.marked.islower()
+    texts = {
+        "p": new.product,
+        "o": new.order,
+        "a": new.money.text,
+        "d": new.day.text,
+        "c": new.person.name,
+    }
+    if small:
+        texts = {kind: text.lower() for kind, text in texts.items()}
+    values = {
+        "product": texts["p"],
+        "order_id": new.order,
+        "amount": new.money.value,
+        "currency": new.money.currency,
+        "date": new.day.iso,
+        "customer": texts["c"],
+    }
+    ticket = {
+        key: values[key] if key in values and value is not None else value
+        for key, value in mail.ticket.items()
+    }
+    marked = voices.refill(mail.marked, texts)
+    return Mail(marked=marked, ticket=ticket, style=mail.style, scenario=mail.scenario, facts=new)
 
 
 def _facts_to_say(rng: Random, scenario: Scenario, style: str) -> set[str]:

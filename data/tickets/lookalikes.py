@@ -10,6 +10,7 @@ from scenarios import Cases, pick_case
 from voices import CLOSE, OPEN, misspell, show
 
 GREETING = re.compile(r"^(Subject: [^\n]+\n+)?((?:Hi|Hello|Dear|Good|Hey)\b[^\n]{0,40}[,!])[ \n]")
+FIXED = re.compile(r"(\x02[^\x03]*\x03)|^>.*$|[^\s\x02\x03]*\d[^\s\x02\x03]*", re.MULTILINE)
 GREETINGS = ("Hello,", "Hi,", "Dear team,", "Good morning,", "Hi there,", "Dear support,")
 SYNONYMS = {
     "ordered": "bought",
@@ -35,11 +36,9 @@ SYNONYMS = {
     "a month": "every month",
     "wrong": "incorrect",
     "parcel": "package",
-    "still": "as yet",
-    "nothing": "not a thing",
     "tell me": "let me know",
-    "money": "payment",
 }
+SYNONYM = re.compile(rf"\b(?:{'|'.join(sorted(SYNONYMS, key=len, reverse=True))})\b")
 NATIVE_NAMES = (
     "王伟",
     "Ольга Петрова",
@@ -59,7 +58,7 @@ def exact_copy(rng: Random, row: Row) -> Item:
     mail = mail_of(row)
     form = rng.choice(("identical", "identical", "spaces", "line breaks", "capitals"))
     if form == "spaces":
-        mail = mail.replace(". ", ".  ") + " "
+        mail = re.sub(r"(?<=[a-z]{3})\. ", ".  ", mail) + " "
     elif form == "line breaks":
         mail = mail.replace("\n", "\n\n") + "\n"
     elif form == "capitals":
@@ -71,16 +70,20 @@ def near_copy(rng: Random, row: Row) -> Item | None:
     """The same mail with another greeting, other words and typing errors; the facts stay."""
     old, ticket = mail_of(row), ticket_of(row)
     labels = [ticket[key] for key in ("product", "customer") if ticket[key]]
-    fixed = "|".join([*map(re.escape, labels), r"\S*\d\S*", r"^>.*$"])
-    text = re.sub(f"({fixed})", rf"{OPEN}x\1{CLOSE}", old, flags=re.MULTILINE)
+    text = old
+    for label in labels:
+        text = text.replace(label, f"{OPEN}x{label}{CLOSE}")
+    text = FIXED.sub(lambda m: m[0] if m[1] else f"{OPEN}x{m[0]}{CLOSE}", text)
     greeting = GREETING.match(text)
     if greeting:
         text = text[: greeting.start(2)] + rng.choice(GREETINGS) + text[greeting.end(2) :]
     elif not old.startswith("Subject"):
         text = f"{rng.choice(GREETINGS)}\n{text}"
-    words = [word for word in SYNONYMS if re.search(rf"\b{word}\b", text)]
-    for word in rng.sample(words, min(len(words), rng.randrange(1, 4))):
-        text = re.sub(rf"\b{word}\b", SYNONYMS[word], text, count=1)
+    found = list(SYNONYM.finditer(text))
+    for word in sorted(
+        rng.sample(found, min(len(found), rng.randrange(1, 4))), key=re.Match.start, reverse=True
+    ):
+        text = text[: word.start()] + SYNONYMS[word[0]] + text[word.end() :]
     text = show(misspell(text, rng, 0.03))
     kept = all(label in text for label in labels)
     alike = similarity(old, text)

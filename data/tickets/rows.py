@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 LICENCE = "CC-BY-4.0"
 ALIKE = 0.5  # word-triple similarity that no two clean mails reach
 
@@ -32,7 +33,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def dump(value: object) -> str:
     """Compact JSON, non-ASCII letters as they are."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return ENCODER.encode(value)
 
 
 def make_row(

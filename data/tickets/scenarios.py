@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from random import Random
 
+from draw import pick, pick_weighted
 from lexicon import GOODS, MISC, load_phrases
 
 TOPICS = ("billing", "delivery", "defect", "return", "account", "question")
@@ -28,16 +29,16 @@ class Scenario:
     id: str
     topic: str
     family: list[str]  # families of goods and services it can happen to
-    full: list[str]  # openings that stand alone
-    problem: list[str]  # sentences that follow a context or an opening
-    detail: list[str]
-    terse: list[str]
-    subject: list[str]
-    ask: dict[str, list[str]]  # action -> requests
+    full: tuple[str, ...]  # openings that stand alone
+    problem: tuple[str, ...]  # sentences that follow a context or an opening
+    detail: tuple[str, ...]
+    terse: tuple[str, ...]
+    subject: tuple[str, ...]
+    ask: dict[str, tuple[str, ...]]  # action -> requests
     dates: list[str]  # what the date can be: keys of shared.toml [say_date]
     money: str  # what the sum can be: "price", "disputed" or "none"
     nouns: list[str] = field(default_factory=list)  # instead of those of the family
-    sum: list[float] = field(default_factory=list)  # [lowest, highest], instead of family prices
+    sum: tuple[float, ...] = ()  # [lowest, highest], instead of family prices
     product: float = 1.0  # multiplies the chance that the product is named
     context: str = ""  # "none", "looking"; "": the contexts of the family
     asks: bool = False  # every opening asks for the first action
@@ -78,6 +79,6 @@ def case_table(scenarios: list[Scenario]) -> Cases:
 
 def pick_case(rng: Random, cases: Cases, topic: str = "") -> tuple[Scenario, str]:
     """Draw a scenario and an action it allows: topics evenly, actions by `ACTION_WEIGHTS`."""
-    actions, weights, by_action = cases[topic or rng.choice(TOPICS)]
-    action = rng.choices(actions, weights)[0]
-    return rng.choice(by_action[action]), action
+    actions, weights, by_action = cases[topic or pick(rng, TOPICS)]
+    action = pick_weighted(rng, actions, weights)
+    return pick(rng, by_action[action]), action

@@ -1,11 +1,13 @@
 """What one mail can say: its facts, which of them are still unsaid, and the words that fit them."""
 
 import re
+from collections.abc import Set
 from dataclasses import dataclass, field
 from random import Random
 
 import template
 from case import Facts, decoy
+from draw import pick, pick_weighted
 from lexicon import MISC
 from voices import CLOSE, OPEN
 
@@ -61,15 +63,33 @@ class Speech:
         """Expand a template."""
         return template.expand(template.parse(text), self)
 
-    def choose(self, options: list[str]) -> str | None:
-        """Expand one feasible template; those that say unsaid facts are preferred."""
-        fitting = [pair for pair in template.fitting(options, self) if pair[0] not in self.used]
-        if not fitting:
-            return None
-        weights = [1 + 1.5 * len(clause.facts & self.left) for _, clause in fitting]
-        chosen = self.rng.choices(fitting, weights)[0][0]
-        self.used.add(chosen)
-        return self.tell(chosen)
+    def choose(
+        self, options: tuple[str, ...], *, asking: bool = True, unsaid: Set[str] = frozenset()
+    ) -> str:
+        """Expand one fitting template, or none; those that say unsaid facts are preferred.
+
+        Args:
+            asking: Whether the clause may ask for the action by itself.
+            unsaid: Facts that the clause has to leave for later.
+        """
+        kept = self.left & unsaid
+        self.left -= kept
+        text = ""
+        if fitting := template.fitting(options, self, asking=asking):
+            weights = [1 + 1.5 * len(clause.facts & self.left) for clause in fitting]
+            chosen = pick_weighted(self.rng, fitting, weights)
+            self.used.add(chosen.text)
+            text = template.expand(chosen.nodes, self)
+        self.left |= kept
+        return text
+
+    def line(self, fact: str) -> str:
+        """One fact as a line of a list."""
+        label = {"order": "Order", "amount": "Amount", "date": "Date", "product": "Product"}[fact]
+        if fact == "order" and self.facts.group != "goods":
+            label = self.facts.group.replace("digital", "invoice").capitalize() + " no."
+        slot = {"product": "name"}.get(fact, fact)
+        return self.tell(f"{label}: {{{slot}}}")
 
     def sign(self) -> str:
         """The customer's name as a label."""
@@ -112,8 +132,8 @@ class Speech:
             forms = {"date": date, "when": f" on {date}", "when2": f"on {date} "}
             return forms.get(slot) or (f" {date}" if slot == "when_since" else f"On {date}")
         if slot == "when_since":
-            return self.rng.choice((" last week", " yesterday", " Monday", " last month"))
-        vague = self.rng.choice(MISC["vague"])
+            return pick(self.rng, (" last week", " yesterday", " Monday", " last month"))
+        vague = pick(self.rng, MISC["vague"])
         if slot == "When_cap":
             return vague[0].upper() + vague[1:]
         if self.vague_used or "date" in self.said or self.rng.random() < 0.5:
@@ -129,11 +149,11 @@ class Speech:
         if slot == "order":
             return "#" + number if self.rng.random() < 0.1 else number
         if self.facts.noun.endswith(("insurance", "policy")):
-            word = self.rng.choice(("policy ", "policy no. ", "policy number "))
+            word = pick(self.rng, ("policy ", "policy no. ", "policy number "))
         elif self.facts.noun.endswith("ticket"):
-            word = self.rng.choice(("ticket no. ", "booking ", "ticket ", "booking reference "))
+            word = pick(self.rng, ("ticket no. ", "booking ", "ticket ", "booking reference "))
         else:
-            word = self.rng.choice(ORDER_WORDS[self.facts.group])
+            word = pick(self.rng, ORDER_WORDS[self.facts.group])
         word += "#" if word.endswith(("order ", "no. ")) and self.rng.random() < 0.08 else ""
         return (word[0].upper() + word[1:] if slot == "Oref" else word) + number
 
@@ -150,13 +170,13 @@ class Speech:
         if not goods and not with_noun and rng.random() < 0.7:
             return name
         if slot == "a_product":
-            article = rng.choice(("a pair of ", "")) if facts.plural else "a "
+            article = pick(rng, ("a pair of ", "")) if facts.plural else "a "
         elif slot == "product":
-            article = rng.choice(("my ", "my ", "the ", "our "))
+            article = pick(rng, ("my ", "my ", "the ", "our "))
         else:
             article = "the "
         if goods and new and rng.random() < 0.09:
-            article += rng.choice(MISC["colours"]) + " "
+            article += pick(rng, MISC["colours"]) + " "
         return article + name + (f" {facts.noun}" if with_noun else "")
 
     def _decoy(self, slot: str) -> str:

@@ -13,6 +13,8 @@ from functools import cache
 from random import Random
 from typing import Protocol
 
+from draw import pick
+
 from sft_utils.errors import DataError
 
 TOKEN = re.compile(r"\{(\w+)\}|([<>|\[\]])|([^{}<>|\[\]]+)")
@@ -35,6 +37,7 @@ class Speaker(Protocol):
 
     rng: Random
     left: set[str]  # facts that are still unsaid
+    used: set[str]  # templates that were said
 
     def can(self, slot: str) -> bool:
         """Whether the slot can be filled now."""
@@ -114,7 +117,9 @@ def _sequence(tokens: list[re.Match[str]], at: int, stop: str) -> tuple[Sequence
 class Clause:
     """A parsed template with what is needed to choose it quickly."""
 
+    text: str
     nodes: Sequence
+    asks: bool  # starts with "!", the mark of a clause that asks for the action itself
     needs: frozenset[str]  # facts that must be unsaid
     facts: frozenset[str]  # facts that it can say
     plain: bool  # `needs` is the whole condition
@@ -128,7 +133,7 @@ def clause(text: str) -> Clause:
     needs = {FACT_OF_SLOT[slot] for slot in slots if slot in FACT_OF_SLOT}
     plain = not any(isinstance(node, Choice) and facts_of((node,)) for node in nodes)
     plain = plain and not any(slot.startswith("other_") or "_amount" in slot for slot in slots)
-    return Clause(nodes, frozenset(needs), facts_of(nodes), plain)
+    return Clause(text, nodes, text[:1] == "!", frozenset(needs), facts_of(nodes), plain)
 
 
 @cache
@@ -157,13 +162,26 @@ def feasible(nodes: Sequence, speaker: Speaker) -> bool:
     )
 
 
-def fitting(texts: list[str], speaker: Speaker) -> list[tuple[str, Clause]]:
-    """The templates that the speaker can say now."""
-    pairs = [(text, clause(text)) for text in texts]
+@cache
+def clauses(texts: tuple[str, ...]) -> tuple[Clause, ...]:
+    """`clause` of each template."""
+    return tuple(map(clause, texts))
+
+
+def fitting(texts: tuple[str, ...], speaker: Speaker, *, asking: bool) -> list[Clause]:
+    """The templates that the speaker can say now and has not said before.
+
+    Args:
+        asking: Whether clauses are allowed that ask for the action by themselves.
+    """
+    left, used = speaker.left, speaker.used
     return [
-        pair
-        for pair in pairs
-        if pair[1].needs <= speaker.left and (pair[1].plain or feasible(pair[1].nodes, speaker))
+        one
+        for one in clauses(texts)
+        if one.needs <= left
+        and one.text not in used
+        and (asking or not one.asks)
+        and (one.plain or feasible(one.nodes, speaker))
     ]
 
 
@@ -177,7 +195,7 @@ def expand(nodes: Sequence, speaker: Speaker, before: str = "") -> str:
             text += speaker.say(node.name, text)
         elif isinstance(node, Choice):
             options = [option for option in node.options if feasible(option, speaker)]
-            text = expand(speaker.rng.choice(options), speaker, text)
+            text = expand(pick(speaker.rng, options), speaker, text)
         elif _wanted(node, nodes[n + 1 :], speaker):
             text = expand(node.parts, speaker, text)
     return text

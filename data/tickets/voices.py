@@ -8,7 +8,15 @@ import re
 from collections.abc import Callable
 from random import Random
 
+from draw import pick
+
+VOICES = ("plain", "terse", "chatty", "angry", "formal", "non_native")
+TYPO_VOICES = ("plain", "terse", "chatty", "angry")
+NO_GREETING = {"terse": 0.75, "angry": 0.45, "chatty": 0.12}
+OPENER_SHARES = {"chatty": 0.6, "angry": 0.6, "formal": 0.4, "non_native": 0.45, "plain": 0.13}
+FILLER_SHARES = {"chatty": 0.75, "angry": 0.5, "formal": 0.3, "non_native": 0.35, "plain": 0.15}
 OPEN, CLOSE = "\x02", "\x03"
+MARK = re.compile(f"{OPEN}.|{CLOSE}")
 SPAN = re.compile(f"({OPEN}[^{CLOSE}]*{CLOSE})")
 ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 NEIGHBOURS = {
@@ -20,7 +28,8 @@ NEIGHBOURS = {
 SPARED = frozenset(
     ("urgent", "asap", "immediately", "today", "right", "away", "once", "deadline", "before")
 )
-FIRST_LETTER = re.compile(r"^((?:\x02[da])?)([a-z])")
+BEFORE_PRODUCT = re.compile(r"\b([Aa])n (?=\x02p)")
+BLANKS, MANY_LINES = re.compile(r" *\n *"), re.compile(r"\n{3,}")
 SENTENCE = re.compile(r"((?:[a-z)%\"]|\x03)(?<!\bno)(?<!\bnr)(?<!\bNo)[.!?] +(?:\x02[da])?)([a-z])")
 VOWEL = re.compile(
     r"\b([Aa]) (?=(?:\x02.)?(?:[aeioAEIO](?!ne\b|u)|u[mnlr](?!i)|U[lmnr](?!i)|[HLMRSX][A-Z]?-))"
@@ -108,7 +117,7 @@ def misspell(text: str, rng: Random, rate: float) -> str:
             return old[:at] + old[at + 1 :]
         if kind < 0.8:
             return old[:at] + old[at] + old[at:]
-        return old[:at] + rng.choice(NEIGHBOURS.get(old[at], old[at])) + old[at + 1 :]
+        return old[:at] + pick(rng, NEIGHBOURS.get(old[at], old[at])) + old[at + 1 :]
 
     text = outside_spans(text, lambda part: re.sub(r"[A-Za-z]{2,}", word, part))
     if rng.random() < 0.5:
@@ -144,31 +153,40 @@ def angry(text: str, rng: Random) -> str:
         text,
         lambda part: re.sub(
             r"(?<=[a-z]{3})\.(?= [A-Z]|\n|$)",
-            lambda dot: rng.choice(("!", "!", "!!")) if rng.random() < 0.2 else dot[0],
+            lambda dot: pick(rng, ("!", "!", "!!")) if rng.random() < 0.2 else dot[0],
             part,
         ),
     )
     loud = re.findall(r"\b(?:never|nothing|again|twice|weeks|still|third|every|nobody|not)\b", text)
     if loud and rng.random() < 0.5:
-        word = rng.choice(loud)
+        word = pick(rng, loud)
         text = outside_spans(text, lambda part: re.sub(rf"\b{word}\b", word.upper(), part))
     return text
 
 
+def refill(text: str, texts: dict[str, str]) -> str:
+    """Put other words into the labelled spans, by the letter of their kind."""
+    text = SPAN.sub(lambda span: span[0][:2] + texts[span[0][1]] + CLOSE, text)
+    text = VOWEL.sub(r"\1n ", BEFORE_PRODUCT.sub(r"\1 ", text))
+    return text.replace(f".{CLOSE}.", f".{CLOSE}")
+
+
 def capital(text: str) -> str:
     """Start with a capital; a labelled name, product or number stays as it is."""
-    return FIRST_LETTER.sub(lambda m: m[1] + m[2].upper(), text)
+    if text.startswith(OPEN):
+        return text[:2] + text[2].upper() + text[3:] if text[1] in "da" else text
+    return text[:1].upper() + text[1:]
 
 
 def finish(text: str, rng: Random, voice: str, *, typos: bool) -> str:
     """Repair what joining clauses left behind, then give the text its voice."""
     # a date such as 3.4. can end a sentence
-    text = re.sub(r"\.\.(?=\s|$)", ".", text.replace(f".{CLOSE}.", f".{CLOSE}"))
+    text = text.replace(f".{CLOSE}.", f".{CLOSE}").replace("..", ".")
     text = VOWEL.sub(r"\1n ", text)
     text = SENTENCE.sub(lambda m: m[1] + m[2].upper(), text)
-    text = re.sub(r" *\n *", "\n", re.sub(r"\n{3,}", "\n\n", text)).strip()
+    text = BLANKS.sub("\n", MANY_LINES.sub("\n\n", text)).strip()
     if voice == "chatty" and rng.random() < 0.15:
-        text += rng.choice((" :)", " 🙂", " 😅", " 🙏", " ☀️"))
+        text += pick(rng, (" :)", " 🙂", " 😅", " 🙏", " ☀️"))
     if voice == "formal":
         text = formal(text)
     if voice == "non_native":
@@ -180,4 +198,4 @@ def finish(text: str, rng: Random, voice: str, *, typos: bool) -> str:
 
 def show(text: str) -> str:
     """Remove the marks of the labelled spans."""
-    return re.sub(f"{OPEN}.|{CLOSE}", "", text)
+    return MARK.sub("", text)

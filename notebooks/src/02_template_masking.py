@@ -26,10 +26,14 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-sabotage_steps: int = 0  # optimizer steps of each sabotaged run; 0 = the profile's default
+sabotage_steps: int = 0  # optimizer steps of each sabotaged run; 0 = default of the profile
 learning_rate: float = 0.002  # of the sabotaged runs
 
 # %%
+from sft_utils import runtime
+
+runtime.quiet()  # before the libraries below are imported: no warnings about kernels and widgets
+
 import copy
 import re
 
@@ -320,8 +324,15 @@ empty = [[*c[:-1], {**c[-1], "content": " "}] if i % 4 == 0 else c for i, c in e
 
 # %%
 healthy = rows_of(study)
-hf_collator = DataCollatorForLanguageModeling(copy.deepcopy(tokenizer), mlm=False)
-hf_collator.tokenizer.pad_token = hf_collator.tokenizer.eos_token  # "no pad token? use eos"
+language_modeling = DataCollatorForLanguageModeling(copy.deepcopy(tokenizer), mlm=False)
+language_modeling.tokenizer.pad_token = tokenizer.eos_token  # "no pad token? use eos"
+
+
+def rebuilds_labels(part):
+    """The stock language-modelling collator: labels are ids, padding masked *by id*."""
+    return language_modeling([{"input_ids": r["input_ids"]} for r in part])
+
+
 SABOTAGE = {  # name: (expected finding, rows that train, conversations as declared, options)
     "healthy": (None, healthy, study, {}),
     "loss on the prompt": ("M1", relabel(study, lambda r: list(r["input_ids"])), study, {}),
@@ -329,7 +340,7 @@ SABOTAGE = {  # name: (expected finding, rows that train, conversations as decla
         study, lambda r: [-100 if x == EOS else x for x in r["labels"]]), study, {}),
     "labels shifted twice": ("M6", relabel(
         study, lambda r: [*r["labels"][1:], -100]), study, {}),
-    "collator rebuilds labels": ("M1", healthy, study, {"data_collator": hf_collator}),
+    "collator rebuilds labels": ("M1", healthy, study, {"data_collator": rebuilds_labels}),
     "header ends in a space": ("C10", rows_of(study, chat_template=spaced), study, {}),
     "another system prompt": ("C8", rows_of(silent), study, {}),
     "another family's template": ("C1", foreign(study), study, {}),

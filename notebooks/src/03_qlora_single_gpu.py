@@ -26,13 +26,17 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-max_steps: int = 0  # optimizer steps; 0 = one pass over the rows (times epochs)
-learning_rate: float = 0.0  # 0 = chosen by the range test
+max_steps: int = 0  # optimizer steps; 0 = all rows, epochs of the profile
+learning_rate: float = 0.0  # peak rate; 0 = let the range test choose
 rank: int = 16  # LoRA rank on all linear layers
 forgetting_budget: float = 0.5  # nats per token that general answers may lose
 report_to: str = "wandb"  # wandb (offline unless WANDB_MODE says otherwise) | none
 
 # %%
+from sft_utils import runtime
+
+runtime.quiet()  # before the libraries below are imported: no warnings about kernels and widgets
+
 import dataclasses
 import math
 import shutil
@@ -76,11 +80,13 @@ P = run.profile
 tokenizer = modeling.load_tokenizer(P)
 prompted = require("00_is_sft_the_right_tool", profile)
 curated = require("01_data_preparation", profile)
-train_rows = tickets.read_rows(handed_file(curated, "train"), P.train_rows)
+pool = tickets.read_rows(handed_file(curated, "train"))
+train_rows = tickets.prefer_handwritten(pool, P.train_rows)
 val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
 conversations = [tickets.conversation(row) for row in train_rows]
 encoded = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
-takeaway(f"{len(encoded)} training rows, {sum(len(r['input_ids']) for r in encoded):,} tokens, "
+by_hand = sum(r["source"] == "handwritten" for r in train_rows)
+takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {sum(len(r['input_ids']) for r in encoded):,} tokens, "
          f"{sum(map(masking.supervised, encoded)):,} of them supervised; {len(val_rows)} to validate.")
 
 # %%

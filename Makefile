@@ -1,0 +1,111 @@
+# Bare `make` lists what there is. Every target prepares the environment first, which is quick
+# when nothing changed. Values reach the tools through the environment, so that quotes, spaces
+# and other shell characters in them stay as typed.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PROFILE ?= cpu
+NB ?=
+PARAMS ?=
+RUN ?=
+FROM ?=
+YES ?=
+FORCE ?=
+ARGS ?=
+VENV ?= .venv
+PYTHON ?= python3
+export PROFILE NB PARAMS RUN FROM VENV
+
+py := "$$VENV/bin/python"
+nbrun := $(py) -m sft_utils.nbrun
+params := $(if $(PARAMS),--param "$$PARAMS") $(if $(FORCE),--force)
+
+# Refused before anything is set up: a target that cannot work without a value.
+ifneq (,$(filter nb adopt,$(MAKECMDGOALS)))
+ifeq (,$(NB))
+$(error this target needs NB=, for example: make nb NB=03)
+endif
+endif
+ifneq (,$(filter reproduce,$(MAKECMDGOALS)))
+ifeq (,$(RUN))
+$(error this target needs RUN=, for example: make reproduce RUN=3fa9)
+endif
+endif
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo "  PROFILE=$(PROFILE) (smoke cpu gpu-16gb gpu-24gb gpu-80gb multi-gpu)  VENV=$(VENV)"
+	@echo "  for example: make nb NB=03 PARAMS=\"max_steps=10 seed=3\""
+
+.PHONY: setup
+setup: ## create or update the environment and the base model (PYTHON=, VENV=)
+	@$(PYTHON) sft_utils/bootstrap.py --venv "$$VENV"
+
+.PHONY: nb
+nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1
+	@$(nbrun) run --nb "$$NB" --profile "$$PROFILE" $(params)
+
+.PHONY: run-all
+run-all: setup ## run all notebooks in order; skips unchanged ones, continues after a failure
+	@$(nbrun) run-all --profile "$$PROFILE" $(params)
+
+.PHONY: list
+list: setup ## list the notebooks, their questions, times and needs
+	@$(nbrun) list --profile "$$PROFILE"
+
+.PHONY: publish
+publish: setup ## publish finished runs: notebooks (cpu), reference results, README tables (NB=)
+	@$(nbrun) publish --nb "$${NB:-all}" --profile "$$PROFILE"
+
+.PHONY: adopt
+adopt: setup ## bring an edited notebook back into notebooks/src: NB=03, FROM=file.ipynb, YES=1
+	@$(nbrun) adopt --nb "$$NB" $(if $(FROM),--from "$$FROM") $(if $(YES),--yes)
+
+.PHONY: verify
+verify: setup ## name every published notebook that is stale, edited by hand or unfit
+	@$(nbrun) verify
+
+.PHONY: regress
+regress: setup ## compare this machine's results with the committed ones (PROFILE=, NB=)
+	@$(py) -m sft_utils.regress compare --profile "$$PROFILE" $(if $(NB),--nb "$$NB")
+
+.PHONY: reproduce
+reproduce: setup ## replay a recorded run and compare exactly: RUN=id
+	@$(py) -m sft_utils.regress reproduce --run "$$RUN"
+
+.PHONY: test
+test: setup ## run the tests (ARGS= for pytest)
+	@$(py) -m pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## check style
+	@$(py) -m ruff check .
+	@$(py) -m ruff format --check sft_utils
+
+.PHONY: format
+format: setup ## format the package
+	@$(py) -m ruff check --fix .
+	@$(py) -m ruff format sft_utils
+
+.PHONY: data
+data: setup ## regenerate data/tickets from its phrases
+	@$(py) data/tickets/generate.py
+
+.PHONY: lab
+lab: setup ## open JupyterLab
+	@"$$VENV/bin/jupyter" lab notebooks
+
+.PHONY: clean
+clean: ## list and remove outputs/runs and outputs/reproduce
+	@for part in outputs/runs outputs/reproduce; do \
+	  if [ -d "$$part" ]; then du -h -d 1 "$$part"; rm -rf "$$part"; fi; done
+
+.PHONY: distclean
+distclean: clean ## also remove the converted base model and the environment
+	@if [ -d outputs/models ]; then du -h -d 1 outputs/models; rm -rf outputs/models; fi
+	@if [ -f "$$VENV/pyvenv.cfg" ]; then du -sh "$$VENV"; rm -rf "$$VENV"; fi

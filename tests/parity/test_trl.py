@@ -1,0 +1,111 @@
+"""Our rows against what TRL makes of the same conversations, and what it prevents by itself."""
+
+import copy
+
+import pytest
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
+from sft_utils import masking, preflight
+
+TURN = "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+MARKED = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    "<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['role'] == 'assistant' %}" + TURN + "{% else %}"
+    "{{ message['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def trainer(model, tokenizer, rows, tmp_path, **options):
+    defaults = {
+        "output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none",
+        "per_device_train_batch_size": 2, "gradient_checkpointing": False, "disable_tqdm": True,
+        "max_length": 400,
+    }  # fmt: skip
+    config = SFTConfig(**{**defaults, **options})
+    return SFTTrainer(
+        model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+
+
+def loader_rows(trainer):
+    found = {}
+    for batch in trainer.get_train_dataloader():
+        for ids, labels in preflight.batch_rows(batch):
+            found[tuple(ids)] = labels
+    return found
+
+
+def test_assistant_only_loss_trains_the_same_tokens(tiny, tokenizer, conversations, tmp_path):
+    marked = copy.deepcopy(tokenizer)
+    marked.chat_template = MARKED
+    rows = [{"messages": c} for c in conversations]
+    theirs = loader_rows(trainer(tiny, marked, rows, tmp_path, assistant_only_loss=True))
+    for c in conversations:
+        ours = masking.assistant_labels(tokenizer, c, max_length=400)
+        assert theirs[tuple(ours["input_ids"])] == ours["labels"]
+
+
+def test_pretokenised_rows_arrive_unchanged(tiny, tokenizer, conversations, tmp_path):
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    theirs = loader_rows(trainer(tiny, tokenizer, ours, tmp_path))
+    assert theirs == {tuple(r["input_ids"]): r["labels"] for r in ours}
+
+
+def test_preflight_is_silent_on_a_healthy_trainer(tiny, tokenizer, conversations, tmp_path):
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    healthy = trainer(tiny, tokenizer, ours, tmp_path)
+    assert preflight.check(healthy, conversations, tokenizer) == []
+
+
+def test_preflight_on_packed_batches(tiny, tokenizer, conversations, tmp_path):
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    packed = trainer(tiny, tokenizer, ours, tmp_path, packing=True, max_length=256)
+    assert preflight.check(packed, conversations, tokenizer) == []
+
+
+def test_completion_only_loss_on_messages_is_ignored_and_caught(
+    tiny, tokenizer, conversations, tmp_path
+):
+    """TRL 1.14.2 trains on every token here without a word. Flips when a release fixes it."""
+    rows = [{"messages": c} for c in conversations]
+    silent = trainer(tiny, tokenizer, rows, tmp_path, completion_only_loss=True)
+    findings = preflight.check(silent, conversations, tokenizer)
+    assert [f.id for f in findings] == ["M1"]
+    assert findings[0].count == len(conversations)
+
+
+def test_truncation_by_trl_is_caught(tiny, tokenizer, conversations, tmp_path):
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    short = trainer(tiny, tokenizer, ours, tmp_path, max_length=45)
+    found = {f.id for f in preflight.check(short, conversations, tokenizer)}
+    assert found == {"P1", "P3"}, "cut answers, and rows that TRL drops because nothing is left"
+
+
+def test_trl_refuses_assistant_only_loss_without_markers(
+    tiny, tokenizer, conversations, tmp_path
+):
+    """Prevented by TRL itself: asserted, not rebuilt."""
+    rows = [{"messages": c} for c in conversations]
+    with pytest.raises(ValueError, match="template"):
+        trainer(tiny, tokenizer, rows, tmp_path, assistant_only_loss=True)
+
+
+def test_gradient_accumulation_is_exact(tiny, tokenizer, conversations, tmp_path):
+    """Prevented by TRL itself: (4, 1) and (1, 4) give the same update."""
+    import torch
+
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations[:4]]
+    states = []
+    for size, accumulation in ((4, 1), (1, 4)):
+        model = copy.deepcopy(tiny)
+        run = trainer(
+            model, tokenizer, ours, tmp_path, per_device_train_batch_size=size, max_steps=1,
+            gradient_accumulation_steps=accumulation, optim="sgd", save_strategy="no",
+        )  # fmt: skip
+        run.train()
+        states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert (states[0] - states[1]).abs().max() < 1e-6

@@ -1,0 +1,62 @@
+"""Real training processes: bit-equal repetition, and a kill in the middle."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("train_small.py")
+pytestmark = pytest.mark.slow
+
+
+def command(folder, *arguments):
+    return [sys.executable, str(SCRIPT), str(folder), *arguments]
+
+
+def finished(folder):
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, finished(folder)
+
+
+def same_adapter(a, b):
+    first, second = (load_file(p / "final" / "adapter_model.safetensors") for p in (a, b))
+    return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
+
+
+def test_two_processes_are_bit_equal(undisturbed, tmp_path):
+    folder, result = undisturbed
+    assert finished(tmp_path / "again")["losses"] == result["losses"]
+    assert same_adapter(folder, tmp_path / "again")
+    assert len(set(result["losses"])) == len(result["losses"]) == 6
+
+
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
+    folder = tmp_path / "killed"
+    folder.mkdir()
+    process = subprocess.Popen(command(folder, "5"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 600
+    while not (folder / "paused").exists():
+        assert process.poll() is None, process.stderr.read()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (folder / "result.json").exists()
+    result = finished(folder)
+    assert result["began"] == 4, "continues from the last checkpoint, not from the start"
+    assert same_adapter(undisturbed[0], folder)
+    assert result["losses"] == undisturbed[1]["losses"]
+    assert result["history"] == undisturbed[1]["history"]

@@ -1,0 +1,99 @@
+"""Duplicates and leaks: copies are found, two customers with the same problem are not copies."""
+
+import pytest
+
+from sft_utils import duplicates as d
+from sft_utils.errors import DataError
+
+LONG = (
+    "Hello, my kettle Fjordal-6 stopped working on 3 March after only two weeks of use. "
+    "I tried another socket and it made no difference. Please send me a new one. Ana Ruiz"
+)
+EDITED = LONG.replace("Hello", "Hi there").replace("only two", "just two").replace("new one", "new")
+OTHER = (
+    "Where is my parcel? Tracking has said nothing for six days, the depot does not answer, and "
+    "the birthday is tomorrow. Tell me at once whether it will arrive. Tomasz"
+)
+
+
+def near(text, case, index, key):
+    sketch = index.sketch(d.shingles(text), case)
+    found = index.candidates(sketch)
+    index.add(key, sketch)
+    return found
+
+
+def test_exact_key_ignores_case_and_spacing_only():
+    assert d.exact_key("Where IS\n it?") == d.exact_key("where is it? ")
+    assert d.exact_key("where is it?") != d.exact_key("where is it")
+
+
+def test_shingles_of_short_texts_are_not_empty():
+    assert d.shingles("Hi!") == {("hi",)}
+    assert d.jaccard(d.shingles(""), d.shingles("")) == 1.0
+    assert d.jaccard(d.shingles("hi"), d.shingles("ho")) == 0.0
+
+
+def test_an_edited_copy_is_proposed_and_above_the_threshold():
+    index = d.NearDuplicates()
+    assert near(LONG, "case", index, 1) == []
+    assert near(OTHER, "case", index, 2) == []
+    assert near(EDITED, "case", index, 3) == [1]
+    assert d.ALIKE <= d.jaccard(d.shingles(LONG), d.shingles(EDITED)) < 1
+
+
+def test_the_same_words_about_another_case_are_never_proposed():
+    index = d.NearDuplicates()
+    near(LONG, "Fjordal-6|Ana", index, 1)
+    assert near(LONG, "Fjordal-6|Kofi", index, 2) == []
+    assert near(LONG, "Fjordal-6|Ana", index, 3) == [1]
+
+
+@pytest.mark.parametrize(
+    ("text", "evidence"),
+    [
+        (LONG, "exactly e-1"),
+        (LONG.upper().replace(" ", "\n"), "exactly e-1"),
+        (EDITED, "near e-1"),
+        (LONG.replace("Ana Ruiz", "Kofi").replace("Fjordal-6", "Ilmo 3"), "near e-1"),
+        (f"{OTHER} {OTHER[::-1]} {LONG} and now for something else: {OTHER}", "contains e-1"),
+        (OTHER, None),
+        ("Hello, my kettle stopped working on 3 March. Please send me a new one.", None),
+    ],
+)
+def test_leaks(text, evidence):
+    held = d.HeldOut({"e-1": LONG})
+    found = held.find(text, d.shingles(text), d.exact_key(text))
+    assert (found or "").startswith(evidence or "")
+    assert bool(found) == bool(evidence)
+
+
+def test_a_short_held_out_mail_is_found_and_does_not_match_everything():
+    held = d.HeldOut({"e-1": "Any nuts in the bar?"})
+    for text, leak in (("any nuts in the BAR?", True), ("Are any nuts in the bar?", True),
+                       ("Any chance of nuts next year in the bar car?", False)):  # fmt: skip
+        assert bool(held.find(text, d.shingles(text), d.exact_key(text))) == leak
+
+
+def test_nothing_held_out_is_refused():
+    with pytest.raises(DataError, match="no held-out texts"):
+        d.HeldOut({})
+
+
+def test_all_pairs_is_the_brute_force_answer():
+    sets = [d.shingles(text) for text in (LONG, OTHER, EDITED, LONG)]
+    brute = {
+        (a, b) for b in range(len(sets)) for a in range(b) if d.jaccard(sets[a], sets[b]) >= d.ALIKE
+    }
+    assert d.all_pairs(sets) == brute == {(0, 2), (0, 3), (2, 3)}
+
+
+def test_finders_are_compared_on_known_pairs():
+    finders = {"rensa": d.rensa_pairs, "datasketch": d.datasketch_pairs, "exact": d.all_pairs}
+    results = d.compare_finders([LONG, OTHER, EDITED], [(2, 0)], finders)
+    assert [(r.name, r.planted, r.found) for r in results] == [
+        ("rensa", 1, 1), ("datasketch", 1, 1), ("exact", 1, 1),
+    ]  # fmt: skip
+    assert results[2].false == 0
+    blind = d.compare_finders([LONG, EDITED], [(0, 1)], {"blind": lambda sets: set()})
+    assert blind[0].found == 0

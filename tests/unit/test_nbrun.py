@@ -1,0 +1,558 @@
+"""Run, skip, fail, continue, publish and verify, on a repository of two small notebooks."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nb_repo import MODELS, edit, make_repo, write_result
+
+from sft_utils import nbrun
+from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.nbexec import kernel_env
+from sft_utils.nbflow import expected_s, lock, plan, run_one
+from sft_utils.nbparams import convert, defaults, split
+from sft_utils.nbprogress import Monitor, training_progress
+from sft_utils.nbpublish import publish, verify
+from sft_utils.nbsource import Layout, code_cells, outputs_sha256, parse
+
+KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return make_repo(tmp_path / "a repo")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A repository in which both notebooks have run at cpu; copied by `done`."""
+    layout = make_repo(tmp_path_factory.mktemp("finished") / "a repo")
+    assert nbrun.main(["run-all"], layout) == 0
+    return layout
+
+
+@pytest.fixture
+def done(finished, tmp_path):
+    root = tmp_path / "a repo"
+    shutil.copytree(finished.root, root)
+    return Layout(root=root, runs_root=root / "outputs" / "runs")
+
+
+@pytest.fixture
+def published(done):
+    publish(done, ["00_first", "01_second"], "cpu", MODELS)
+    assert verify(done) == []
+    return done
+
+
+def started(text):
+    """Notebooks that an output says were started."""
+    return [line.split()[0] for line in text.splitlines() if "expected time" in line]
+
+
+def run_second(layout, **options):
+    (run,) = plan(layout, ["01_second"], "cpu", [])
+    write_result(layout.run_file("00_first", "cpu", ".json"))
+    return run_one(run, MODELS, **options)
+
+
+# Parameters
+
+
+def test_defaults_are_read_from_the_source():
+    text = '# %% tags=["parameters"]\nsteps: int = 2  # a = b\nrate: float = 1\nname = "x"\n'
+    assert defaults(parse(text, "x")) == {"steps": 2, "rate": 1.0, "name": "x"}
+
+
+def test_a_parameter_that_cannot_be_typed_is_refused():
+    with pytest.raises(ConfigError, match="'rows' must have a plain"):
+        defaults(parse('# %% tags=["parameters"]\nrows: list = []\n', "x"))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"steps": "7"}, {"steps": 7}),
+        ({"rate": "2e-4"}, {"rate": 2e-4}),
+        ({"rate": 2}, {"rate": 2.0}),
+        ({"loud": "True"}, {"loud": True}),
+        ({"name": "7"}, {"name": "7"}),
+        ({"steps": "2", "loud": "false"}, {}),
+    ],
+)
+def test_parameters_take_the_type_of_their_default(given, expected):
+    assert convert("nb", KNOWN, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"step": "7"}, r"nb has no parameter 'step'; did you mean 'steps'\?"),
+        ({"zzz": "7"}, "no parameter 'zzz'; it has: steps, rate, loud, name"),
+        ({"steps": "7.5"}, "parameter steps of nb must be int, not '7.5'"),
+        ({"steps": True}, "must be int, not True"),
+        ({"loud": "1"}, "must be true or false, not '1'"),
+        ({"rate": "fast"}, "must be float"),
+        ({"profile": "smoke"}, "PROFILE=smoke"),
+    ],
+)
+def test_wrong_parameters_are_refused(given, message):
+    with pytest.raises(ConfigError, match=message):
+        convert("nb", KNOWN, given)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("steps", "not of the form"), ("a=1 a=2", "given twice"), ("a='x", "Close the quote")],
+)
+def test_malformed_parameters_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        split([text])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run", "--nb", "09"], "there is no notebook '09'"),
+        (["run", "--nb", "00", "--profile", "cpuu"], "'cpu'"),
+        (["run", "--nb", "00", "--param", "stepz=1"], "did you mean 'steps'"),
+        (["run-all", "--param", "stepz=1"], "no parameter 'stepz'"),
+        (["publish", "--nb", "x"], "there is no notebook 'x'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(layout, capsys, words, message):
+    assert nbrun.main(words, layout) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_run_all_gives_a_parameter_to_those_that_have_it(layout):
+    first, second = plan(layout, ["00_first", "01_second"], "cpu", ["steps=5"])
+    assert first.params == {"steps": 5}
+    assert second.params == {}
+
+
+def test_a_notebook_without_profile_is_refused(layout):
+    edit(layout, "notebooks/src/01_second.py", 'profile: str = "cpu"', 'profil: str = "cpu"')
+    with pytest.raises(ConfigError, match="01_second has no parameter `profile`"):
+        plan(layout, ["01_second"], "cpu", [])
+
+
+# Running
+
+
+def test_a_finished_run_records_its_cost(finished):
+    result = json.loads(finished.run_file("00_first", "cpu", ".json").read_text())
+    assert result["wall_s"] > 0
+    assert 0.01 < result["peak_rss_gib"] < 4
+    assert result["metrics"]["tuned.f1"]["value"] == 0.5
+    executed = nbformat.read(finished.run_file("00_first", "cpu", ".ipynb"), as_version=4)
+    assert len(executed.cells) == 4, "defaults must not be injected"
+
+
+def test_unchanged_notebooks_are_skipped(done, capsys):
+    assert nbrun.main(["run-all"], done) == 0
+    text = capsys.readouterr().out
+    assert started(text) == []
+    assert text.count("unchanged, skipped (0 s)") == 2
+    assert "tuned.f1 0.500" in text
+    assert "total: 0 s" in text
+
+
+def test_a_changed_module_reruns_what_depends_on_it(done, capsys):
+    edit(done, "sft_utils/unused.py", "1", "2")
+    assert nbrun.main(["run-all"], done) == 0
+    assert started(capsys.readouterr().out) == []
+    edit(done, "sft_utils/constants.py", "0.5", "0.6")
+    assert nbrun.main(["run-all"], done) == 0
+    text = capsys.readouterr().out
+    assert started(text) == ["00_first", "01_second"]
+    assert "expected time: about" in text, "the last run's time must be used"
+
+
+def test_after_a_failure_the_same_command_continues_there(done, capsys):
+    edit(done, "notebooks/src/01_second.py", "    return x / 2", '    raise KeyError("lost")')
+    assert nbrun.main(["run-all"], done) == 1
+    text = capsys.readouterr().out
+    assert started(text) == ["01_second"]
+    for part in (
+        "01_second failed at profile cpu after",
+        "in cell 4/4, The part that reads:",
+        '    tiny.save("01_second"',
+        "KeyError: 'lost'",
+        "at Cell In[",
+        "notebook so far: outputs/runs/cpu/01_second.ipynb",
+        "repeat just this one: make nb NB=01 PROFILE=cpu",
+        "stopped at 01_second",
+    ):
+        assert part in text
+    assert "Traceback" not in text
+    assert done.run_file("01_second", "cpu", ".ipynb").is_file()
+    assert not done.run_file("01_second", "cpu", ".json").exists(), "an old result must not stay"
+    edit(done, "notebooks/src/01_second.py", '    raise KeyError("lost")', "    return x / 2")
+    assert nbrun.main(["run-all"], done) == 0
+    assert started(capsys.readouterr().out) == ["01_second"]
+
+
+def test_the_frame_in_our_module_is_named(layout):
+    edit(layout, "sft_utils/tiny.py", "    result = {", "    int('x')\n    result = {")
+    with pytest.raises(
+        RunnerError, match=r"ValueError: .*\nat File sft_utils/tiny.py:\d+, in save"
+    ):
+        run_second(layout)
+
+
+def test_a_notebook_that_writes_no_result_fails(layout):
+    edit(layout, "notebooks/src/01_second.py", "tiny.save", "print")
+    edit(layout, "notebooks/src/01_second.py", ", parameters={", ", {")
+    with pytest.raises(RunnerError, match="ran to its end but wrote no 01_second"):
+        run_second(layout)
+
+
+def test_a_dead_kernel_is_explained(layout):
+    edit(layout, "notebooks/src/01_second.py", "    return x / 2",
+         "    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)")  # fmt: skip
+    with pytest.raises(RunnerError, match="the kernel was killed, probably out of memory"):
+        run_second(layout)
+
+
+def test_a_cell_that_hangs_is_stopped(layout):
+    edit(
+        layout, "notebooks/src/01_second.py", "    return x / 2", "    import time; time.sleep(99)"
+    )
+    with pytest.raises(RunnerError, match="CellTimeoutError: the cell ran longer than 1 s"):
+        run_second(layout, cell_timeout_s=1)
+
+
+def test_parameters_and_profile_reach_the_notebook(layout, capsys):
+    words = ["run", "--nb", "0", "--profile", "smoke", "--param", "steps=5"]
+    assert nbrun.main(words, layout) == 0
+    result = json.loads(layout.run_file("00_first", "smoke", ".json").read_text())
+    assert result["parameters"] == {"profile": "smoke", "steps": 5}
+    assert nbrun.main(words[:-2], layout) == 0
+    assert len(started(capsys.readouterr().out)) == 2, "other parameters are another run"
+
+
+def test_heartbeats_slow_cells_and_leftover_processes(layout, monkeypatch):
+    monkeypatch.setattr("sft_utils.nbprogress.SLOW_CELL_S", 2.0)
+    progress = {"what": "step", "done": 3, "total": 9, "eta_s": 61}
+    code = (
+        f"    import json, os, pathlib, subprocess, time\n"
+        f"    part = pathlib.Path(os.environ['SFT_RUNS'], 'cpu', '01_second.progress.json')\n"
+        f"    part.write_text(json.dumps({progress}))\n"
+        f"    child = subprocess.Popen(['sleep', '600'], start_new_session=True, stdout=-3)\n"
+        f"    pathlib.Path('child').write_text(str(child.pid))\n"
+        f"    time.sleep(3)\n    return x"
+    )
+    edit(layout, "notebooks/src/01_second.py", "    return x / 2", code)
+    lines = []
+    run_second(layout, heartbeat_s=1.0, show=lines.append)
+    text = "\n".join(lines)
+    assert "time left unknown | cell 4/4, The part that reads | step 3/9, 1 min 01 s left" in text
+    assert any(line.endswith(" s  cell 4/4, The part that reads") for line in lines), "slow cell"
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert not psutil.pid_exists(int((layout.root / "child").read_text()))
+
+
+def test_the_kernel_is_this_interpreter_without_network(layout, tmp_path, monkeypatch):
+    other = tmp_path / "bin"
+    other.mkdir()
+    (other / "python").write_text("#!/bin/sh\nexit 1\n")
+    (other / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other}:{os.environ['PATH']}")
+    spec = tmp_path / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [str(other / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    edit(layout, "notebooks/src/01_second.py", "    return x / 2", "    return [sys.executable,"
+         "\n        os.environ['HF_HUB_OFFLINE'], os.getcwd(), tiny.__file__]")  # fmt: skip
+    edit(layout, "notebooks/src/01_second.py", "def half", "import os, sys\n\n\ndef half")
+    value = run_second(layout).result["metrics"]["tuned.f1"]["value"]
+    assert value == [sys.executable, "1", str(layout.root), str(layout.root / "sft_utils/tiny.py")]
+
+
+def test_the_users_settings_win_and_gpu_profiles_may_download(layout, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+    env = kernel_env(layout, "smoke")
+    assert (env["WANDB_MODE"], env["HF_HUB_OFFLINE"]) == ("online", "1")
+    assert env["PYTHONPATH"].split(os.pathsep) == [str(layout.root), "/elsewhere"]
+    assert "HF_HUB_OFFLINE" not in kernel_env(layout, "gpu-16gb")
+
+
+def test_a_second_run_at_the_same_profile_is_refused(layout, capsys):
+    path = layout.runs_root / "cpu" / ".lock"
+    path.parent.mkdir(parents=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        handle.write("process 1")
+        handle.flush()
+        assert nbrun.main(["run", "--nb", "0"], layout) == 1
+        assert "another run at profile cpu is active (process 1)" in capsys.readouterr().err
+        with lock(layout, "smoke"):
+            pass
+    with lock(layout, "cpu"):
+        assert path.read_text() == f"process {os.getpid()}"
+
+
+def test_interrupt_ends_the_kernel_too(layout):
+    edit(layout, "notebooks/src/01_second.py", "    return x / 2",
+         "    import pathlib, time\n    pathlib.Path('kernel').write_text(str(__import__('os')"
+         ".getpid()))\n    time.sleep(600)")  # fmt: skip
+    write_result(layout.run_file("00_first", "cpu", ".json"))
+    code = (
+        "import sys; from pathlib import Path; from sft_utils.nbrun import main;"
+        "from sft_utils.nbsource import Layout; root = Path(sys.argv[1]);"
+        "sys.exit(main(['run', '--nb', '1'], Layout(root=root, runs_root=root/'outputs'/'runs')))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(layout.root)],
+        cwd=Path(__file__).resolve().parents[2],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    pid_file, end = layout.root / "kernel", time.monotonic() + 60
+    while not (pid_file.is_file() and pid_file.read_text()) and time.monotonic() < end:
+        time.sleep(0.1)
+    kernel = psutil.Process(int(pid_file.read_text()))
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("interrupted;")
+    assert len(error.splitlines()) == 1
+    with contextlib.suppress(psutil.NoSuchProcess):
+        kernel.wait(timeout=5)
+    assert not kernel.is_running()
+
+
+def test_expected_time_falls_back_to_the_reference(layout):
+    assert expected_s(layout, "00_first", "cpu") is None
+    write_result(layout.reference("00_first", "cpu"))
+    assert expected_s(layout, "00_first", "cpu") == 65.0
+    (layout.runs_root / "cpu").mkdir(parents=True)
+    (layout.runs_root / "cpu" / "times.json").write_text('{"00_first": 7}')
+    assert expected_s(layout, "00_first", "cpu") == 7
+
+
+@pytest.mark.parametrize("text", ["", '{"what": "x"', '{"what": "x"}', "[]"])
+def test_unreadable_progress_is_no_error(tmp_path, text):
+    path = tmp_path / "p.json"
+    path.write_text(text)
+    assert training_progress(path) == ""
+    assert training_progress(tmp_path / "absent") == ""
+
+
+def test_time_left_is_said_honestly(layout):
+    monitor = Monitor([], expected_s=100, progress_file=layout.root / "x")
+    assert "about 1 min 40 s left" in monitor.heartbeat()
+    monitor.started -= 200
+    assert "longer than the last run" in monitor.heartbeat()
+
+
+# Publishing
+
+
+def test_publish_writes_notebook_reference_and_readme(published):
+    nb = nbformat.read(published.published("01_second"), as_version=4)
+    nbformat.validate(nb)
+    assert [c.execution_count for c in code_cells(nb)] == [1, 2, 3, 4]
+    assert code_cells(nb)[-1].outputs[0].data["text/plain"] == "0.25"
+    assert set(nb.metadata) == {"kernelspec", "language_info", "sft"}
+    assert all(set(cell.metadata) <= {"tags"} for cell in nb.cells)
+    stamp = nb.metadata.sft
+    assert (stamp.profile, stamp.commit, stamp.dirty) == ("cpu", "c", True)
+    assert stamp.versions == {"torch": "1"}
+    reference = json.loads(published.reference("01_second", "cpu").read_text())
+    assert set(reference["files"]) == {"here"}
+    readme = (published.root / "README.md").read_text()
+    assert "| 00 | Does the first one work? |" in readme
+    assert "| 01_second | `tuned.f1` | 0.250 | 8 | [0.100, 0.900] |" in readme
+    first = nbformat.read(published.published("00_first"), as_version=4)
+    assert "| cpu | tiny | " in first.cells[1].source
+
+
+def test_publish_again_changes_nothing(published):
+    before = {p: p.read_bytes() for p in published.root.rglob("*") if p.is_file()}
+    publish(published, ["00_first", "01_second"], "cpu", MODELS)
+    assert before == {p: p.read_bytes() for p in published.root.rglob("*") if p.is_file()}
+
+
+def test_other_profiles_publish_the_reference_only(published):
+    write_result(published.run_file("00_first", "smoke", ".json"), profile="smoke")
+    with pytest.raises(RunnerError, match="00_first: no finished, unchanged run"):
+        publish(published, ["00_first"], "smoke", MODELS)
+    assert nbrun.main(["run", "--nb", "0", "--profile", "smoke"], published) == 0
+    digest = outputs_sha256(nbformat.read(published.published("00_first"), as_version=4))
+    written = publish(published, ["00_first"], "smoke", MODELS)
+    assert written == ["outputs/reference/smoke/00_first.json", "notebooks/00_first.ipynb"]
+    nb = nbformat.read(published.published("00_first"), as_version=4)
+    assert outputs_sha256(nb) == digest, "only the cost table may change"
+    assert "| smoke | tiny | not measured" not in nb.cells[1].source
+    assert verify(published) == []
+
+
+def test_publish_refuses_a_run_with_other_parameters(done):
+    (run,) = plan(done, ["00_first"], "cpu", ["steps=9"])
+    run_one(run, MODELS)
+    with pytest.raises(RunnerError, match="00_first: no finished, unchanged run with default"):
+        publish(done, ["00_first"], "cpu", MODELS)
+
+
+def test_publish_refuses_stale_and_writes_nothing(done):
+    edit(done, "sft_utils/constants.py", "0.5", "0.7")
+    with pytest.raises(RunnerError, match="nothing published"):
+        publish(done, ["00_first", "01_second"], "cpu", MODELS)
+    assert not done.reference_root.exists()
+    assert not done.published("00_first").exists()
+
+
+def test_publish_refuses_what_verify_would_refuse(layout):
+    edit(layout, "notebooks/src/00_first.py", 'print("gain"', 'print(tiny.__file__, "gain"')
+    (run,) = plan(layout, ["00_first"], "cpu", [])
+    run_one(run, MODELS)
+    with pytest.raises(RunnerError, match="code cell 2 shows a path of this machine"):
+        publish(layout, ["00_first"], "cpu", MODELS)
+
+
+def tampered(layout, change, *, restamp=False):
+    path = layout.published("01_second")
+    nb = nbformat.read(path, as_version=4)
+    change(nb)
+    if restamp:
+        nb.metadata.sft.outputs_sha256 = outputs_sha256(nb)
+    nbformat.write(nb, path)
+    return verify(layout)
+
+
+def test_verify_names_a_changed_source(published):
+    edit(published, "notebooks/src/01_second.py", "x / 2", "x / 3")
+    found = verify(published)
+    assert len(found) == 1
+    assert found[0].startswith("01_second: source changed: code differs in cell 5")
+    assert "make nb NB=01 && make publish NB=01" in found[0]
+
+
+def test_verify_names_changed_text(published):
+    edit(published, "notebooks/src/01_second.py", "that reads", "that writes")
+    assert verify(published)[0].startswith("01_second: markdown differs from source")
+
+
+def test_verify_names_missing_and_orphaned(published):
+    published.published("01_second").rename(published.root / "notebooks" / "07_gone.ipynb")
+    found = verify(published)
+    assert found[0].startswith("01_second: not published")
+    assert found[1].startswith("07_gone: published without a source")
+
+
+def output(nb):
+    return code_cells(nb)[-1].outputs[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "restamp", "message"),
+    [
+        (lambda nb: output(nb).data.update({"text/plain": "0.9"}), False, "outputs edited by hand"),
+        (lambda nb: nb.metadata.pop("sft"), False, "no stamp"),
+        (
+            lambda nb: nb.metadata.sft.update(profile="smoke"),
+            False,
+            "published from profile 'smoke'",
+        ),
+        (lambda nb: nb.metadata.update(widgets={}), False, "widget metadata"),
+        (lambda nb: code_cells(nb)[0].update(execution_count=5), True, "are not 1..4"),
+        (lambda nb: output(nb).data.update({"text/plain": "x" * 500_000}), True, "490 KiB"),
+        (lambda nb: output(nb).data.update({"text/plain": "in /home/jo/x"}), True, "path of this"),
+        (
+            lambda nb: output(nb).data.update({"application/vnd.jupyter.widget-view+json": {}}),
+            True,
+            "code cell 4 shows a widget",
+        ),
+        (
+            lambda nb: code_cells(nb)[0].outputs.append(
+                nbformat.v4.new_output("stream", name="stderr", text="Warning: x\n")
+            ),
+            True,
+            "code cell 1 wrote to stderr: 'Warning: x'",
+        ),
+        (
+            lambda nb: code_cells(nb)[0].outputs.append(
+                nbformat.v4.new_output("error", ename="KeyError", evalue="", traceback=[])
+            ),
+            True,
+            "code cell 1 holds an error: KeyError",
+        ),
+    ],
+)
+def test_verify_names_what_is_unfit(published, change, restamp, message):
+    found = tampered(published, change, restamp=restamp)
+    assert len(found) == 1
+    assert found[0].startswith("01_second: ")
+    assert message in found[0]
+
+
+def test_verify_names_edited_code(published):
+    found = tampered(published, lambda nb: code_cells(nb)[-1].update(source="half(value) + 1"))
+    assert any("code cells edited since the run" in line for line in found)
+
+
+def test_verify_finds_this_repository_in_outputs(published):
+    text = f"{published.root}/data"
+    found = tampered(published, lambda nb: output(nb).data.update(a=text), restamp=True)
+    assert len(found) == 1
+    assert "shows a path of this machine" in found[0]
+
+
+def test_verify_command_exits_1(published, capsys):
+    assert nbrun.main(["verify"], published) == 0
+    published.published("00_first").unlink()
+    assert nbrun.main(["verify"], published) == 1
+    assert "00_first: not published" in capsys.readouterr().out
+
+
+def test_adopt_shows_a_diff_and_writes_only_when_told(published, capsys):
+    source = published.source("01_second").read_text()
+    path = published.published("01_second")
+    assert nbrun.main(["adopt", "--nb", "1"], published) == 0
+    assert "already holds everything" in capsys.readouterr().out
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source += "  # edited"
+    nbformat.write(nb, path)
+    assert nbrun.main(["adopt", "--nb", "1"], published) == 1
+    assert "+half(value)  # edited" in capsys.readouterr().out
+    assert published.source("01_second").read_text() == source
+    assert nbrun.main(["adopt", "--nb", "1", "--yes"], published) == 0
+    adopted = published.source("01_second").read_text()
+    assert adopted == source.replace("\nhalf(value)\n", "\nhalf(value)  # edited\n")
+
+
+def test_adopt_refuses_what_is_no_notebook(layout, tmp_path, capsys):
+    bad = tmp_path / "bad.ipynb"
+    bad.write_text("{")
+    assert nbrun.main(["adopt", "--nb", "0", "--from", str(bad)], layout) == 1
+    assert "is no notebook" in capsys.readouterr().err
+    assert nbrun.main(["adopt", "--nb", "0"], layout) == 2
+    assert "--from" in capsys.readouterr().err
+
+
+def test_list(layout, capsys):
+    assert nbrun.main(["list"], layout) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "00_first  Does the first one work?  (time unknown; needs nothing)",
+        "01_second  And the second?  (time unknown; needs 00)",
+    ]

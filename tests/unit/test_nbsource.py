@@ -1,0 +1,226 @@
+"""Source <-> notebook in both directions, what a notebook depends on, generated tables."""
+
+import nbformat
+import pytest
+from nb_repo import FIRST, MODELS, SECOND, edit, make_repo, write_result
+
+from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.nbdeps import dependencies, state_hash, upstream_closure
+from sft_utils.nbsource import (
+    adopt,
+    build,
+    code_sha256,
+    differences,
+    find_notebook,
+    notebook_names,
+    parse,
+)
+from sft_utils.readme import number, replace_generated, table
+
+HEADER = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n# ---\n\n"  # no display_name
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return make_repo(tmp_path / "a repo")
+
+
+def with_injected(nb):
+    nb.cells.insert(
+        3, nbformat.v4.new_code_cell("steps = 9", metadata={"tags": ["injected-parameters"]})
+    )
+    return nb
+
+
+def test_build_is_deterministic_and_clean(layout):
+    one, two = (nbformat.writes(build(layout, "00_first", MODELS)) for _ in range(2))
+    assert one == two
+    nb = nbformat.reads(one, as_version=4)
+    assert nb.metadata.kernelspec.name == "python3"
+    assert set(nb.metadata) == {"kernelspec", "language_info"}
+    assert len({cell.id for cell in nb.cells}) == len(nb.cells)
+    nbformat.validate(nb)
+
+
+def test_cell_ids_follow_the_source_not_the_cost_table(layout):
+    before = [c.id for c in build(layout, "00_first", MODELS).cells]
+    write_result(layout.reference("00_first", "cpu"))
+    assert [c.id for c in build(layout, "00_first", MODELS).cells] == before
+    edit(layout, "notebooks/src/00_first.py", "gain", "profit")
+    after = [c.id for c in build(layout, "00_first", MODELS).cells]
+    assert after[:-1] == before[:-1]
+    assert after[-1] != before[-1]
+
+
+def test_code_hash_counts_code_only(layout):
+    nb = build(layout, "00_first", MODELS)
+    digest = code_sha256(nb)
+    assert code_sha256(with_injected(nb)) == digest
+    nb.cells[0].source += " edited"
+    assert code_sha256(nb) == digest
+    nb.cells[-1].source += "\n1"
+    assert code_sha256(nb) != digest
+
+
+def test_differences_name_what_changed(layout):
+    source, other = (build(layout, "00_first", MODELS) for _ in range(2))
+    assert differences(source, with_injected(other)) == []
+    other.cells[0].source = "# 00 · Other"
+    other.cells[-1].source = "print(1)"
+    found = differences(source, other)
+    assert found[0].startswith("markdown differs in cell 1")
+    assert found[1].startswith("code differs in cell 4: 'from sft_utils import tiny'")
+    other.cells.pop()
+    assert any("the source has 4, the other 3" in line for line in differences(source, other))
+
+
+def test_a_new_measurement_is_no_difference(layout):
+    before = build(layout, "00_first", MODELS)
+    write_result(layout.reference("00_first", "cpu"))
+    after = build(layout, "00_first", MODELS)
+    assert after.cells[1].source != before.cells[1].source
+    assert differences(before, after) == []
+
+
+@pytest.mark.parametrize("text", [FIRST, SECOND, HEADER + SECOND])
+def test_adopt_round_trip_is_identity(text):
+    assert adopt(text, parse(text, "x")) == text
+
+
+def test_adopt_identity_does_not_depend_on_style(layout):
+    text = FIRST.replace("# %%\nfrom", "\n\n# %%\n\nfrom") + "\n\n"
+    assert adopt(text, parse(text, "x")) == text
+
+
+def test_adopt_takes_the_edit_and_nothing_else(layout):
+    write_result(layout.reference("00_first", "cpu"))
+    nb = with_injected(build(layout, "00_first", MODELS))
+    nb.cells[-1].outputs = [nbformat.v4.new_output("stream", text="old")]
+    nb.cells[0].source += "\n\nAn added line."
+    nb.cells.append(nbformat.v4.new_code_cell("!ls", metadata={"tags": ["x"], "colab": {"a": 1}}))
+    expected = FIRST.replace("work?\n", "work?\n#\n# An added line.\n", 1)
+    assert adopt(FIRST, nb) == expected + '\n# %% tags=["x"]\n# !ls\n'
+
+
+def test_adopt_keeps_other_cells_when_one_is_removed():
+    nb = parse(SECOND, "x")
+    del nb.cells[2]
+    assert adopt(SECOND, nb) == SECOND.replace("# %%\nfrom sft_utils import tiny\n\n", "")
+
+
+def test_adopt_survives_a_cell_marker_inside_a_string():
+    text = '# %%\nx = """\n# %% not a cell\n"""\n\n# %%\ny = 1\n'
+    nb = parse(text, "x")
+    assert adopt(text, nb).count("y = 1") == 1
+
+
+@pytest.mark.parametrize("given", ["0", "00", "00_first", "00_first.py"])
+def test_find_notebook(layout, given):
+    assert find_notebook(layout, given) == "00_first"
+
+
+def test_unknown_notebook_suggests(layout):
+    with pytest.raises(ConfigError, match="Did you mean '00_first'"):
+        find_notebook(layout, "00_frist")
+    with pytest.raises(ConfigError, match="Known: 00_first, 01_second"):
+        find_notebook(layout, "7")
+
+
+def test_sources_that_are_no_notebooks_are_ignored(layout):
+    (layout.root / "notebooks/src/helper.py").write_text("x = 1\n")
+    assert notebook_names(layout) == ["00_first", "01_second"]
+
+
+def test_a_source_without_code_is_refused():
+    with pytest.raises(RunnerError, match=r"00_bad\.py holds no code cell"):
+        parse("# %% [markdown]\n# only text\n", "00_bad")
+
+
+def test_dependencies_are_derived(layout):
+    (layout.root / "data").mkdir()
+    (layout.root / "data/rows.jsonl").write_text("{}\n")
+    edit(layout, "sft_utils/constants.py", "GAIN", 'ROWS = "data/rows.jsonl"\nGAIN')
+    edit(
+        layout,
+        "notebooks/src/01_second.py",
+        "    return x / 2",
+        '    import sft_utils.unused\n    return x / 2, "data/absent.jsonl", "-m sft_utils.nope"',
+    )
+    found = dependencies(layout, "01_second")
+    assert found.upstream == ("00_first",)
+    assert found.modules == ("constants", "tiny", "unused")
+    assert found.data == (layout.root / "data/rows.jsonl",)
+    assert dependencies(layout, "00_first").modules == ("constants", "tiny")
+
+
+def test_a_module_launched_by_name_counts(layout):
+    edit(layout, "notebooks/src/01_second.py", "half(value)\n", 'half(value), "sft_utils.unused"\n')
+    assert "unused" in dependencies(layout, "01_second").modules
+
+
+def test_required_notebooks_must_exist(layout):
+    edit(layout, "notebooks/src/01_second.py", '"00_first"', '"00_frist"')
+    with pytest.raises(RunnerError, match=r"requires '00_frist', but .* does not exist"):
+        upstream_closure(layout, "01_second")
+
+
+def test_invalid_python_is_named(layout):
+    edit(layout, "notebooks/src/01_second.py", "half(value)\n", "!ls\n")
+    with pytest.raises(RunnerError, match=r"01_second.py is no valid Python: .* in line"):
+        dependencies(layout, "01_second")
+
+
+def test_state_hash_sees_what_matters(layout):
+    upstream = layout.run_file("00_first", "cpu", ".json")
+
+    def now(**params):
+        return state_hash(layout, "01_second", "cpu", params)
+
+    seen = [now()]
+    write_result(upstream)
+    seen.append(now())
+    write_result(upstream, wall_s=1.0, manifest={"data": "d", "code": "c", "git": {"commit": "x"},
+                                                 "versions": {"torch": "1"}})  # fmt: skip
+    assert now() == seen[-1], "times and commits of an upstream run must not count"
+    edit(layout, "sft_utils/unused.py", "1", "2")
+    assert now() == seen[-1], "a module that is not imported must not count"
+    write_result(upstream, metrics={"tuned.f1": {"value": 0.6}})
+    seen.append(now())
+    edit(layout, "sft_utils/constants.py", "0.5", "0.6")
+    seen.append(now())
+    seen.append(now(steps=3))
+    (layout.root / "mine.jsonl").write_text("a")
+    seen.append(now(rows="mine.jsonl"))
+    (layout.root / "mine.jsonl").write_text("b")
+    seen.append(now(rows="mine.jsonl"))
+    seen.append(state_hash(layout, "01_second", "smoke", {}))
+    assert len(set(seen)) == len(seen)
+
+
+def test_state_hash_sees_package_versions(layout, monkeypatch):
+    before = state_hash(layout, "00_first", "cpu", {})
+    monkeypatch.setattr("sft_utils.nbdeps.versions", lambda: {"torch": "0"})
+    assert state_hash(layout, "00_first", "cpu", {}) != before
+
+
+def test_cost_table_holds_recorded_runs_only(layout):
+    write_result(layout.reference("00_first", "cpu"), measured_on="2026-11-21", peak_gpu_gib=3)
+    text = build(layout, "00_first", MODELS).cells[1].source
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()[1:-1]]
+    assert rows[3][:3] == ["cpu", "tiny", "1 min 05 s"]
+    assert rows[3][3:] == ["1.2 GiB RAM, 3.0 GiB GPU", "test", "2026-11-21"]
+    assert rows[4] == ["gpu-16gb", "big", "not measured", "not measured", "not measured", ""]
+    assert len(rows) == 2 + len(MODELS)
+
+
+def test_generated_blocks():
+    text = "a <!-- generated:x -->\nold\n<!-- /generated --> b"
+    assert replace_generated(text, "y", "new") == text
+    assert replace_generated(text, "x", r"\1 new") == (
+        "a <!-- generated:x -->\n\\1 new\n<!-- /generated --> b"
+    )
+
+
+def test_tables_survive_their_content():
+    assert table(["a"], [["x | y\nz"]]).splitlines()[-1] == "| x \\| y z |"
+    assert number(True) == "yes"

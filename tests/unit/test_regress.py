@@ -1,0 +1,223 @@
+"""Comparison with the reference, tolerances, and replaying a recorded run."""
+
+import json
+
+import pytest
+from nb_repo import MODELS, edit, make_repo, write_result
+
+from sft_utils import nbrun, regress
+from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.nbcompare import compare, rule_for
+from sft_utils.nbreplay import find_run, replay
+
+RESULT = {
+    "notebook": "00_first",
+    "hardware": "a",
+    "metrics": {
+        "tuned.f1": {"value": 0.5, "n": 8},
+        "train.loss": {"value": 2.0, "n": 1},
+        "train.steps": {"value": 40},
+        "tuned.tokens_per_s": {"value": 100.0},
+    },
+    "checks": [{"name": "works", "value": 1, "bound": "== 1", "passed": True}],
+    "manifest": {"data": "d" * 64, "code": "c", "versions": {"torch": "2.1", "trl": "1"}},
+}
+
+
+def changed(**parts):
+    """A copy of RESULT with some entries of its parts replaced; None removes one."""
+    result = json.loads(json.dumps(RESULT))
+    for part, entries in parts.items():
+        if isinstance(entries, dict):
+            result[part].update(entries)
+            result[part] = {k: v for k, v in result[part].items() if v is not None}
+        else:
+            result[part] = entries
+    return result
+
+
+def values(**metrics):
+    return changed(metrics={k.replace("__", "."): {"value": v} for k, v in metrics.items()})
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return make_repo(tmp_path / "a repo")
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [
+        ("tuned.field_f1", "absolute"),
+        ("tuned_minus_base.exact_match", "absolute"),
+        ("train.final_loss", "relative"),
+        ("base.perplexity", "relative"),
+        ("train.steps", "exact"),
+        ("train.n_rows", "exact"),
+        ("tuned.learning_rate", "exact"),
+        ("tuned.tokens_per_s", "skip"),
+        ("stream.peak_gib", "skip"),
+        ("train.wall_s", "skip"),
+    ],
+)
+def test_rules_go_by_the_metric_name(metric, kind):
+    assert rule_for(metric).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hardware", "n_differences"),
+    [
+        ({"tuned__f1": 0.50}, {"tuned__f1": 0.53}, "a", 0),
+        ({"tuned__f1": 0.50}, {"tuned__f1": 0.531}, "a", 1),
+        ({"train__loss": 2.0}, {"train__loss": 2.0019}, "a", 0),
+        ({"train__loss": 2.0}, {"train__loss": 2.0021}, "a", 1),
+        ({"train__loss": 2.0}, {"train__loss": 2.09}, "b", 0),
+        ({"train__loss": 2.0}, {"train__loss": 2.11}, "b", 1),
+        ({"train__steps": 40}, {"train__steps": 41}, "a", 1),
+        ({"tuned__tokens_per_s": 1.0}, {"tuned__tokens_per_s": 900.0}, "a", 0),
+        ({"tuned__f1": 0.5}, {"tuned__f1": "none"}, "a", 1),
+    ],
+)
+def test_tolerances(old, new, hardware, n_differences):
+    found = compare(values(**old), values(**new) | {"hardware": hardware})
+    assert len(found.differences) == n_differences
+
+
+def test_exact_allows_nothing():
+    assert compare(RESULT, values(tuned__f1=0.5000001), exact=True).differences
+    assert not compare(RESULT, changed(metrics={"tuned.tokens_per_s": {"value": 1}}), exact=True
+                       ).differences  # fmt: skip
+
+
+def test_sizes_missing_and_new_metrics_and_checks_are_named():
+    other = changed(
+        metrics={"tuned.f1": {"value": 0.5, "n": 9}, "train.steps": None, "new.f1": {"value": 1}},
+        checks=[{"name": "works", "value": 0, "bound": "== 1", "passed": False}],
+    )
+    lines = [str(d) for d in compare(RESULT, other).differences]
+    assert lines == [
+        "00_first tuned.f1 (n): reference 8, observed 9, tolerance exact",
+        "00_first train.steps (metric): reference present, observed missing",
+        "00_first new.f1 (metric): reference missing, observed present",
+        "00_first works (check): reference == 1 passed, observed == 1 FAILED",
+    ]
+
+
+def test_the_first_differing_number_comes_first_then_versions_and_hashes():
+    other = changed(
+        metrics={"tuned.f1": {"value": 0.1, "n": 8}, "train.loss": None},
+        manifest={"versions": {"torch": "2.2", "peft": "1"}, "data": "e" * 64},
+        hardware="b",
+    )
+    lines = regress.report(compare(RESULT, other))
+    assert lines[0] == (
+        "first difference: 00_first tuned.f1: reference 0.5, observed 0.1, tolerance 0.03 absolute"
+    )
+    text = "\n".join(lines)
+    for part in (
+        "version of torch: reference 2.1, observed 2.2",
+        "version of trl: reference 1, observed absent",
+        "version of peft: reference absent, observed 1",
+        "00_first data: reference dddddddddddd, observed eeeeeeeeeeee",
+        "hardware: reference a, observed b",
+        "not compared (time, memory, throughput): 00_first tuned.tokens_per_s",
+    ):
+        assert part in text
+    assert lines[-1].endswith(": 2 differences")
+
+
+def test_equal_results_end_with_one_line():
+    lines = regress.report(compare(values(), values()))
+    assert lines[-1] == "4 metrics and checks compared: all equal within tolerance"
+
+
+def test_compare_command(layout, capsys):
+    assert regress.main(["compare"], layout) == 1
+    assert "outputs/reference/cpu holds no result" in capsys.readouterr().err
+    write_result(layout.reference("00_first", "cpu"))
+    assert regress.main(["compare"], layout) == 1
+    assert "observed not run" in capsys.readouterr().out
+    write_result(layout.run_file("00_first", "cpu", ".json"))
+    write_result(layout.reference_root / "cpu" / "bench.json")
+    assert regress.main(["compare", "--nb", "0"], layout) == 0
+    write_result(layout.run_file("00_first", "cpu", ".json"), metrics={"tuned.f1": {"value": 0}})
+    assert regress.main(["compare"], layout) == 1
+    assert capsys.readouterr().out.splitlines()[-1].endswith("2 differences")
+    assert regress.main(["compare", "--profile", "cpuu"], layout) == 2
+    assert regress.main(["compare", "--nb", "9"], layout) == 2
+
+
+def test_unknown_and_ambiguous_ids_list_the_known_ones(layout, capsys):
+    write_result(layout.run_file("00_first", "cpu", ".json"), run_id="abc1")
+    write_result(layout.reference("01_second", "cpu"), run_id="abd2")
+    assert find_run(layout, "abd")["notebook"] == "01_second"
+    assert regress.main(["reproduce", "--run", "zz"], layout) == 2
+    error = capsys.readouterr().err
+    assert "'zz' is not the beginning of any recorded run id" in error
+    assert "abc1  00_first [cpu]" in error
+    with pytest.raises(ConfigError, match="'ab' fits several runs"):
+        find_run(layout, "ab")
+
+
+def test_own_run_is_preferred_to_its_published_copy(layout):
+    write_result(layout.run_file("00_first", "cpu", ".json"), run_id="abc1", hardware="own")
+    write_result(layout.reference("00_first", "cpu"), run_id="abc1", hardware="published")
+    assert find_run(layout, "abc")["hardware"] == "own"
+
+
+def test_reproduce_replays_next_to_the_original(layout, capsys):
+    assert nbrun.main(["run-all", "--param", "steps=3"], layout) == 0
+    original = layout.run_file("00_first", "cpu", ".json").read_bytes()
+    capsys.readouterr()
+    assert regress.main(["reproduce", "--run", "id00"], layout) == 0
+    text = capsys.readouterr().out
+    assert "tuned.f1  0.5       0.5       equal" in text
+    there = layout.root / "outputs" / "reproduce" / "id00cpu" / "cpu" / "00_first.json"
+    assert json.loads(there.read_text())["parameters"] == {"profile": "cpu", "steps": 3}
+    assert layout.run_file("00_first", "cpu", ".json").read_bytes() == original
+
+
+def test_reproduce_hands_over_upstream_results_and_files(layout, capsys):
+    assert nbrun.main(["run-all"], layout) == 0
+    folder = layout.run_file("00_first", "cpu", "")
+    folder.mkdir()
+    (folder / "adapter").write_text("weights")
+    capsys.readouterr()
+    for _ in range(2):
+        assert regress.main(["reproduce", "--run", "id01"], layout) == 0
+        text = capsys.readouterr().out
+        assert "00_first [cpu] taken from outputs/runs/cpu/00_first.json" in text
+    there = layout.root / "outputs/reproduce/id01cpu/cpu/00_first/adapter"
+    assert there.read_text() == "weights"
+
+
+def test_reproduce_makes_missing_upstream_results(layout, capsys):
+    recorded = write_result(
+        layout.reference("01_second", "cpu"), run_id="ref1", metrics={"tuned.f1": {"value": 0.25}}
+    )
+    replayed = replay(layout, recorded, MODELS)
+    assert replayed["metrics"]["tuned.f1"]["value"] == 0.25
+    assert "00_first [cpu] done" in capsys.readouterr().out
+
+
+def test_reproduce_fails_on_the_smallest_difference(layout, capsys):
+    edit(layout, "notebooks/src/00_first.py", "tiny.GAIN, parameters",
+         "tiny.GAIN + int.from_bytes(__import__('os').urandom(4)) * 1e-12, parameters")  # fmt: skip
+    assert nbrun.main(["run", "--nb", "0"], layout) == 0
+    assert regress.main(["reproduce", "--run", "id00"], layout) == 1
+    text = capsys.readouterr().out
+    assert "different" in text
+    assert "first difference: 00_first tuned.f1" in text
+
+
+def test_reproduce_refuses_a_parameter_that_is_gone(layout):
+    recorded = write_result(layout.reference("00_first", "cpu"), parameters={"width": 3})
+    with pytest.raises(ConfigError, match="no parameter 'width'"):
+        replay(layout, recorded, MODELS)
+
+
+def test_reproduce_reports_a_failing_replay(layout):
+    recorded = write_result(layout.reference("00_first", "cpu"))
+    edit(layout, "sft_utils/constants.py", "GAIN", "OTHER")
+    with pytest.raises(RunnerError, match="ImportError: cannot import name 'GAIN'"):
+        replay(layout, recorded, MODELS)
