@@ -21,11 +21,6 @@ def runs_dir(profile: str) -> Path:
     return Path(os.environ.get("SFT_RUNS", ROOT / "outputs" / "runs")) / profile
 
 
-def reference_dir(profile: str) -> Path:
-    """Folder of the committed results at `profile`."""
-    return ROOT / "outputs" / "reference" / profile
-
-
 def display_path(path: Path | str) -> str:
     """The path relative to the repository, so that outputs name no machine."""
     try:

@@ -33,8 +33,9 @@ class Profile:
     smoke_val_rows: int  # quick validation every `eval_steps`
     eval_steps: int  # optimizer steps between quick validations
     test_rows: int  # held-out mails scored at the end (168 exist)
+    probe_rows: int = 64  # general answers whose likelihood measures forgetting
     eval_batch_size: int = 32  # prompts decoded together
-    max_new_tokens: int = 112  # longest gold ticket is below 100 tokens
+    max_new_tokens: int = 96  # the longest gold ticket has 78 tokens
     range_test_steps: int  # steps per learning rate in the range test
     overfit_steps: int  # steps of the planted overfit run
     sabotage_steps: int  # steps of each sabotaged run in 02
@@ -91,6 +92,7 @@ SMOKE = dataclasses.replace(
     smoke_val_rows=4,
     eval_steps=2,
     test_rows=8,
+    probe_rows=8,
     eval_batch_size=8,
     max_new_tokens=24,
     range_test_steps=1,

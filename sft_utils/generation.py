@@ -1,6 +1,6 @@
 """Greedy batched generation with a shared prompt prefix, progress, and answers kept on disk."""
 
-import copy
+import contextlib
 import json
 import time
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_utils import decoding
 from sft_utils.artifacts import read_json, sha256_json, write_json
 from sft_utils.errors import ConfigError
 
@@ -49,8 +50,8 @@ def generate(
     """Greedy answers to prompts that may share a prefix.
 
     The longest common prefix of all prompts (system prompt, few-shot examples) is run once and
-    its keys and values are reused by every batch: for an eight-shot prompt that is most of the
-    work. Prompts are grouped by length, so that padding stays small.
+    its keys and values serve every batch (`decoding`): for an eight-shot prompt that is most of
+    the work. Prompts are grouped by length, so that padding stays small.
 
     Args:
         model: In eval mode.
@@ -74,27 +75,26 @@ def generate(
         saved = read_json(cache)
         if saved["identity"] == identity:
             done = {int(i): answer for i, answer in saved["answers"].items()}
-    prefix, state = None, None
-    started, worked = time.monotonic(), 0
-    for number, batch in enumerate(batches):
-        if all(i in done for i in batch):
-            continue
-        if state is None:
-            prefix = common_prefix(prompts)
-            state = _prefix_state(model, prefix)
-        for i, answer in zip(
-            batch,
-            _decode(model, tokenizer, [prompts[i] for i in batch], prefix, state, max_new_tokens),
-            strict=True,
-        ):
-            done[i] = asdict(answer)
-        worked += 1
-        if cache:
-            write_json(cache, {"identity": identity, "answers": done})
-        if progress:
-            pace = (time.monotonic() - started) / worked
-            report_progress(progress, what, number + 1, len(batches), pace)
+    todo = [batch for batch in batches if not all(i in done for i in batch)]
+    started = time.monotonic()
+    prefix = common_prefix(prompts) if todo and decoding.supports(model) else []
+    with _attention(model, prefix):
+        for worked, batch in enumerate(todo, 1):
+            part = [prompts[i] for i in batch]
+            answers = _decode(model, tokenizer, part, prefix, max_new_tokens)
+            done |= {i: asdict(answer) for i, answer in zip(batch, answers, strict=True)}
+            if cache:
+                write_json(cache, {"identity": identity, "answers": done})
+            if progress:
+                pace = (time.monotonic() - started) / worked
+                finished = len(batches) - len(todo) + worked
+                report_progress(progress, what, finished, len(batches), pace)
     return [Answer(**done[i]) for i in range(len(prompts))]
+
+
+def _attention(model: Any, prefix: list[int]) -> Any:
+    """Shared-prefix attention where the model allows it, otherwise nothing."""
+    return decoding.shared_prefix(model, prefix) if prefix else contextlib.nullcontext()
 
 
 def report_progress(path: Path, what: str, done: int, total: int, pace_s: float) -> None:
@@ -119,53 +119,25 @@ def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
     return list(prompts[0][:length])
 
 
-def _prefix_state(model: Any, prefix: list[int]) -> Any:
-    """Keys and values of the prefix for a batch of one, or None if there is no prefix."""
-    import torch
-    from transformers import DynamicCache
-
-    if not prefix:
-        return None
-    with torch.inference_mode():
-        ids = torch.tensor([prefix], device=model.device)
-        state = DynamicCache(config=model.config)
-        return model(input_ids=ids, past_key_values=state, use_cache=True).past_key_values
-
-
 def _decode(
-    model: Any,
-    tokenizer: Any,
-    prompts: list[list[int]],
-    prefix: list[int],
-    state: Any,
-    max_new_tokens: int,
+    model: Any, tokenizer: Any, prompts: list[list[int]], prefix: list[int], max_new_tokens: int
 ) -> list[Answer]:
-    """One batch: shared prefix, then padding, then each prompt's own part, right-aligned."""
-    import torch
-
-    own = [p[len(prefix) :] for p in prompts]
-    width = max(map(len, own))
-    pad = tokenizer.pad_token_id
-    rows = [prefix + [pad] * (width - len(o)) + o for o in own]
-    mask = [[1] * len(prefix) + [0] * (width - len(o)) + [1] * len(o) for o in own]
-    options: dict[str, Any] = {}
-    if state is not None:
-        shared = copy.deepcopy(state)
-        shared.batch_repeat_interleave(len(prompts))
-        options["past_key_values"] = shared
-    with torch.inference_mode():
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(mask, device=model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=pad,
-            **options,
-        )
+    """One batch of answers."""
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or [])
+    if prefix:
+        rows = decoding.greedy(
+            model,
+            [p[len(prefix) :] for p in prompts],
+            offset=len(prefix),
+            stops=stops,
+            pad=tokenizer.pad_token_id,
+            limit=max_new_tokens,
+        )
+    else:
+        rows = _stock(model, tokenizer, prompts, max_new_tokens)
     answers = []
-    for prompt, row in zip(prompts, output[:, len(prefix) + width :].tolist(), strict=True):
+    for prompt, row in zip(prompts, rows, strict=True):
         end = next((i for i, token in enumerate(row) if token in stops), None)
         new = row if end is None else row[:end]
         answers.append(
@@ -177,6 +149,26 @@ def _decode(
             )
         )
     return answers
+
+
+def _stock(
+    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int
+) -> list[list[int]]:
+    """`model.generate` for models whose attention the shared prefix does not cover."""
+    import torch
+
+    width, pad = max(map(len, prompts)), tokenizer.pad_token_id
+    rows = [[pad] * (width - len(p)) + p for p in prompts]
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    with torch.inference_mode():
+        output = model.generate(
+            input_ids=torch.tensor(rows, device=model.device),
+            attention_mask=torch.tensor(mask, device=model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=pad,
+        )
+    return output[:, width:].tolist()
 
 
 def dump_answers(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -248,19 +248,17 @@ def answer_nll(
 
     from sft_utils.masking import IGNORE, collate
 
-    device = next(model.parameters()).device
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    device = next(inner.parameters()).device
     losses: list[float] = []
     model.eval()
     with torch.inference_mode():
         for i in range(0, len(rows), batch_size):
             batch = {k: v.to(device) for k, v in collate(rows[i : i + batch_size], pad_id).items()}
             labels = batch.pop("labels")[:, 1:]  # (B, T-1)
-            logits = model(**batch).logits[:, :-1]  # (B, T-1, V)
-            for row_logits, row_labels in zip(logits, labels, strict=True):
-                keep = row_labels != IGNORE
-                losses.append(
-                    torch.nn.functional.cross_entropy(
-                        row_logits[keep].float(), row_labels[keep]
-                    ).item()
-                )
+            hidden = inner.model(**batch).last_hidden_state[:, :-1]  # (B, T-1, H)
+            for states, target in zip(hidden, labels, strict=True):
+                keep = target != IGNORE
+                logits = inner.get_output_embeddings()(states[keep]).float()  # (supervised, V)
+                losses.append(torch.nn.functional.cross_entropy(logits, target[keep]).item())
     return losses

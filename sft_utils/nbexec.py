@@ -60,6 +60,9 @@ def kernel_manager(env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManag
     """
 
     class OwnKernelManager(AsyncKernelManager):
+        # Unix sockets: works with the network off (even loopback), and nobody can listen in.
+        transport = "ipc"
+
         kernel_spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
             display_name="Python 3",

@@ -141,9 +141,10 @@ def run_one(
         show=show,
     )
     if not result_file.is_file():
+        repeat = repeat_command(run.notebook, run.profile, run.params)
         raise RunnerError(
             f"{run.notebook} ran to its end but wrote no {result_file.name}. Its checkpoint cell "
-            f"must save the result (artifacts.result_path). Repeat: {_repeat(run)}"
+            f"must save the result (artifacts.result_path). Repeat: {repeat}"
         )
     result = read_json(result_file) | {
         "wall_s": round(cost.wall_s, 1),
@@ -154,10 +155,6 @@ def run_one(
     _record(run, before, cost.wall_s)
     show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
     return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
-
-
-def _repeat(run: Run) -> str:
-    return repeat_command(run.notebook, run.profile, run.params)
 
 
 def _record(run: Run, state: str, wall_s: float) -> None:

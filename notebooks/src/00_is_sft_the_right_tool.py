@@ -25,7 +25,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for everything random
-test_rows: int = 0  # held-out mails to score; 0 = default of the profile
+test_rows: int = 0  # held-out mails to score, 0 means the profile decides
 
 # %%
 import time

@@ -26,7 +26,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-sabotage_steps: int = 0  # optimizer steps of each sabotaged run; 0 = default of the profile
+sabotage_steps: int = 0  # optimizer steps of each sabotaged run, 0 means the profile decides
 learning_rate: float = 0.002  # of the sabotaged runs
 
 # %%

@@ -26,8 +26,8 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-max_steps: int = 0  # optimizer steps; 0 = all rows, epochs of the profile
-learning_rate: float = 0.0  # peak rate; 0 = let the range test choose
+max_steps: int = 0  # optimizer steps, 0 means the profile decides
+learning_rate: float = 0.0  # peak rate, 0 lets the range test choose
 rank: int = 16  # LoRA rank on all linear layers
 forgetting_budget: float = 0.5  # nats per token that general answers may lose
 report_to: str = "wandb"  # wandb (offline unless WANDB_MODE says otherwise) | none
@@ -145,7 +145,8 @@ takeaway(f"{trainable:,} of {total:,} parameters train ({trainable / total:.1%})
 # their cosine be?
 
 # %%
-probe = {k: v.to(model.device) for k, v in masking.collate(encoded[:2], 0).items()}
+by_length = sorted(encoded, key=lambda r: len(r["input_ids"]))
+probe = {k: v.to(model.device) for k, v in masking.collate(by_length[:2], 0).items()}
 
 
 def gradient(m):
@@ -211,7 +212,6 @@ def run_steps(rows, rate, steps, batch_size=4):
 
 
 # %%
-by_length = sorted(encoded, key=lambda r: len(r["input_ids"]))
 small = by_length[len(by_length) // 10 : len(by_length) // 2][::3]
 val_encoded = [
     masking.assistant_labels(tokenizer, tickets.conversation(r), max_length=P.max_length)
@@ -248,7 +248,7 @@ takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {ra
 
 # %%
 copy = None if P.is_gpu else modeling.plain_copy(P)
-general = tickets.read_rows("data/probes/general.jsonl")
+general = tickets.read_rows("data/probes/general.jsonl", P.probe_rows)
 general_rows = [
     masking.assistant_labels(tokenizer, [
         {"role": "user", "content": g["question"]},

@@ -8,14 +8,15 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors"},
-    {"artifacts", "bootstrap"},
-    {"basemodel", "chat"},
-    {"config", "masking", "scoring"},
-    {"runtime", "manifest", "generation", "nbsource"},
-    {"memory", "modeling", "tickets", "tracking", "data", "nbdeps", "nbparams", "nbprogress"},
-    {"preflight", "training", "report", "grounding", "duplicates", "nbexec", "nbpublish", "readme"},
-    {"curation", "datacard", "nbflow"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
+    {"artifacts"},
+    {"basemodel", "chat", "scoring", "manifest", "readme", "duplicates"},
+    {"config", "masking", "generation", "data", "nbsource", "audit"},
+    {"runtime", "tickets", "modeling", "tracking", "preflight", "filters", "personal"},
+    {"memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
+    {"coverage", "curation", "datacard", "nbexec"},
+    {"nbflow"},
+    {"nbpublish", "nbreplay"},
     {"nbrun", "regress"},
 ]
 """sft_utils/README.md says what each module is for."""

@@ -187,6 +187,7 @@ def test_reproduce_hands_over_upstream_results_and_files(layout, capsys):
         assert regress.main(["reproduce", "--run", "id01"], layout) == 0
         text = capsys.readouterr().out
         assert "00_first [cpu] taken from outputs/runs/cpu/00_first.json" in text
+        assert "01_second [cpu] done" in text, "a replay must really run"
     there = layout.root / "outputs/reproduce/id01cpu/cpu/00_first/adapter"
     assert there.read_text() == "weights"
 
