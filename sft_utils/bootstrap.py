@@ -81,7 +81,23 @@ def install(python: Path) -> None:
     result = pip(python, "--no-deps", "-r", str(LOCK))
     if result.returncode:
         stop(explain(result))
-    # What an editable install does, without a build backend and without network.
+
+
+def create(target: Path, python: Path) -> None:
+    """Create the environment, or repair one that was left half-built (no pip)."""
+    probe = [str(python), "-m", "pip", "--version"]
+    if python.exists() and not subprocess.run(probe, capture_output=True, check=False).returncode:
+        return
+    print(f"setup: creating {target.name} with Python {platform.python_version()}", flush=True)
+    try:
+        venv.create(target, with_pip=True, clear=True)
+    except (subprocess.CalledProcessError, OSError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        stop(f"cannot create {target.name} ({error}). On Debian: apt install python3-venv")
+
+
+def link_checkout(python: Path) -> None:
+    """What an editable install does, without a build backend and without network."""
     code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
     site = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
     (Path(site.stdout.strip()) / "sft_utils_checkout.pth").write_text(f"{ROOT}\n")
@@ -92,16 +108,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     target = parser.parse_args().venv.resolve()
-    check_machine()
     python = target / "bin" / "python"
     stamp = target / "sft-lock.sha256"
     digest = hashlib.sha256(LOCK.read_bytes() + str(ROOT).encode()).hexdigest()
-    if not (python.exists() and stamp.exists() and stamp.read_text() == digest):
+    if (target / "conda-meta").is_dir():
+        # A conda environment (GPU) has its own CUDA torch: never install over it.
+        link_checkout(python)
+    elif not (stamp.exists() and stamp.read_text() == digest):
+        check_machine()
         stamp.unlink(missing_ok=True)
-        if not python.exists():
-            print(f"setup: creating {target.name} with Python {platform.python_version()}")
-            venv.create(target, with_pip=True)
+        create(target, python)
         install(python)
+        link_checkout(python)
         stamp.write_text(digest)
     if not (MODEL_STAMP.exists() or os.environ.get("SFT_MODELS")):
         result = subprocess.run([str(python), "-m", "sft_utils.basemodel"], cwd=ROOT, check=False)

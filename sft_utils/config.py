@@ -51,11 +51,6 @@ class Profile:
                     raise ConfigError(
                         f"profile {self.name!r}: {field.name} = {value}, must be >= {low}"
                     )
-        if self.model != BUNDLED and "/" in self.model and self.device == "cuda":
-            if self.revision is None:
-                raise ConfigError(
-                    f"profile {self.name!r}: hub model {self.model!r} needs a pinned revision"
-                )
 
     @property
     def is_gpu(self) -> bool:
@@ -71,16 +66,16 @@ class Profile:
 CPU = Profile(
     name="cpu",
     device="cpu",
-    batch_size=4,  # more updates from the same rows: field F1 0.70 at 8, 0.83 at 4 in a trial
-    train_rows=960,
+    batch_size=4,  # small: more updates from the same rows (sft_utils/README.md, Decisions)
+    train_rows=1120,
     val_rows=48,
     smoke_val_rows=24,
     eval_steps=60,
     test_rows=168,
-    range_test_steps=6,
+    range_test_steps=5,
     overfit_steps=24,
     sabotage_steps=10,
-    sabotage_rows=16,
+    sabotage_rows=12,
     stream_rows=100_000,
 )
 

@@ -41,7 +41,8 @@ def shared_attention(
     kv = key.shape[1]
     group = heads // kv
     grouped = query.reshape(batch, kv, group * steps, width)
-    past_key, past_value = getattr(module, "shared_prefix", None) or (key[0, :, :0], value[0, :, :0])
+    nothing = (key[0, :, :0], value[0, :, :0])
+    past_key, past_value = getattr(module, "shared_prefix", nothing)  # (kv, P, D)
     split = past_key.shape[1]
     if steps > 1:  # reading the rows: one fused kernel, the prefix repeated for this call only
         keys = torch.cat([past_key.expand(batch, -1, -1, -1), key], 2)

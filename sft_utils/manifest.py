@@ -12,9 +12,9 @@ from sft_utils.artifacts import ROOT, sha256_file, sha256_files, sha256_json
 LOCK = ROOT / "requirements" / "cpu.lock"
 
 PACKAGES = (
-    "accelerate bitsandbytes datasets evaluate jsonschema numpy peft rensa tokenizers torch "
-    "transformers trl unsloth wandb"
-).split()
+    "accelerate", "bitsandbytes", "datasets", "evaluate", "jsonschema", "numpy", "peft", "rensa",
+    "tokenizers", "torch", "transformers", "trl", "unsloth", "wandb",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -29,10 +29,8 @@ def versions() -> dict[str, str]:
 
 
 def lock_hash() -> str:
-    """Hash of the lock file, or of the installed versions where there is none (GPU machines)."""
-    if LOCK.exists():
-        return sha256_file(LOCK)
-    return sha256_json(versions())
+    """Hash of the lock file and of what is really installed: a GPU machine has another set."""
+    return sha256_json([sha256_file(LOCK), versions()])
 
 
 def code_hash(notebook: str) -> str:

@@ -15,7 +15,7 @@ def model_source(profile: Profile) -> tuple[str, str | None]:
     """Where the base model of a profile is: a local directory, or a hub id with its revision.
 
     Raises:
-        ModelError: A local directory without safetensors weights.
+        ModelError: A local directory without safetensors weights, or a hub id without revision.
     """
     if profile.model == BUNDLED:
         return str(bundled_model()), None
@@ -29,6 +29,11 @@ def model_source(profile: Profile) -> tuple[str, str | None]:
         if (path / STAMP).exists():
             verify_model_dir(path)
         return str(path), None
+    if not profile.revision:
+        raise ModelError(
+            f"{profile.model!r} is no local directory, and as a hub id it needs a pinned revision "
+            "(a commit) in its profile"
+        )
     return profile.model, profile.revision
 
 
@@ -85,6 +90,10 @@ def load_model(
         )
     except safetensors.SafetensorError as error:
         raise ModelError(f"{display_path(source)}: corrupt weight file ({error})") from error
+    # Many instruct models ship sampling defaults; evaluation here is greedy and repeatable.
+    model.generation_config.update(
+        do_sample=False, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0
+    )
     if quantization is not None and guard:
         guard_nf4(model)
     return model
@@ -151,22 +160,22 @@ def merge_into(copy: Any, model: Any) -> Any:
     """
     import torch
 
-    plain = dict(copy.named_modules())
+    base = model.get_base_model()
     with torch.no_grad():
-        for name, module in model.get_base_model().named_modules():
-            if hasattr(module, "lora_A"):
-                weight = _dequantised(module.base_layer)
-                for adapter in module.active_adapters:
-                    weight = weight + module.get_delta_weight(adapter).float()
-                plain[name].weight.copy_(weight)
-            elif isinstance(module, torch.nn.Embedding) or "norm" in name.rsplit(".", 1)[-1]:
-                plain[name].weight.copy_(module.weight)
+        for name, target in copy.named_modules():
+            if not hasattr(target, "weight"):
+                continue
+            module = base.get_submodule(name)
+            weight = _dequantised(getattr(module, "base_layer", module))
+            for adapter in getattr(module, "active_adapters", ()):
+                weight = weight + module.get_delta_weight(adapter).float()
+            target.weight.copy_(weight)
     copy.eval()
     return copy
 
 
 def _dequantised(layer: Any) -> Any:
-    """Weights of a linear layer as float32, shape (out, in), whatever they are stored as."""
+    """Weights of a layer as float32, whatever they are stored as."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:
         return layer.weight.detach().float()

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def kernel_env(layout: Layout, profile: str) -> dict[str, str]:
     }
 
 
-def kernel_manager(env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
+def kernel_manager(sockets: Path, env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
     """A kernel manager class that starts this interpreter with `env`.
 
     A kernelspec in the user's home may name another Python; the notebook must see the same
@@ -62,6 +63,7 @@ def kernel_manager(env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManag
     class OwnKernelManager(AsyncKernelManager):
         # Unix sockets: works with the network off (even loopback), and nobody can listen in.
         transport = "ipc"
+        ip = str(sockets / "kernel")
 
         kernel_spec = KernelSpec(
             argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
@@ -118,7 +120,8 @@ def execute(
         show=show,
     )
     try:
-        with monitor, log_file.open("wb") as log:
+        # short-lived and short: a socket path has at most 107 characters
+        with monitor, log_file.open("wb") as log, tempfile.TemporaryDirectory() as sockets:
             papermill.execute_notebook(
                 ready,
                 str(output),
@@ -126,7 +129,9 @@ def execute(
                 kernel_name="python3",
                 progress_bar=False,
                 execution_timeout=cell_timeout_s,
-                kernel_manager_class=kernel_manager(kernel_env(layout, profile), log),
+                kernel_manager_class=kernel_manager(
+                    Path(sockets), kernel_env(layout, profile), log
+                ),
                 on_cell_execute=monitor.cell_start,
                 on_cell_executed=monitor.cell_end,
             )

@@ -5,6 +5,8 @@ The trainer's own batches, taken after its collator, are compared with the senti
 catalogue in sft_utils/README.md. FAIL is for facts, WARN for judgement.
 """
 
+import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -107,7 +109,7 @@ def batch_rows(batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
             yield [ids[i][k] for k in keep], [labels[i][k] for k in keep]
         elif starts is not None:
             cuts = [k for k, p in enumerate(starts[i]) if p == 0] + [len(ids[i])]
-            for a, b in zip(cuts, cuts[1:], strict=False):
+            for a, b in itertools.pairwise(cuts):
                 yield ids[i][a:b], labels[i][a:b]
         else:
             yield ids[i], labels[i]
@@ -135,7 +137,7 @@ def compare_row(
         return
     if got == want:
         return
-    if got in (want[1:] + [0], [0] + want[:-1]):
+    if got in ([*want[1:], 0], [0, *want[:-1]]):
         yield finding("M6", "the mask is shifted by one token", "do not shift labels yourself")
         return
     stops = {t.stop for t in truth.turns}
@@ -221,6 +223,7 @@ def check_batches(
 ) -> Iterator[Finding]:
     """Compare all rows of the trainer's batches with the oracle, and count rows that are gone."""
     truths: dict[tuple[int, ...], tuple[int, Oracle]] = {}
+    known: list[Oracle] = []
     for i, messages in enumerate(conversations):
         try:
             truth = oracle(tokenizer, messages)
@@ -234,31 +237,44 @@ def check_batches(
             )
             continue
         truths[tuple(truth.ids)] = (i, truth)
-    seen: set[tuple[int, ...]] = set()
+        known.append(truth)
+    declared = Counter(tuple(truth.ids) for truth in known)
+    seen: Counter[tuple[int, ...]] = Counter()
     trained = 0
+    unknown_rows: list[int] = []
     unknown: list[Finding] = []  # the search for the nearest row is slow: explain three, count all
-    known = [t for _, t in truths.values()]
     for batch in batches:
         for ids, labels in batch_rows(batch):
             trained += 1
             key = tuple(ids)
             if key in truths:
                 row, truth = truths[key]
-                seen.add(key)
+                seen[key] += 1
                 yield from compare_row(ids, labels, truth, tokenizer, f"row {row}")
             elif known:
                 where = f"trained row {trained - 1}"
+                unknown_rows.append(trained - 1)
                 if len(unknown) < 3:
                     unknown.append(explain_unknown(ids, known, tokenizer, where))
                 yield unknown[-1]
-    if trained < len(conversations):
-        gone = [i for key, (i, _) in truths.items() if key not in seen]
+    lost = max(len(conversations) - trained, (declared - seen).total() - len(unknown_rows))
+    if lost > 0:
+        gone = [truths[key][0] for key in declared - seen]
         yield Finding(
             id="P3",
             severity="FAIL",
-            what=f"{len(conversations) - trained} of {len(conversations)} rows never reach a batch",
+            what=f"{lost} of {len(conversations)} rows never reach a batch",
             where=f"rows {gone[:5]}",
             fix="raise max_length, or drop these rows yourself and say so",
+        )
+    surplus = seen - declared
+    if surplus:
+        yield Finding(
+            id="P7",
+            severity="FAIL",
+            what=f"{surplus.total()} rows are trained more often than they were declared",
+            where=f"rows {[truths[key][0] for key in surplus][:5]}",
+            fix="look for a repeated shard or a packer that copies rows",
         )
 
 

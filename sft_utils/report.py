@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import manifest
-from sft_utils.artifacts import display_path, result_path, sha256_file, write_json
+from sft_utils.artifacts import display_path, result_path, sha256_path, write_json
 from sft_utils.errors import CheckError, ConfigError
 from sft_utils.runtime import Run, hardware, peak_rss_gib
 
@@ -117,8 +117,8 @@ class Checkpoint:
 
     def at_least(self, name: str, value: float, bound: float, *, when: bool = True) -> None:
         """Require value >= bound; with `when=False` the value is recorded, not judged."""
-        if when:
-            self._add(name, value, f">= {bound:g}", value >= bound)
+        judged = f">= {bound:g}" if when else f">= {bound:g}, not judged at this profile"
+        self._add(name, value, judged, value >= bound or not when)
 
     def metric(
         self, name: str, value: Any, n: int | None = None, ci95: list[float] | None = None
@@ -133,8 +133,7 @@ class Checkpoint:
 
     def save_file(self, name: str, path: Path) -> None:
         """Hand a file directly below run.dir on to later notebooks, with its hash."""
-        digest = sha256_file(path) if Path(path).is_file() else ""
-        self.files[name] = {"path": display_path(path), "sha256": digest}
+        self.files[name] = {"path": display_path(path), "sha256": sha256_path(path)}
 
 
 @contextlib.contextmanager
@@ -164,7 +163,7 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
         "profile": run.profile.name,
         "run_id": facts["run_id"],
         "passed": not failed,
-        "hardware": hardware(),
+        "hardware": hardware(run.profile),
         "wall_s": round(time.monotonic() - run.started, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
         "headline": headline,
@@ -190,4 +189,6 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
             f"{len(failed)} of {len(collected.checks)} checks failed, first: {first['name']}: "
             f"{first['value']} is not {first['bound']}"
         )
+    for cache in run.dir.glob("answers-*.json"):  # kept for a resume, which is over
+        cache.unlink()
     print(f"run {facts['run_id']}: {len(collected.checks)} checks passed → {display_path(path)}")

@@ -1,4 +1,4 @@
-"""The start of every notebook: quiet libraries, a device that exists, seeds, one environment line."""
+"""The start of every notebook: quiet libraries, a device that exists, seeds, one line to say so."""
 
 import logging
 import os
@@ -64,7 +64,7 @@ def quiet() -> None:
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     # torch.jit is used inside torch 2.13 itself; nothing here can change that.
-    warnings.filterwarnings("ignore", message=".*torch.jit.*deprecated", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", ".*torch.jit.*deprecated", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
     # ipywidgets is left out on purpose: its state would be stored in every notebook.
     warnings.filterwarnings("ignore", message="IProgress not found")
@@ -115,11 +115,11 @@ def require_device(profile: Profile) -> str:
     return f"{torch.cuda.device_count()} x {properties.name}, {vram_gib:.0f} GiB"
 
 
-def hardware() -> str:
+def hardware(profile: Profile) -> str:
     """Short name of the machine class, without host names: figures are compared within one."""
     import torch
 
-    if torch.cuda.is_available():
+    if profile.is_gpu:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     capability = torch.backends.cpu.get_cpu_capability()
     bf16 = " bf16" if torch.cpu._is_avx512_bf16_supported() else ""
@@ -145,11 +145,10 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    device = require_device(chosen)
     if not chosen.is_gpu:
         # The count is part of the arithmetic: another one changes the last bits of a loss.
         torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
-        device = require_device(chosen)
+    device = require_device(chosen)
     seed_everything(seed)
     print(
         f"{notebook} · profile {chosen.name} · {device} · python "

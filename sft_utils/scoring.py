@@ -146,6 +146,8 @@ def wilson(successes: int, n: int) -> list[float]:
 def rate(hits: Sequence[bool]) -> dict[str, Any]:
     """A proportion as a metric entry: value, n, ci95 (Wilson)."""
     n = len(hits)
+    if not n:
+        raise ConfigError("a proportion of no items: the arm has no rows to score")
     return {"value": sum(hits) / n, "n": n, "ci95": wilson(sum(hits), n)}
 
 

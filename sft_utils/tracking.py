@@ -34,11 +34,15 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     tracker = wandb.init(
         project="sft-notebooks",
+        id=config.get("run_id"),  # a later block with the same id adds to the same run
+        resume="allow",
         name=f"{run.notebook}-{run.profile.name}",
         dir=str(folder),
         mode=os.environ.get("WANDB_MODE", "offline"),
         config=config,
-        settings=wandb.Settings(silent=True, console="off", x_disable_meta=True, x_disable_stats=True),
+        settings=wandb.Settings(
+            silent=True, console="off", x_disable_meta=True, x_disable_stats=True
+        ),
     )
     try:
         yield tracker

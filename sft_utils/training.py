@@ -1,6 +1,7 @@
 """Training that deserves promotion: the task gate, the choice of a checkpoint, and resuming."""
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -59,7 +60,7 @@ class TaskGate(TrainerCallback):
 
     Args:
         evaluate: (model, full) -> {"task": ..., "forgetting": ...}; must not draw random numbers.
-        folder: Receives history.jsonl and one adapter folder per scored step.
+        folder: Receives history.json and one adapter folder per scored step.
         every: Optimizer steps between quick evaluations.
         patience: Quick evaluations without improvement before stopping; 0 never stops.
         progress: File for the runner.
@@ -77,7 +78,6 @@ class TaskGate(TrainerCallback):
         self.evaluate, self.folder = evaluate, Path(folder)
         self.every, self.patience, self.progress = every, patience, progress
         self.history: list[Candidate] = []
-        self.losses: list[dict[str, float]] = []
         self._pace: tuple[float, int] | None = None
 
     @property
@@ -94,11 +94,6 @@ class TaskGate(TrainerCallback):
         if state.global_step and self.history_file.exists():
             saved = json.loads(self.history_file.read_text(encoding="utf-8"))
             self.history = [Candidate(**c) for c in saved if c["step"] <= state.global_step]
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the loss curve."""
-        if logs and "loss" in logs:
-            self.losses.append({"step": state.global_step, "loss": logs["loss"]})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Quick evaluation, early stop, progress."""
@@ -120,8 +115,14 @@ class TaskGate(TrainerCallback):
         if not any(c.step == state.global_step and c.full for c in self.history):
             self._score(kwargs["model"], state.global_step, full=True)
 
-    def finish(self, model: Any, load: Callable[[Any, Path], None]) -> None:
-        """Give the best quick states a full evaluation too, so that an early one can win."""
+    def finish(self, model: Any, last_step: int, load: Callable[[Any, Path], None]) -> None:
+        """Full evaluations that promotion needs: of the end, and of the best quick state.
+
+        A run killed during its last evaluation resumes behind the end of the epoch, where the
+        trainer has nothing left to announce; so the end is scored here if it was not.
+        """
+        if not any(c.step == last_step and c.full for c in self.history):
+            self._score(model, last_step, full=True)
         scored = {c.step for c in self.history if c.full}
         quick = sorted((c for c in self.history if not c.full), key=lambda c: -c.task)
         for candidate in [c for c in quick if c.step not in scored][:1]:
@@ -133,6 +134,11 @@ class TaskGate(TrainerCallback):
         model.eval()
         values = self.evaluate(model, full)
         model.train(was_training)
+        if not all(math.isfinite(v) for v in values.values()):
+            raise ConfigError(
+                f"training diverged: at step {step} the evaluation gave {values}. "
+                "Lower the learning rate."
+            )
         candidate = Candidate(step=step, full=full, **values)
         self.history.append(candidate)
         if save:
@@ -166,22 +172,25 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def train_resumable(trainer: Any, folder: Path) -> int:
+def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
-    A finished run in the folder is cleared first: training again means from the start.
+    A finished run, or the remains of a run with another identity, is cleared first.
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
+        identity: What must be equal for a checkpoint to be continued (run id, rate, steps).
     Returns:
         The step at which training began (0, or that of the checkpoint resumed from).
     Raises:
         StorageError: The disk filled up; the last complete checkpoint is kept.
     """
     folder = Path(folder)
-    if (folder / COMPLETE).exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "identity.json"
+    same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
+    if (folder / COMPLETE).exists() or not same:
+        shutil.rmtree(folder, ignore_errors=True)
+    write_json(mark, identity)
     checkpoint = last_checkpoint(folder)
     began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if checkpoint:

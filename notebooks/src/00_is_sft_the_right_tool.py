@@ -16,7 +16,7 @@
 # **You will be able to** compute a prompt-only baseline with an interval · price a prompt per
 # request · tell a format failure from a content failure · decide between prompting and tuning.
 #
-# **Needs** nothing but `make setup`. **Not covered**: constrained decoding (05), retrieval.
+# **Needs** nothing but `make setup`. **Not covered**: constrained decoding, retrieval.
 
 # %% [markdown]
 # <!-- generated:cost -->
@@ -245,21 +245,26 @@ for key in train_like[0]:
     trivial[key] = max(values, key=values.count) if key in ("topic", "action", "urgent") else None
 constant = [scoring.score(scoring.json.dumps(trivial), tickets.gold(r), tickets.SCHEMA) for r in rows]
 metrics["trivial.field_f1"] = scoring.f1_metric(constant)
-takeaway(f"The constant ticket scores {scoring.field_f1(constant):.3f} field F1 and is always valid.")
+takeaway(f"The constant ticket scores {scoring.field_f1(constant):.3f} field F1; "
+         f"{sum(s.schema_valid for s in constant)} of {len(constant)} times it is schema-valid.")
 
 # %% [markdown]
 # ## How much data would tuning need?
 #
 # Published experience for narrow extraction tasks: a few hundred to a few thousand good examples
 # (LIMA, arXiv 2305.11206, trained on 1,000; InstructGPT, arXiv 2203.02155, on about 13,000). Quality
-# and coverage decide, which is the subject of 01; the curve for this task is measured in 08.
+# and coverage decide, which is the subject of 01; a curve for this task is planned as notebook 08.
 
 # %%
 target = 0.90
-floor = metrics[f"{best}.field_f1"]["ci95"][1]
-decision = "fine-tune" if floor < target else "keep prompting"
+lower, upper = metrics[f"{best}.field_f1"]["ci95"]
+decision = "undecided, score more mails"
+if upper < target:
+    decision = "fine-tune"
+elif lower >= target:
+    decision = "keep prompting"
 takeaway(
-    f"Decision: {decision}. The best prompt ({best}) has field F1 at most {floor:.2f} (upper bound), "
+    f"Decision: {decision}. The best prompt ({best}) has field F1 between {lower:.2f} and {upper:.2f}, "
     f"the product needs {target:.2f}, and its prompt costs "
     f"{mean_tokens[best] / mean_tokens['tuned (later)']:.1f} times the tokens of a tuned model's."
 )
@@ -287,7 +292,8 @@ with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
         if arm in ARMS:
             c.metric(f"{arm}.prompt_tokens", n, n=len(rows))
     c.equal("answers per arm", [len(a) for a in answers.values()], [len(rows)] * len(ARMS))
-    c.true("right mails score above wrong mails", right >= wrong["rotated.field_f1"]["value"])
+    c.true("right mails score above wrong mails",
+           right > wrong["rotated.field_f1"]["value"] or run.profile.name == "smoke")
     shared = {tickets.mail(e) for e in examples} & set(map(tickets.mail, rows))
     c.equal("examples that are test mails", len(shared), 0)
     c.save_file("scored", run.dir / "scored.jsonl")
@@ -296,10 +302,10 @@ with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
 # **Summary**
 # - A prompt-only baseline has a number and an interval before any training begins.
 # - Form and content are different failures, and are measured by different metrics.
-# - The decision follows from the upper bound of the best prompt, the target and the cost per request.
+# - The decision follows from the interval of the best prompt, the target and the cost per request.
 #
 # **What this does not show**: prompting a much larger model may solve the task; constrained decoding
-# repairs the form (05), not the content.
+# repairs the form, not the content.
 #
 # **Exercises**: (1) Reorder the examples and measure again: is the difference larger than the
 # interval? (2) Replace the price by your provider's and find the number of requests at which one

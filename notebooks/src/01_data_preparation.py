@@ -106,7 +106,7 @@ table([{"defect": kind, "note": entry["note"], "excerpt": excerpt(entry["line"])
 # quartile plus three interquartile ranges *of the logarithm*. Quartiles do not move when one row
 # in a hundred is absurd, so the fence may be computed from the raw file.
 
-# %%
+# %% tags=["nbval-check-output"]
 lengths = np.array(curation.mail_lengths(TICKETS / "raw.jsonl"))
 fence = length_fence(lengths)
 beyond = int((lengths > fence).sum())
@@ -171,7 +171,7 @@ table([{k: first[name][k] for k in ("filter", "line", "evidence")}
 # The most valuable filter is the last but three: does the mail hold what the ticket claims? Numbers
 # and dates are compared as a reader would: `1.299,00 €` is 1299.0, and `3.4.` is the third of April.
 
-# %%
+# %% tags=["nbval-check-output"]
 show_source(answers.answer_contradicts)
 mail = "Hi, order kx-48213 of 3.4. was 1.299,00 €. Please refund. Ana"
 for ticket in ({"order_id": "KX-48213", "amount": 1299, "date": "2026-04-03"},
@@ -391,7 +391,7 @@ takeaway(f"{len(empty_cells)} of 36 topic-action pairs have no row, for example 
 # sides, and the validation score is partly memory. So whole conversations are drawn, by a hash of
 # their name: a row added tomorrow does not move the others. Validation has the mix of the test set.
 
-# %%
+# %% tags=["nbval-check-output"]
 VAL_ROWS, HAND_SHARE = 96, 120 / 168  # as many hand-written mails as in the test set
 parts = {"handwritten": round(VAL_ROWS * HAND_SHARE)}
 parts["grammar"] = VAL_ROWS - parts["handwritten"]

@@ -15,7 +15,7 @@
 
 # %% [markdown]
 # **You will be able to** predict the supervised tokens of a conversation · verify a mask against an
-# oracle · choose a sequence length from the data · recognise ten faults that no loss curve shows.
+# oracle · choose a sequence length from the data · recognise faults that no loss curve shows.
 #
 # **Needs** the curated data of 01. **Not covered**: images, tool calls (the preflight covers more).
 
@@ -41,7 +41,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import chat, generation, masking, modeling, preflight, scoring, tickets
@@ -178,8 +178,11 @@ print([int(x != -100) for x in multi["labels"]] == chat.oracle(tokenizer, dialog
 # %%
 model = modeling.load_model(run.profile)
 model.eval()
-batch = masking.collate(encoded[:2], tokenizer.pad_token_id)
-wide = masking.collate(encoded[:2] + [max(encoded, key=lambda r: len(r["input_ids"]))], 0)
+longest_row = max(encoded, key=lambda r: len(r["input_ids"]))
+batch, wide = (
+    {k: v.to(model.device) for k, v in masking.collate(part, tokenizer.pad_token_id).items()}
+    for part in (encoded[:2], [*encoded[:2], longest_row])
+)
 with torch.inference_mode():
     tight = model(**batch).loss.item()
     padded = model(**{k: v[:2] for k, v in wide.items()}).loss.item()
@@ -224,12 +227,12 @@ with expect_error(MaskError, match="cuts an answer"):
 
 # %%
 pair = encoded[:2]
-packed = masking.pack(pair)
-packed.pop("labels")
-second = torch.tensor([pair[1]["input_ids"]])
-begin = len(pair[0]["input_ids"])
-exact = modeling.load_model(run.profile, dtype=torch.float32)
+# float32 shows isolation to the last digits; a large GPU model stays in its own precision
+exact = model if run.profile.is_gpu else modeling.load_model(run.profile, dtype=torch.float32)
 exact.eval()
+packed = {k: v.to(exact.device) for k, v in masking.pack(pair).items() if k != "labels"}
+second = torch.tensor([pair[1]["input_ids"]], device=exact.device)
+begin = len(pair[0]["input_ids"])
 with torch.inference_mode():
     alone = exact(input_ids=second, use_cache=False).logits[0]
     isolated = exact(**packed, use_cache=False).logits[0, begin:]
@@ -267,10 +270,12 @@ def make_trainer(train_rows, **options):
         bf16=False, use_cpu=not run.profile.is_gpu, gradient_checkpointing=False,
         save_strategy="no", report_to="none", disable_tqdm=True, max_length=1024,
     )  # fmt: skip
-    return SFTTrainer(
-        model, config, train_dataset=Dataset.from_list(train_rows),
-        processing_class=options.pop("processing_class", tokenizer), **options,
+    trainer = SFTTrainer(
+        model, config, train_dataset=Dataset.from_list(train_rows), processing_class=tokenizer,
+        **options,
     )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # a table follows; no line per step
+    return trainer
 
 
 # %% tags=["long-ok"]
@@ -294,8 +299,9 @@ def foreign(chats):
     for c in chats:
         context = "".join(head.format(**m) + m["content"] + "<|eot_id|>" for m in c[:-1])
         context += head.format(**c[-1])
-        ids = [tokenizer(t)["input_ids"] for t in (context, c[-1]["content"] + "<|eot_id|>")]
-        result.append({"input_ids": sum(ids, []), "labels": [-100] * len(ids[0]) + ids[1]})
+        head_ids = tokenizer(context)["input_ids"]
+        ids = tokenizer(c[-1]["content"] + "<|eot_id|>")["input_ids"]
+        result.append({"input_ids": head_ids + ids, "labels": [-100] * len(head_ids) + ids})
     return result
 
 
@@ -317,10 +323,10 @@ silent = [[{"role": "system", "content": "You are helpful."}, *c[1:]] for c in s
 empty = [[*c[:-1], {**c[-1], "content": " "}] if i % 4 == 0 else c for i, c in enumerate(study)]
 
 # %% [markdown]
-# ## Break it on purpose, ten times
+# ## Break it on purpose, many times
 #
-# **Predict.** Below are ten runs of the same few steps: one healthy, nine broken by one change each,
-# plus one whose adapter is frozen. For each: will the final loss look worse than the healthy one?
+# **Predict.** Below are runs of the same few steps: one healthy, the others broken by one change
+# each. For each: will the final loss look worse than the healthy one?
 
 # %%
 healthy = rows_of(study)
@@ -394,7 +400,7 @@ def shared_gpt_rows(chats):
 results = {name: sabotaged(name) for name in SABOTAGE}
 
 # %% [markdown]
-# A twelfth fault changes no row at all: the adapter is attached, but nothing is trainable.
+# One more fault changes no row at all: the adapter is attached, but nothing is trainable.
 
 # %%
 modeling.restore_adapter(model, initial)
@@ -419,12 +425,13 @@ for name, result in results.items():
     report.append({
         "run": name,
         "final loss": float(np.mean(result["losses"][-3:])),
-        "schema-valid": sum(s.schema_valid for s in scored) / len(scored),
-        "field F1": scoring.field_f1(scored),
-        "stops": sum(a.stopped for a in result["answers"]) / len(scored),
+        "schema-valid": scoring.rate([s.schema_valid for s in scored]),
+        "field F1": scoring.f1_metric(scored),
+        "stops": scoring.rate([a.stopped for a in result["answers"]]),
         "preflight": ", ".join(f"{f.id} ({f.count}x)" for f in result["found"]) or "clean",
     })  # fmt: skip
-table(report, f"{steps} steps each, answers to n = {len(held_out)} held-out mails")
+table(report, f"{steps} steps each, answers to n = {len(held_out)} held-out mails; with so few mails "
+      "and steps only large differences mean anything")
 
 # %%
 first_loss = results["healthy"]["losses"][0]
@@ -435,7 +442,7 @@ takeaway(f"{len(falling)} of {len(report) - 1} end below the loss at which the h
 
 # %%
 with figure(
-    "The loss curves do not tell the broken runs from the healthy one",
+    f"{len(falling)} of {len(report) - 1} broken runs have a falling loss",
     f"training loss, {steps} steps, profile {run.profile.name}; healthy run in blue",
     alt="; ".join(f"{r['run']}: final loss {r['final loss']:.2f}" for r in report),
 ) as ax:
@@ -443,7 +450,7 @@ with figure(
         healthy_run = name == "healthy"
         colour, width = (COLOURS["sft"], 2.5) if healthy_run else (COLOURS["broken"], 0.9)
         ax.plot(range(1, steps + 1), result["losses"], color=colour, lw=width,
-                label={"healthy": "healthy", "stop token masked": "broken (ten runs)"}.get(name))
+                label={"healthy": "healthy", "stop token masked": "broken"}.get(name))
     ax.set_xlabel("optimizer step")
     ax.set_ylabel("training loss (nats per trained token)")
     ax.set_ylim(bottom=0)
@@ -451,7 +458,8 @@ with figure(
 
 # %% [markdown]
 # **Why.** Each fault changes *what* is learned, not *whether* something is learned. Gradient descent
-# lowers whatever loss it is given.
+# lowers whatever loss it is given. Compare rows of the table: the metric may fall to nothing while the
+# loss stays where it was, and a harmless-looking row is still trained on something that will not be served.
 
 # %%
 missed = [n for n, r in results.items() if r["expected"] and r["expected"] not in
@@ -468,11 +476,12 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
     c.fingerprint("tokenizer", modeling.tokenizer_hash(tokenizer))
     c.fingerprint("base_weights", modeling.weights_hash(run.profile))
     c.equal("rows whose labels differ from the oracle", len(wrong), 0)
-    c.equal("naive mask equals packaged mask", naive["labels"], package["labels"])
+    c.true("naive mask equals packaged mask", naive["labels"] == package["labels"])
+    c.between("loss padded wider minus loss", abs(padded - tight), 0, 0.02)
     c.between("share of tokens trained", supervised / total, 0.05, 0.95)
     c.between("loss by hand minus model loss", abs(by_hand - tight), 0, 0.02)
-    c.between("packed minus alone, largest logit", clean_gap, 0, 1e-3)
-    c.true("an attention mask contaminates packing", mixed_gap > 100 * clean_gap)
+    c.between("packed minus alone, largest logit", clean_gap, 0, 1.0 if run.profile.is_gpu else 1e-3)
+    c.true("an attention mask contaminates packing", mixed_gap > 10 * clean_gap)
     c.equal("rows longer than max_length", int((lengths > run.profile.max_length).sum()), 0)
     c.equal("findings on the healthy run", len(results["healthy"]["found"]), 0)
     c.equal("sabotages not caught before step 1", missed, [])
@@ -481,16 +490,16 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
     c.metric("train.supervised_share", supervised / total, n=len(encoded))
     c.metric("train.tokens_p99", p99, n=len(encoded))
     for r in report:
-        c.metric(f"{re.sub('[^a-z]+', '_', r['run'])}.field_f1", r["field F1"], n=len(held_out))
+        c.metric(f"{re.sub('[^a-z]+', '_', r['run'])}.field_f1", r["field F1"])
 
 # %% [markdown]
 # **Summary**
 # - Labels are ids where the model answers, −100 elsewhere; the stop token is part of the answer.
 # - An oracle that shares no code with the mask turns "looks right" into "equal on every row".
-# - Ten faults that ruin or distort a model leave a loss curve that looks like learning.
+# - Faults that ruin or distort a model leave a loss that falls; the preflight names them before step 1.
 #
-# **What this does not show**: faults nobody thought of; templates of other families (the mutation
-# benchmark covers them); a handful of steps says which way a fault pushes, not how far it goes.
+# **What this does not show**: faults nobody thought of; templates of other families;
+# a handful of steps says which way a fault pushes, not how far it goes.
 #
 # **Exercises**: (1) Break the mask in a way that is not in the table: does the preflight name it?
 # (2) Train the stop-token fault longer: does the share of answers that stop go up? (3) Use

@@ -17,7 +17,7 @@
 # **You will be able to** predict training memory before loading · find a learning rate in a minute ·
 # promote a checkpoint by its task metric under a forgetting budget · state a gain with an interval.
 #
-# **Needs** 00 (prompt-only arms) and 01 (curated data). **Not covered**: several GPUs (04), merging (09).
+# **Needs** 00 (prompt-only arms) and 01 (curated data). **Not covered**: several GPUs, export for serving.
 
 # %% [markdown]
 # <!-- generated:cost -->
@@ -45,12 +45,21 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, BitsAndBytesConfig
+from transformers import AutoConfig, BitsAndBytesConfig, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import (
-    chat, generation, manifest, masking, memory, modeling, preflight, scoring, tickets,
-    tracking, training,
+    chat,
+    generation,
+    manifest,
+    masking,
+    memory,
+    modeling,
+    preflight,
+    scoring,
+    tickets,
+    tracking,
+    training,
 )  # fmt: skip
 from sft_utils.artifacts import handed_file, require, sha256_json
 from sft_utils.errors import ConfigError, expect_error
@@ -93,7 +102,7 @@ takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {sum(len(r['in
 source, revision = modeling.model_source(P)
 config = AutoConfig.from_pretrained(source, revision=revision)
 budget = memory.predict(
-    config, rank=rank, batch_size=P.batch_size, bits=4,
+    config, rank=rank, batch_size=P.batch_size, bits=4, checkpointing=P.is_gpu,
     tokens=max(len(r["input_ids"]) for r in encoded),
     supervised=max(map(masking.supervised, encoded)),
 )  # fmt: skip
@@ -177,8 +186,8 @@ unguarded = cosine_after_eval(get_peft_model(naive, lora))
 del naive
 takeaway(f"Cosine of the gradients before and after one evaluation: {unguarded:.2f} by default, "
          f"{guarded:.2f} with the guard.")
-takeaway("This machine is affected: training without the guard goes on with noise, silently.",
-         when=affected)
+takeaway("This machine is affected: training without the guard goes on with noise, silently."
+         if affected else "This machine's kernels are not affected; the guard costs nothing.")
 
 # %% [markdown]
 # **Why.** The repacked bytes are right for the inference kernel and wrong for backward. Nothing
@@ -219,7 +228,7 @@ val_encoded = [
 ]
 held = sorted(val_encoded, key=lambda r: len(r["input_ids"]))[:12]
 initial = modeling.adapter_state(model)
-RATES = (2e-5, 2e-4, 1e-3, 2e-3, 1e-2)
+RATES = (2e-5, 2e-4, 1e-3, 3e-3, 1e-2)
 ranged = []
 for rate in RATES:
     modeling.restore_adapter(model, initial)
@@ -233,8 +242,9 @@ table(ranged, f"{P.range_test_steps} steps each, held-out n = {len(held)} rows")
 losses = [r["held-out loss"] for r in ranged]
 usable = [x if math.isfinite(x) else float("inf") for x in losses]
 steepest = RATES[int(np.argmin(usable))]
-# The range test is short: the rate that is best for a few steps is at the edge for many.
-rate = learning_rate or min(steepest, 2e-3)
+# Few steps cannot tell good rates apart: take the largest one close to the best.
+close = [r for r, x in zip(RATES, usable, strict=True) if x <= 1.25 * min(usable)]
+rate = learning_rate or max(close)
 takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {rate:g}. The library "
          f"default 2e-5 leaves {ranged[0]['held-out loss'] - min(usable):.2f} nats on the table.")
 
@@ -335,6 +345,7 @@ trainer = SFTTrainer(
     processing_class=tokenizer,
     callbacks=[gate],
 )
+trainer.remove_callback(PrinterCallback)  # the gate prints; the curve follows as a figure
 findings = preflight.check(trainer, conversations, tokenizer)
 preflight.gate(findings)
 
@@ -347,8 +358,9 @@ run.fingerprints |= {
 }
 facts = manifest.build(run)
 rss_before = peak_rss_gib()
+identity = {"run_id": facts["run_id"], "rate": rate, "steps": total_steps}
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"], "manifest": facts}):
-    began = training.train_resumable(trainer, folder)
+    training.train_resumable(trainer, folder, identity)
 
 # %%
 peak = torch.cuda.max_memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
@@ -357,7 +369,8 @@ takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the proces
          f"which {rss_before:.2f} GiB were reached before the first step.")
 smooth = np.convolve([e["loss"] for e in curve], np.ones(9) / 9, mode="valid")
 with figure(
-    f"Training loss falls to {np.mean([e['loss'] for e in curve[-9:]]):.2f} nats per token",
+    f"Training loss goes from {curve[0]['loss']:.2f} to "
+    f"{np.mean([e['loss'] for e in curve[-9:]]):.2f} nats per token",
     f"{len(encoded)} rows, {total_steps} steps, rate {rate:g}, profile {P.name}; bold: mean of 9 steps",
     alt=f"loss {curve[0]['loss']:.2f} at step 1, {curve[-1]['loss']:.2f} at step {total_steps}",
 ) as ax:
@@ -373,7 +386,7 @@ with figure(
 # fair chance.
 
 # %%
-gate.finish(model, modeling.load_adapter_into)
+gate.finish(model, trainer.state.global_step, modeling.load_adapter_into)
 promoted = training.choose(gate.history, budget=forgetting_budget)
 table([
     {**dataclasses.asdict(c), "promoted": "←" if c == promoted else ""} for c in gate.history
@@ -393,7 +406,7 @@ takeaway(f"Step {promoted.step} is promoted: validation F1 {promoted.task:.3f}, 
 # %% [markdown]
 # ## Did it work?
 #
-# The test mails were used for nothing so far. The tuned model gets one line of instructions; the
+# The test mails decided nothing in this notebook so far. The tuned model gets one line of instructions; the
 # prompt-only arms come from 00, same mails, same harness, same template. Hand-written mails are also
 # reported by themselves, because the grammar's mails resemble training data more.
 
@@ -419,10 +432,11 @@ metrics = {}
 for arm, values in scores.items():
     metrics |= scoring.arm_metrics(arm, values)
 hand = [i for i, r in enumerate(test_rows) if r["source"] == "handwritten"]
-metrics |= scoring.arm_metrics("tuned_handwritten", [scores["tuned"][i] for i in hand])
+if hand:
+    metrics |= scoring.arm_metrics("tuned_handwritten", [scores["tuned"][i] for i in hand])
 best = max(("base", "few_shot", "few_shot_8"), key=lambda a: metrics[f"{a}.field_f1"]["value"])
 gain = scoring.f1_difference(scores["tuned"], scores[best])
-ARMS = ("base", "few_shot", "few_shot_8", "tuned", "tuned_handwritten")
+ARMS = ["base", "few_shot", "few_shot_8", "tuned", *["tuned_handwritten"] * bool(hand)]
 NAMES = ("parses", "schema_valid", "field_f1", "exact_match")
 table([{"arm": a, "n": metrics[f"{a}.parses"]["n"], **{m: metrics[f"{a}.{m}"] for m in NAMES}}
        for a in ARMS], "value [95 % interval]; tuned_handwritten: the hand-written mails alone")
@@ -431,12 +445,12 @@ takeaway(f"Tuned against the best prompt ({best}, chosen on this very test set):
 
 # %%
 with figure(
-    f"Tuning adds {gain['value']:.2f} field F1 to the best prompt",
+    f"Tuned against the best prompt: {gain['value']:+.2f} field F1",
     f"n = {len(test_rows)} held-out mails, profile {P.name}, 95 % intervals",
     alt="; ".join(f"{a} {metrics[f'{a}.field_f1']['value']:.3f}" for a in ARMS),
 ) as ax:
-    colours = [COLOURS[c] for c in ("base", "few_shot", "few_shot", "qlora", "qlora")]
-    for y, (arm, colour) in enumerate(zip(ARMS, colours, strict=True)):
+    for y, arm in enumerate(ARMS):
+        colour = COLOURS[{"base": "base", "few_shot": "few_shot"}.get(arm[:8], "qlora")]
         entry = metrics[f"{arm}.field_f1"]
         low, high = entry["ci95"]
         ax.barh(y, entry["value"], color=colour)
@@ -486,7 +500,7 @@ takeaway(f"{sum(same)} of {len(same)} answers are identical; field F1 on these m
 # ## What did it cost?
 #
 # Tuning on one task moves everything else. The probe compares the likelihood of ordinary answers
-# before and after; the budget is a decision, not a law, and 10 studies how to keep more.
+# before and after; the budget is a decision, not a law.
 
 # %%
 after_nll = np.array(general_nll(served(model)))
@@ -519,11 +533,11 @@ table([{"step": c.step, "training loss": loss, "task (held-out)": c.task,
 # %%
 history = [c for _, c in overfit]
 least = min(c.forgetting for c in history)
-strict = least + 0.5 * (history[-1].forgetting - least)
-pick = training.choose(history, budget=max(strict, least))
+allowed = max(forgetting_budget, least)  # the same budget as above
+pick = training.choose(history, budget=allowed)
 takeaway(f"Training loss ends at {overfit[-1][0]:.3f}. 'Last' ships step {history[-1].step} with "
-         f"forgetting {history[-1].forgetting:+.2f}; under a budget of {strict:+.2f} the gate picks "
-         f"step {pick.step} with {pick.forgetting:+.2f} and task {pick.task:.2f} "
+         f"forgetting {history[-1].forgetting:+.2f}; within {allowed:+.2f} the gate picks step "
+         f"{pick.step} with {pick.forgetting:+.2f} and task {pick.task:.2f} "
          f"(last: {history[-1].task:.2f}).")
 with expect_error(ConfigError, match="no checkpoint forgets less"):
     training.choose(history, budget=least - 1)
@@ -559,7 +573,10 @@ generation.dump_answers(run.dir / "scored.jsonl", [
 ])  # fmt: skip
 README = [f"{a}.{m}" for a in ("base", best, "tuned", "tuned_handwritten")
           for m in ("schema_valid", "field_f1")]
+README = [name for name in README if name in metrics]
 README += ["tuned_minus_best_prompt.field_f1", "tuned_minus_base.general_nll"]
+with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
+    tracking.log_summary(tracker, metrics)
 with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README))) as c:
     for name, entry in metrics.items():
         c.metric(name, entry)
@@ -574,9 +591,9 @@ with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README
     c.true("an unguarded model is ruined, where affected", unguarded < 0.9 or not affected)
     c.equal("logits after reload differ by", reload_gap, 0.0)
     c.between("merged against unmerged, field F1", fast_f1 - slow_f1, -0.05, 0.05)
-    c.true("promoted state is the best within the budget",
-           promoted.forgetting <= forgetting_budget)
-    c.at_least("overfit run: gate saves (nats)", history[-1].forgetting - pick.forgetting, 0.0)
+    eligible = [x.task for x in gate.history if x.full and x.forgetting <= forgetting_budget]
+    c.equal("promoted task score is the best within the budget", promoted.task, max(eligible))
+    c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not is_real)
     c.at_least("tuned schema-valid", metrics["tuned.schema_valid"]["value"], 0.97, when=is_real)
     c.at_least("tuned field F1", metrics["tuned.field_f1"]["value"], 0.90, when=is_real)
     c.at_least("gain over best prompt, lower bound", gain["ci95"][0], 1e-9, when=is_real)
@@ -589,14 +606,15 @@ with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README
 # - The gain over the best prompt is a paired difference with an interval, on unseen mails.
 # - Silence is not health: an evaluation can ruin training without an error, so it is asserted.
 #
-# **What this does not show**: transfer to mails of another kind; whether merging keeps the model
-# (09); what other abilities lost (10). One seed was trained; 08 repeats it.
+# **What this does not show**: transfer to mails of another kind; what other abilities lost beyond the
+# probe. One seed was trained. Batch size and the cap of the rate come from trials on hand-written mails
+# drawn before the test split was fixed, so a part of the test mails had a say in these two settings.
 #
 # **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Halve the rows: does the
 # interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
 # message enough to act on?
 #
-# **Next**: 04, the same adapter from several processes.
+# **Next**: your own data, see "Adapt it" in README.
 
 # %% [markdown]
 # **Sources**: QLoRA, arXiv 2305.14314v1 · LoRA, arXiv 2106.09685v2 · Thinking Machines, *LoRA Without

@@ -85,9 +85,7 @@ def test_truncation_by_trl_is_caught(tiny, tokenizer, conversations, tmp_path):
     assert found == {"P1", "P3"}, "cut answers, and rows that TRL drops because nothing is left"
 
 
-def test_trl_refuses_assistant_only_loss_without_markers(
-    tiny, tokenizer, conversations, tmp_path
-):
+def test_trl_refuses_assistant_only_loss_without_markers(tiny, tokenizer, conversations, tmp_path):
     """Prevented by TRL itself: asserted, not rebuilt."""
     rows = [{"messages": c} for c in conversations]
     with pytest.raises(ValueError, match="template"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from sft_utils import runtime  # noqa: E402
+from sft_utils import runtime
 
 runtime.quiet()
 
@@ -46,7 +46,7 @@ class Pause(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if pause_at and state.global_step == pause_at:
-            (folder / "paused").touch()
+            Path(f"{folder}.paused").touch()
             time.sleep(600)
 
 
@@ -65,10 +65,11 @@ trainer = SFTTrainer(
     model, config, train_dataset=Dataset.from_list(encoded), processing_class=tokenizer,
     callbacks=[gate, Pause()],
 )  # fmt: skip
-began = training.train_resumable(trainer, folder)
+began = training.train_resumable(trainer, folder, {"seed": 5, "steps": STEPS})
 model.save_pretrained(folder / "final")
+gate.finish(model, STEPS, modeling.load_adapter_into)
 losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-history = [(c.step, c.task) for c in gate.history]
+history = [(c.step, c.full, c.task) for c in gate.history]
 (folder / "result.json").write_text(
     json.dumps({"began": began, "losses": losses, "history": history})
 )

@@ -38,7 +38,9 @@ def test_golden_mask(tokenizer, conversations):
 
 def test_labels_are_unshifted_copies(tokenizer, conversations):
     row = masking.assistant_labels(tokenizer, conversations[0], max_length=LONG)
-    assert all(x in (masking.IGNORE, i) for x, i in zip(row["labels"], row["input_ids"], strict=True))
+    assert all(
+        x in (masking.IGNORE, i) for x, i in zip(row["labels"], row["input_ids"], strict=True)
+    )
 
 
 def test_every_answer_ends_with_a_trained_stop_token(tokenizer, conversations):
@@ -59,21 +61,27 @@ def test_truncation_raises_instead_of_shortening(tokenizer, conversations):
 
 def test_oracle_refuses_a_template_that_trims(tokenizer, conversations):
     other = copy.deepcopy(tokenizer)
-    other.chat_template = other.chat_template.replace("message['content']", "message['content']|trim")
+    other.chat_template = other.chat_template.replace(
+        "message['content']", "message['content']|trim"
+    )
     with pytest.raises(TemplateError, match="changes the answer"):
         chat.oracle(other, conversations[2])
 
 
 def test_oracle_refuses_a_template_that_drops_the_answer(tokenizer, conversations):
     other = copy.deepcopy(tokenizer)
-    other.chat_template = "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
     with pytest.raises(TemplateError, match="0 times"):
         chat.oracle(other, conversations[0])
 
 
 def test_oracle_sees_a_missing_stop_token(tokenizer, conversations):
     other = copy.deepcopy(tokenizer)
-    other.chat_template = re.sub(r"message\['content'\] \+ '<\|im_end\|>'", "message['content']", other.chat_template)
+    other.chat_template = re.sub(
+        r"message\['content'\] \+ '<\|im_end\|>'", "message['content']", other.chat_template
+    )
     assert chat.oracle(other, conversations[0]).turns[0].stop is None
 
 
@@ -96,7 +104,9 @@ def test_generation_prompt_is_a_prefix_of_training(tokenizer, conversations):
 def test_padding_does_not_change_the_loss(tokenizer, tiny, conversations):
     rows = [masking.assistant_labels(tokenizer, c, max_length=LONG) for c in conversations]
     narrow = masking.collate(rows[:2], tokenizer.pad_token_id)
-    wide = {k: v[:2] for k, v in masking.collate([*rows[:2], rows[3]], tokenizer.pad_token_id).items()}
+    wide = {
+        k: v[:2] for k, v in masking.collate([*rows[:2], rows[3]], tokenizer.pad_token_id).items()
+    }
     assert wide["input_ids"].shape[1] > narrow["input_ids"].shape[1]
     with torch.no_grad():
         assert tiny(**narrow).loss.item() == pytest.approx(tiny(**wide).loss.item(), abs=1e-6)
@@ -111,12 +121,18 @@ def test_packing_isolates_documents(tokenizer, tiny, conversations):
     with torch.no_grad():
         alone = tiny(input_ids=torch.tensor([rows[1]["input_ids"]]), use_cache=False).logits[0]
         inside = tiny(**packed, use_cache=False).logits[0, begin:end]
-        mixed = tiny(**packed, attention_mask=torch.ones_like(labels), use_cache=False).logits[0, begin:end]
+        mixed = tiny(**packed, attention_mask=torch.ones_like(labels), use_cache=False).logits[
+            0, begin:end
+        ]
     assert (alone - inside).abs().max() < 1e-5
-    assert (alone - mixed).abs().max() > 1e-4, "the contrast that makes the first assertion mean something"
+    assert (alone - mixed).abs().max() > 1e-4, (
+        "the contrast that makes the first assertion mean something"
+    )
     assert int((labels != masking.IGNORE).sum()) == sum(map(masking.supervised, rows))
 
 
 def test_token_html_escapes(tokenizer, conversations):
-    html = masking.token_html(tokenizer, masking.assistant_labels(tokenizer, conversations[2], max_length=LONG))
+    html = masking.token_html(
+        tokenizer, masking.assistant_labels(tokenizer, conversations[2], max_length=LONG)
+    )
     assert "<b>" not in html

@@ -5,10 +5,20 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = (
-    "jupyterlab papermill torch transformers peft trl bitsandbytes unsloth datasets evaluate "
-    "wandb nbval"
-).split()
+NAMED = [
+    "jupyterlab",
+    "papermill",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "bitsandbytes",
+    "unsloth",
+    "datasets",
+    "evaluate",
+    "wandb",
+    "nbval",
+]
 
 
 def pins(text):

@@ -43,6 +43,29 @@ def test_pickled_weights_are_refused(local, tmp_path):
         modeling.load_model(local)
 
 
+def test_a_hub_id_needs_a_revision(local):
+    with pytest.raises(ModelError, match="needs a pinned revision"):
+        modeling.load_model(dataclasses.replace(local, model="org/name"))
+
+
+def test_sampling_defaults_of_a_model_are_switched_off(local, tmp_path):
+    path = tmp_path / "model" / "generation_config.json"
+    shipped = {**json.loads(path.read_text()), "do_sample": True, "temperature": 0.7, "top_k": 20}
+    path.write_text(json.dumps({**shipped, "repetition_penalty": 1.1}))
+    config = modeling.load_model(local).generation_config
+    assert (config.do_sample, config.temperature, config.top_k) == (False, None, None)
+    assert config.repetition_penalty == 1.0
+
+
+def test_layers_without_adapter_are_merged_from_the_quantised_base(profile):
+    only = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(modeling.load_model(profile, quantization=NF4), only)
+    copy = modeling.plain_copy(profile)
+    original = copy.model.layers[0].mlp.up_proj.weight.clone()
+    modeling.merge_into(copy, model)
+    assert not torch.equal(copy.model.layers[0].mlp.up_proj.weight, original)
+
+
 def test_corrupt_weights_are_named(local, tmp_path):
     (tmp_path / "model" / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{broken json    ")
     with pytest.raises(ModelError, match="corrupt weight file"):
@@ -184,7 +207,9 @@ def test_predicted_weights_match_the_real_model(profile):
     budget = memory.predict(config, rank=16, batch_size=1, tokens=10, supervised=5)
     assert model.get_memory_footprint() == pytest.approx(budget.weights, rel=0.02)
     plain = memory.predict(config, rank=16, batch_size=1, tokens=10, supervised=5, bits=16)
-    assert modeling.load_model(profile).get_memory_footprint() == pytest.approx(plain.weights, rel=0.02)
+    assert modeling.load_model(profile).get_memory_footprint() == pytest.approx(
+        plain.weights, rel=0.02
+    )
     adapter = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
     trainable, _ = adapter.get_nb_trainable_parameters()
     assert budget.adapter == trainable * 2 * 4

@@ -69,7 +69,7 @@ def test_labels(run, rows, change, expected):
 def test_shifted_mask(run, rows):
     shifted = []
     for r in rows:
-        keep = [False] + [x != -100 for x in r["labels"]][:-1]
+        keep = [False, *[x != -100 for x in r["labels"]][:-1]]
         labels = [i if k else -100 for i, k in zip(r["input_ids"], keep, strict=True)]
         shifted.append({**r, "labels": labels})
     assert ids(run(shifted)) == ["M6"]
@@ -100,10 +100,15 @@ def test_truncation_and_lost_rows(run, rows, conversations):
     cut = [{k: v[:-2] for k, v in r.items()} for r in rows]
     assert "P1" in ids(run(cut))
     assert ids(run(rows[:-1])) == ["P3"]
+    assert ids(run([rows[0]] * len(rows))) == ["P3", "P7"], "one row trained again and again"
+    assert ids(run([*rows, rows[0]])) == ["P7"]
 
 
 def test_rows(run, rows, conversations):
-    roles = [[{**m, "role": {"user": "human"}.get(m["role"], m["role"])} for m in c] for c in conversations]
+    roles = [
+        [{**m, "role": {"user": "human"}.get(m["role"], m["role"])} for m in c]
+        for c in conversations
+    ]
     assert ids(run(rows, roles)) == ["C18"]
     empty = [[*c[:-1], {"role": "assistant", "content": " "}] for c in conversations]
     assert "D3" in ids(run(rows, empty))

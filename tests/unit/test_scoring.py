@@ -30,7 +30,13 @@ def test_wrong_value_counts_twice_and_null_fields_earn_nothing():
     invented = scoring.score(dumps(customer="Bob"), GOLD, SCHEMA)
     assert (invented.tp, invented.fp, invented.fn) == (7, 1, 0)
     empty = scoring.score("{}", GOLD, SCHEMA)
-    assert (empty.tp, empty.fp, empty.fn, empty.parses, empty.schema_valid) == (0, 0, 7, True, False)
+    assert (empty.tp, empty.fp, empty.fn, empty.parses, empty.schema_valid) == (
+        0,
+        0,
+        7,
+        True,
+        False,
+    )
 
 
 def test_prose_around_json_costs_form_not_content():

@@ -75,14 +75,59 @@ def test_gate_scores_keeps_and_stops_early(tmp_path):
 
 
 def test_history_continues_after_a_kill(tmp_path):
-    gate = training.TaskGate(
-        lambda m, full: {"task": 0.5, "forgetting": 0.0}, tmp_path, every=10
-    )
+    gate = training.TaskGate(lambda m, full: {"task": 0.5, "forgetting": 0.0}, tmp_path, every=10)
     for step in (10, 20, 30):
         gate.on_step_end(None, State(step), Control(), model=Model())
     resumed = training.TaskGate(None, tmp_path, every=10)
     resumed.on_train_begin(None, State(20), Control())
     assert [c.step for c in resumed.history] == [10, 20]
+
+
+def test_the_end_is_scored_even_if_the_trainer_did_not_announce_it(tmp_path):
+    """A run killed during its last evaluation resumes behind the end of the epoch."""
+    gate = training.TaskGate(lambda m, full: {"task": 0.5, "forgetting": 0.0}, tmp_path, every=10)
+    gate.on_step_end(None, State(10), Control(), model=Model())
+    gate.finish(Model(), 20, lambda model, path: None)
+    assert (20, True) in [(c.step, c.full) for c in gate.history]
+    assert (10, True) in [(c.step, c.full) for c in gate.history], "the best quick state competes"
+
+
+def test_divergence_is_named(tmp_path):
+    gate = training.TaskGate(
+        lambda m, full: {"task": 0.0, "forgetting": float("nan")}, tmp_path, every=1
+    )
+    with pytest.raises(ConfigError, match="diverged: at step 1"):
+        gate.on_step_end(None, State(1), Control(), model=Model())
+
+
+class FinishingTrainer:
+    state = State(3)
+
+    def __init__(self):
+        self.resumed = []
+
+    def train(self, resume_from_checkpoint=None):
+        self.resumed.append(resume_from_checkpoint)
+
+
+def test_only_the_same_run_is_continued(tmp_path):
+    def unfinished():
+        (tmp_path / training.COMPLETE).unlink()
+        checkpoint = tmp_path / "checkpoint-2"
+        checkpoint.mkdir(exist_ok=True)
+        (checkpoint / "trainer_state.json").write_text("{}")
+
+    trainer = FinishingTrainer()
+    assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 0
+    unfinished()
+    assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 2
+    unfinished()
+    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
+        "another run is not continued"
+    )
+    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
+        "a finished run starts anew"
+    )
 
 
 def test_half_written_checkpoints_are_removed(tmp_path):
@@ -105,17 +150,18 @@ class FailingTrainer:
 
 
 @pytest.mark.parametrize(
-    "error", [OSError(28, "No space left on device"), RuntimeError("IoError: No space left on device")]
+    "error",
+    [OSError(28, "No space left on device"), RuntimeError("IoError: No space left on device")],
 )
 def test_full_disk_has_a_clear_error(tmp_path, error):
     with pytest.raises(StorageError, match=r"cannot write .*No space left.*Free some space"):
-        training.train_resumable(FailingTrainer(error), tmp_path)
+        training.train_resumable(FailingTrainer(error), tmp_path, {})
     assert not (tmp_path / training.COMPLETE).exists()
 
 
 def test_other_errors_are_not_renamed(tmp_path):
     with pytest.raises(ZeroDivisionError):
-        training.train_resumable(FailingTrainer(ZeroDivisionError("x")), tmp_path)
+        training.train_resumable(FailingTrainer(ZeroDivisionError("x")), tmp_path, {})
 
 
 def test_a_write_that_fails_keeps_the_old_file(tmp_path):

@@ -1,0 +1,60 @@
+"""Published notebooks are what their sources produce, and deterministic cells repeat."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sft_utils import nbpublish, nbsource
+
+ROOT = Path(__file__).resolve().parents[2]
+RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
+
+
+def test_fresh_and_untouched():
+    assert nbpublish.verify(nbsource.Layout.of(ROOT)) == []
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A runs folder that holds 01 at profile smoke, made by the runner itself."""
+    folder = tmp_path_factory.mktemp("runs")
+    environment = {**os.environ, "SFT_RUNS": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-m", "sft_utils.nbrun", "run", "--nb", "01", "--profile", "smoke"],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ["01", "02"])
+def test_deterministic_cells_repeat(number, runs, tmp_path):
+    """nbval runs the notebook up to its last deterministic cell and compares those outputs."""
+    source = next((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
+    notebook = nbformat.read(source, as_version=4)
+    tagged = [
+        i
+        for i, c in enumerate(notebook.cells)
+        if "nbval-check-output" in c.metadata.get("tags", [])
+    ]
+    assert tagged, "nothing would be compared"
+    notebook.cells = notebook.cells[: tagged[-1] + 1]
+    for cell in notebook.cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = re.sub(r'profile: str = "cpu"', 'profile: str = "smoke"', cell.source)
+    copy = tmp_path / source.name
+    nbformat.write(notebook, copy)
+    environment = {k: v for k, v in os.environ.items() if k not in RUNTIME_GONE}
+    environment |= {"SFT_RUNS": str(runs), "PYTHONPATH": str(ROOT), "TQDM_DISABLE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("run_nbval.py")), str(copy)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert f"{len([c for c in notebook.cells if c.cell_type == 'code'])} passed" in done.stdout

@@ -1,0 +1,102 @@
+"""What every notebook source must look like; nothing is executed here."""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+import pytest
+
+SOURCES = sorted((Path(__file__).resolve().parents[2] / "notebooks" / "src").glob("*.py"))
+MAX_LINES, MAX_LONG, MAX_WIDTH = 25, 60, 100
+FORBIDDEN = (
+    r"\bpush_to_hub\b", r"\bnotebook_login\b", r"(?<!no )\blogin\(", r"pip install", r"hf_[A-Za-z]{20}",
+    r"trust_remote_code=True", r"torch\.load\(", r"raises-exception", r"ipywidgets",
+)  # fmt: skip
+
+
+@pytest.fixture(params=SOURCES, ids=[p.stem for p in SOURCES])
+def notebook(request):
+    return jupytext.read(request.param)
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
+
+
+def test_there_are_sources():
+    assert [p.stem[:2] for p in SOURCES] == [f"{i:02d}" for i in range(len(SOURCES))]
+
+
+def test_opening(notebook):
+    assert re.match(r"# \d\d · .+\?\n", notebook.cells[0].source), "the title asks a question"
+    assert "You will be able to" in notebook.cells[1].source
+    assert "**Not covered**" in notebook.cells[1].source
+    assert "<!-- generated:cost -->" in notebook.cells[2].source
+    assert tags(notebook.cells[3]) == ["parameters"]
+
+
+def test_parameters_are_typed_and_commented(notebook):
+    lines = notebook.cells[3].source.splitlines()
+    assert len(lines) <= 8
+    for line in lines:
+        assert re.match(r"\w+: (str|int|float|bool) = .+  # .+", line), line
+
+
+def test_imports_stand_in_one_cell(notebook):
+    cells = code(notebook)
+    assert "start(" in cells[1].source
+    for cell in cells[2:]:
+        for node in ast.walk(ast.parse(cell.source)):
+            assert not isinstance(node, ast.Import | ast.ImportFrom), cell.source[:80]
+
+
+def test_cells_are_short(notebook):
+    long_ok = [c for c in code(notebook) if "long-ok" in tags(c)]
+    assert len(long_ok) <= 1
+    for cell in code(notebook)[2:]:
+        limit = MAX_LONG if "long-ok" in tags(cell) else MAX_LINES
+        lines = cell.source.splitlines()
+        assert len(lines) <= limit, f"{len(lines)} lines: {lines[0]}"
+        assert max(map(len, lines)) <= MAX_WIDTH, max(lines, key=len)
+
+
+def test_one_checkpoint_at_the_end(notebook):
+    checkpoints = [c for c in code(notebook) if "checkpoint" in tags(c)]
+    assert len(checkpoints) == 1
+    assert checkpoints[0] is code(notebook)[-1]
+    assert "with checkpoint(run" in checkpoints[0].source
+
+
+def test_closing(notebook):
+    text = notebook.cells[-2].source
+    for part in ("**Summary**", "**What this does not show**", "**Exercises**", "**Next**"):
+        assert part in text
+    assert notebook.cells[-1].source.startswith("**Sources**")
+
+
+def test_breaks_something_on_purpose(notebook):
+    assert any("## Break it on purpose" in c.source for c in notebook.cells)
+
+
+def test_forbidden(notebook):
+    text = "\n".join(c.source for c in notebook.cells)
+    assert not [p for p in FORBIDDEN if re.search(p, text)]
+
+
+def test_no_numbers_in_takeaways(notebook):
+    """A takeaway's measured numbers come from expressions: no literal decimal or percentage."""
+    for cell in code(notebook):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "takeaway":
+                literal = "".join(
+                    v.value for a in node.args for v in ast.walk(a)
+                    if isinstance(v, ast.Constant) and isinstance(v.value, str)
+                )  # fmt: skip
+                assert not re.search(
+                    r"\d+(\.\d+)? ?%|\d\.\d", re.sub(r"2e-5|\.\d[ef]", "", literal)
+                ), literal
