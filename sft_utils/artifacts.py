@@ -126,8 +126,8 @@ def require(notebook: str, profile: str) -> dict[str, Any]:
         HandoffError: It was not run; the message holds the command.
     """
     path = result_path(notebook, profile)
+    number = notebook.split("_")[0]
     if not path.exists():
-        number = notebook.split("_")[0]
         raise HandoffError(
             f"{display_path(path)} is missing: notebook {notebook} has not finished at "
             f"profile {profile!r}. Run: make nb NB={number} PROFILE={profile}"

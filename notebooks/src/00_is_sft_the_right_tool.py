@@ -269,15 +269,15 @@ takeaway(
     f"{mean_tokens[best] / mean_tokens['tuned (later)']:.1f} times the tokens of a tuned model's."
 )
 
+# %%
+said = [
+    {"id": r["id"], "arm": arm, "answer": answers[arm][i].text, "source": r["source"]}
+    for arm in ARMS
+    for i, r in enumerate(rows)
+]
+generation.dump_answers(run.dir / "scored.jsonl", said)
+
 # %% tags=["checkpoint"]
-generation.dump_answers(
-    run.dir / "scored.jsonl",
-    [
-        {"id": r["id"], "arm": arm, "answer": answers[arm][i].text, "source": r["source"]}
-        for arm in ARMS
-        for i, r in enumerate(rows)
-    ],
-)
 readme = [f"{arm}.{m}" for arm in ARMS for m in ("schema_valid", "field_f1")]
 with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
     c.fingerprint("data", sha256_file(ROOT / tickets.TEST))

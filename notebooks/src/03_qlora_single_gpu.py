@@ -40,6 +40,7 @@ runtime.quiet()  # before the libraries below are imported: no warnings about ke
 import dataclasses
 import math
 import shutil
+import warnings
 
 import numpy as np
 import torch
@@ -95,7 +96,8 @@ val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
 conversations = [tickets.conversation(row) for row in train_rows]
 encoded = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
 by_hand = sum(r["source"] == "handwritten" for r in train_rows)
-takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {sum(len(r['input_ids']) for r in encoded):,} tokens, "
+n_tokens = sum(len(r["input_ids"]) for r in encoded)
+takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {n_tokens:,} tokens, "
          f"{sum(map(masking.supervised, encoded)):,} of them supervised; {len(val_rows)} to validate.")
 
 # %%
@@ -142,7 +144,7 @@ seed_everything(seed)
 model = get_peft_model(model, lora)
 modeling.to_bf16_adapter(model)  # what SFTTrainer does to adapters on 4-bit bases
 trainable, total = model.get_nb_trainable_parameters()
-adapted = {n.split(".")[-3] for n, _ in model.named_parameters() if "lora_A" in n}
+adapted = {n.split(".")[-4] for n, _ in model.named_parameters() if "lora_A" in n}
 takeaway(f"{trainable:,} of {total:,} parameters train ({trainable / total:.1%}), in "
          f"{len(adapted)} kinds of layer: {', '.join(sorted(adapted))}.")
 
@@ -182,8 +184,12 @@ guarded = cosine_after_eval(model)
 naive = modeling.load_model(P, quantization=nf4, guard=False)
 affected = not P.is_gpu and torch.cpu._is_avx512_bf16_supported()
 seed_everything(seed)
-unguarded = cosine_after_eval(get_peft_model(naive, lora))
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    unguarded = cosine_after_eval(get_peft_model(naive, lora))
 del naive
+takeaway(f"{len(said)} warnings were printed, none of them an error"
+         + (f": {str(said[0].message)[:90]}…" if said else "."))
 takeaway(f"Cosine of the gradients before and after one evaluation: {unguarded:.2f} by default, "
          f"{guarded:.2f} with the guard.")
 takeaway("This machine is affected: training without the guard goes on with noise, silently."

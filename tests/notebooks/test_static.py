@@ -8,7 +8,7 @@ import jupytext
 import pytest
 
 SOURCES = sorted((Path(__file__).resolve().parents[2] / "notebooks" / "src").glob("*.py"))
-MAX_LINES, MAX_LONG, MAX_WIDTH = 25, 60, 100
+MAX_LINES, MAX_LONG, MAX_WIDTH = 25, 60, 112
 FORBIDDEN = (
     r"\bpush_to_hub\b", r"\bnotebook_login\b", r"(?<!no )\blogin\(", r"pip install", r"hf_[A-Za-z]{20}",
     r"trust_remote_code=True", r"torch\.load\(", r"raises-exception", r"ipywidgets",
@@ -68,12 +68,12 @@ def test_cells_are_short(notebook):
 def test_one_checkpoint_at_the_end(notebook):
     checkpoints = [c for c in code(notebook) if "checkpoint" in tags(c)]
     assert len(checkpoints) == 1
-    assert checkpoints[0] is code(notebook)[-1]
+    assert checkpoints[0] in code(notebook)[-3:], "only exercises may follow"
     assert "with checkpoint(run" in checkpoints[0].source
 
 
 def test_closing(notebook):
-    text = notebook.cells[-2].source
+    text = "\n".join(c.source for c in notebook.cells[-8:])
     for part in ("**Summary**", "**What this does not show**", "**Exercises**", "**Next**"):
         assert part in text
     assert notebook.cells[-1].source.startswith("**Sources**")
@@ -93,10 +93,18 @@ def test_no_numbers_in_takeaways(notebook):
     for cell in code(notebook):
         for node in ast.walk(ast.parse(cell.source)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "takeaway":
-                literal = "".join(
-                    v.value for a in node.args for v in ast.walk(a)
-                    if isinstance(v, ast.Constant) and isinstance(v.value, str)
-                )  # fmt: skip
-                assert not re.search(
-                    r"\d+(\.\d+)? ?%|\d\.\d", re.sub(r"2e-5|\.\d[ef]", "", literal)
-                ), literal
+                literal = "".join(literals(node.args))
+                assert not re.search(r"\d ?%|\d\.\d", literal), literal
+
+
+def literals(nodes):
+    """Text typed into strings; expressions inside f-strings and their formats do not count."""
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield from literals(node.values)
+        elif isinstance(node, ast.BinOp):
+            yield from literals([node.left, node.right])
+        elif isinstance(node, ast.IfExp):
+            yield from literals([node.body, node.orelse])

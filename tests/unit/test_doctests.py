@@ -1,0 +1,18 @@
+"""Examples in docstrings run."""
+
+import doctest
+import importlib
+
+import pytest
+
+WITH_EXAMPLES = (
+    "coverage", "data", "duplicates", "errors", "filters", "generation", "grounding", "nbcompare",
+    "nbparams", "personal", "readme",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_EXAMPLES)
+def test_examples(name):
+    result = doctest.testmod(importlib.import_module(f"sft_utils.{name}"))
+    assert result.attempted
+    assert not result.failed
