@@ -172,6 +172,27 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def _keep_dtypes(trainer: Any) -> None:
+    """Make a resumed adapter train in the precision it had.
+
+    TRL casts adapters on 4-bit bases to bf16, but peft 0.21.2 loads a checkpoint's adapter as
+    float32: without this, a resumed run silently goes on in another precision, optimizer state
+    included, and ends with another adapter.
+    """
+    if not hasattr(trainer, "_load_from_checkpoint"):
+        return
+    dtypes = {n: p.dtype for n, p in trainer.model.named_parameters() if p.requires_grad}
+    load = trainer._load_from_checkpoint
+
+    def load_and_restore(*arguments: Any, **options: Any) -> None:
+        load(*arguments, **options)
+        for name, parameter in trainer.model.named_parameters():
+            if name in dtypes:
+                parameter.data = parameter.data.to(dtypes[name])
+
+    trainer._load_from_checkpoint = load_and_restore
+
+
 def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
@@ -195,6 +216,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if checkpoint:
         print(f"resuming from {display_path(checkpoint)}")
+    _keep_dtypes(trainer)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except StorageError:

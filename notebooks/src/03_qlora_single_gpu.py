@@ -313,6 +313,8 @@ def evaluate(m, full):
 folder = run.dir / "train"
 steps_per_epoch = math.ceil(len(encoded) / P.effective_batch_size)
 total_steps = max_steps or steps_per_epoch * P.epochs
+
+# %%
 arguments = SFTConfig(
     output_dir=str(folder),
     max_steps=total_steps,
