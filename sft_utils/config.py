@@ -33,6 +33,7 @@ class Profile:
     smoke_val_rows: int  # quick validation every `eval_steps`
     eval_steps: int  # optimizer steps between quick validations
     test_rows: int  # held-out mails scored at the end (168 exist)
+    replay_rows: int = 96  # general requests that the base answers itself, mixed into training
     probe_rows: int = 64  # general answers whose likelihood measures forgetting
     eval_batch_size: int = 32  # prompts decoded together
     max_new_tokens: int = 96  # the longest gold ticket has 78 tokens
@@ -66,11 +67,11 @@ class Profile:
 CPU = Profile(
     name="cpu",
     device="cpu",
-    batch_size=4,  # small: more updates from the same rows (sft_utils/README.md, Decisions)
-    train_rows=960,
+    batch_size=2,  # small: more updates from the same rows (sft_utils/README.md, Decisions)
+    train_rows=880,
     val_rows=48,
     smoke_val_rows=24,
-    eval_steps=60,
+    eval_steps=110,
     test_rows=168,
     range_test_steps=5,
     overfit_steps=24,
@@ -87,6 +88,7 @@ SMOKE = dataclasses.replace(
     smoke_val_rows=4,
     eval_steps=2,
     test_rows=8,
+    replay_rows=16,
     probe_rows=8,
     eval_batch_size=8,
     max_new_tokens=24,

@@ -303,6 +303,32 @@ def evaluate(m, full):
 
 
 # %% [markdown]
+# ## What keeps the rest alive?
+#
+# Training on one task pulls every other answer along. The cheapest cure is *replay*: a few rows in
+# which the model answers ordinary requests as it did before. Nobody writes those answers, the
+# untouched base model gives them. `data/replay` holds the requests; none of them is in the probe.
+
+# %%
+asked = [
+    [{"role": "user", "content": r["question"]}]
+    for r in tickets.read_rows("data/replay/questions.jsonl", P.replay_rows)
+]
+answered = generation.generate(
+    served(model), tokenizer, [chat.prompt_ids(tokenizer, c) for c in asked],
+    max_new_tokens=64, batch_size=P.eval_batch_size,
+)  # fmt: skip
+replay = [
+    [*c, {"role": "assistant", "content": a.text}]
+    for c, a in zip(asked, answered, strict=True)
+    if a.stopped and a.text.strip()  # a cut answer would teach to stop anywhere
+]
+conversations += replay
+encoded += [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in replay]
+takeaway(f"{len(replay)} of {len(asked)} requests were answered to the end and join the "
+         f"{len(train_rows)} mails: {len(replay) / len(encoded):.1%} of the rows.")
+
+# %% [markdown]
 # ## Train
 #
 # The trainer is TRL's, every setting in view. Loss on supervised tokens only (`chunked_nll`), rows of
@@ -603,8 +629,7 @@ with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README
     c.equal("promoted task score is the best within the budget", promoted.task, max(eligible))
     c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not is_real)
     c.at_least("tuned schema-valid", metrics["tuned.schema_valid"]["value"], 0.97, when=is_real)
-    # The product target of 00 is higher; this bound only guards against a worse model.
-    c.at_least("tuned field F1", metrics["tuned.field_f1"]["value"], 0.85, when=is_real)
+    c.at_least("tuned field F1", metrics["tuned.field_f1"]["value"], 0.90, when=is_real)
     c.at_least("gain over best prompt, lower bound", gain["ci95"][0], 1e-9, when=is_real)
     c.save_file("scored", run.dir / "scored.jsonl")
     c.save_file("adapter", adapter)
@@ -616,8 +641,9 @@ with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README
 # - Silence is not health: an evaluation can ruin training without an error, so it is asserted.
 #
 # **What this does not show**: transfer to mails of another kind; what other abilities lost beyond the
-# probe. One seed was trained. Batch size and the cap of the rate come from trials on hand-written mails
-# drawn before the test split was fixed, so a part of the test mails had a say in these two settings.
+# probe. One seed was trained. The cap of the learning rate comes from early trials on hand-written mails
+# drawn before the test split was fixed, so some test mails had a say in it; everything else was chosen
+# on validation mails.
 #
 # **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Halve the rows: does the
 # interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
