@@ -1,6 +1,5 @@
 """Published notebooks are what their sources produce, and deterministic cells repeat."""
 
-import datetime
 import os
 import re
 import subprocess
@@ -16,14 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 
-PENDING = {"00_is_sft_the_right_tool", "03_qlora_single_gpu"}
-"""Not published yet: their cpu runs are not final (forgetting gate of 03). Remove by 2026-12-31."""
-
-
 def test_fresh_and_untouched():
-    assert datetime.date.today() < datetime.date(2027, 1, 1) or not PENDING, "publish these"
-    problems = nbpublish.verify(nbsource.Layout.of(ROOT))
-    assert [p for p in problems if not any(name in p for name in PENDING)] == []
+    assert nbpublish.verify(nbsource.Layout.of(ROOT)) == []
 
 
 @pytest.fixture(scope="module")
