@@ -24,7 +24,7 @@ from sft_utils.readme import clock
 
 CPU_PROFILES = ("smoke", "cpu")  # these need no network, so a missing file must not wait for one
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-QUIET = {"WANDB_MODE": "offline", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
+QUIET = {"WANDB_MODE": "dryrun", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 FRAME = re.compile(r"^(Cell In\[\d+\], line \d+|File .+:\d+, in .+)", re.MULTILINE)
 MESSAGE_CHARS = 2000  # of the exception's text; a schema error can hold a whole document

@@ -32,6 +32,7 @@ class Run:
     parameters: dict[str, Any]  # what papermill could change, as used
     started: float = field(default_factory=time.monotonic)
     fingerprints: dict[str, str] = field(default_factory=dict)  # manifest parts known so far
+    suppressed: dict[str, str] = field(default_factory=dict)  # preflight findings accepted, why
 
     @property
     def dir(self) -> Path:
@@ -59,7 +60,8 @@ def quiet() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("WANDB_MODE", "offline")
+    # The older name of "offline": at that word transformers prints a line at every import.
+    os.environ.setdefault("WANDB_MODE", "dryrun")
     os.environ.setdefault("WANDB_SILENT", "true")
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

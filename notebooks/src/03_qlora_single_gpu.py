@@ -372,6 +372,8 @@ gate = training.TaskGate(
     evaluate, folder / "candidates", every=P.eval_steps, patience=3, progress=run.progress_file
 )
 seed_everything(seed)
+if not P.is_gpu:
+    training.fit_loss_chunks(64)  # TRL pads supervised tokens to 256 per chunk: half is waste here
 trainer = SFTTrainer(
     model,
     arguments,
@@ -415,7 +417,9 @@ with figure(
 # %% [markdown]
 # ## Which checkpoint is promoted?
 #
-# Not the last, and not the one with the lowest loss: the best *full* evaluation within the
+# The loss jumps where replay comes: those rows are short, so grouping by length puts them together,
+# and ordinary answers are less predictable than tickets. It says nothing about promotion. What is
+# promoted is not the last state, and not the one with the lowest loss: the best *full* evaluation within the
 # forgetting budget. The best quick candidate gets a full evaluation too, so that an early state has a
 # fair chance.
 

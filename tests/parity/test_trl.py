@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from sft_utils import masking, preflight
+from sft_utils import masking, preflight, training
 
 TURN = "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
 MARKED = (
@@ -106,4 +106,28 @@ def test_gradient_accumulation_is_exact(tiny, tokenizer, conversations, tmp_path
         )  # fmt: skip
         run.train()
         states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert (states[0] - states[1]).abs().max() < 1e-6
+
+
+def test_smaller_loss_chunks_change_nothing_but_time(tiny, tokenizer, conversations, tmp_path):
+    import torch
+    from trl.trainer import sft_trainer
+
+    ours = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    before = training.fit_loss_chunks(sft_trainer._CHUNKED_LM_HEAD_CHUNK_SIZE)
+    states, losses = [], []
+    try:
+        for chunk in (before, 4):
+            training.fit_loss_chunks(chunk)
+            model = copy.deepcopy(tiny)
+            run = trainer(
+                model, tokenizer, ours, tmp_path, max_steps=1, optim="sgd", save_strategy="no",
+                logging_steps=1,
+            )  # fmt: skip
+            run.train()
+            losses.append(run.state.log_history[0]["loss"])
+            states.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    finally:
+        training.fit_loss_chunks(before)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert (states[0] - states[1]).abs().max() < 1e-6

@@ -110,10 +110,13 @@ def test_broken_rows_name_their_line(tmp_path):
         tickets.read_rows(path)
 
 
-def test_tracking_is_offline_and_leaves_the_manifest(run, monkeypatch):
+@pytest.mark.parametrize("mode", ["", "dryrun"])  # unset, and as runtime.quiet() sets it
+def test_tracking_is_offline_and_leaves_the_manifest(run, monkeypatch, mode):
     from sft_utils import tracking
 
     monkeypatch.delenv("WANDB_MODE", raising=False)
+    if mode:
+        monkeypatch.setenv("WANDB_MODE", mode)
     with tracking.tracked(run, "wandb", {"run_id": "abc"}) as tracker:
         tracker.log({"loss": 1.0})
         tracking.log_summary(tracker, {"tuned.field_f1": {"value": 0.9, "n": 3, "ci95": [0, 1]}})
