@@ -82,6 +82,10 @@ reproduce: setup ## replay a recorded run and compare exactly: RUN=id
 test: setup ## run the tests (ARGS= for pytest)
 	@$(py) -m pytest $(ARGS)
 
+.PHONY: mutation
+mutation: setup ## the full mutation benchmark of the preflight (half an hour)
+	@$(py) -m tests.mutation.run --baseline --json outputs/reference/mutation.json
+
 .PHONY: lint
 lint: setup ## check style
 	@$(py) -m ruff check .

