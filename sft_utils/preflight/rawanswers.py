@@ -43,7 +43,8 @@ def _emptiness(message: Mapping[str, Any], row: Any) -> tuple[Severity, str] | N
     """(severity, description) if an answer says nothing."""
     content = message.get("content")
     text = text_of(message).strip().strip(INVISIBLE).strip()
-    flat = "nan" if isinstance(content, float) and content != content else text.casefold()
+    missing = isinstance(content, float) and content != content  # a hole in a table
+    flat = "nan" if missing else text.casefold()
     if flat and flat != "nan" and flat not in MISSING:
         return None
     if not flat:
@@ -54,7 +55,8 @@ def _emptiness(message: Mapping[str, Any], row: Any) -> tuple[Severity, str] | N
     word = re.compile(rf"(?<!\w){re.escape(flat)}(?!\w)", re.I)
     if any(word.search(asked) for _, role, asked in turns_of(row) if role != "assistant"):
         return None  # "answer N/A if there is none": a label
-    return ("FAIL" if flat == "nan" else "WARN"), f"the answer is {flat!r}, as of a missing value"
+    # The word alone may be meant ("What is 0/0?"): only the value is a fact.
+    return ("FAIL" if missing else "WARN"), f"the answer is {flat!r}, as of a missing value"
 
 
 def _empty(row: int, turn: int, severity: Severity, what: str) -> Finding:

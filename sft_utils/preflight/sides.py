@@ -46,7 +46,7 @@ def sample(record: RunRecord, limit: int = SAMPLE) -> list[tuple[int, Sequence[M
     chosen: dict[int, Sequence[Message]] = {}
     rows = [(i, m) for i, m in enumerate(record.conversations) if m and is_conversation(m)]
     for i, messages in rows:
-        kind = tuple((m.get("role"), bool(m.get("tool_calls")), bool(content_text(m).strip()),
+        kind = tuple((str(m.get("role")), bool(m.get("tool_calls")), bool(content_text(m).strip()),
                       bool(reasoning_text(m))) for m in messages)  # fmt: skip
         seen[kind] = seen.get(kind, 0) + 1
         if seen[kind] <= 2 and len(chosen) < limit:
@@ -70,14 +70,20 @@ def prompts(
     return [(text, next(ids)) if isinstance(text, str) else None for text in texts]
 
 
+def trl_templates() -> Path | None:
+    """The folder of chat templates inside the installed trl; trl itself is not imported."""
+    spec = importlib.util.find_spec("trl")
+    places = (spec.submodule_search_locations if spec else None) or []
+    return next((Path(place) / "chat_templates" for place in places), None)
+
+
 def trl_twin(template: Any) -> str | None:
     """The training template by which TRL replaces this one, None if it knows none."""
-    spec = importlib.util.find_spec("trl")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        for path in sorted((Path(folder) / "chat_templates").glob("*_training.jinja")):
-            original = path.with_name(path.name.replace("_training", ""))
-            if original.exists() and original.read_text(encoding="utf-8") == template:
-                return path.read_text(encoding="utf-8")
+    folder = trl_templates()
+    for path in sorted(folder.glob("*_training.jinja")) if folder else ():
+        original = path.with_name(path.name.replace("_training", ""))
+        if original.exists() and original.read_text(encoding="utf-8") == template:
+            return path.read_text(encoding="utf-8")
     return None
 
 
@@ -169,7 +175,7 @@ def other_template(record: RunRecord) -> Iterator[Finding]:
     ):
         template = trl_twin(getattr(record.tokenizer, "chat_template", None))
     tokenizer = record.train_tokenizer or record.tokenizer
-    if template is None or record.tokenizer.chat_template is None:
+    if not template or not record.tokenizer.chat_template:
         return
     rows = sample(record)
     both = _both(record, tokenizer, template, [m for _, m in rows])

@@ -56,6 +56,8 @@ class Loss:
 
 def survival(record: RunRecord) -> Iterator[Finding]:
     """C11, C12, C14, C15 and C0: content of the rows that the served template drops or changes."""
+    if not record.tokenizer.chat_template:
+        return
     first: dict[tuple[str, str], tuple[int, Loss]] = {}
     rows: dict[tuple[str, str], int] = {}
     judge = _Judge(record)
@@ -68,8 +70,6 @@ def survival(record: RunRecord) -> Iterator[Finding]:
             rows[key] = rows.get(key, 0) + 1
     for key, (i, loss) in sorted(first.items(), key=lambda item: item[0][1]):
         yield _finding(loss, row=i, count=rows[key])
-    if ("C11", "FAIL") not in first:
-        yield from _trims(record)
 
 
 def schemas(record: RunRecord) -> Iterator[Finding]:
@@ -172,7 +172,7 @@ class _Judge:
 
     def _fate(self, messages: Sequence[Message], k: int) -> str:
         """ "dropped", "changed", or "" if the template refuses the question."""
-        kind = (k, *((m.get("role"), bool(m.get("tool_calls"))) for m in messages))
+        kind = (k, *((str(m.get("role")), bool(m.get("tool_calls"))) for m in messages))
         if kind not in self.fates:
             probe = [*messages[:k], with_content(messages[k], SENTINEL), *messages[k + 1 :]]
             try:
@@ -205,20 +205,6 @@ class _Lazy:
     def __call__(self) -> str:
         self.value = self.value or self.make()
         return self.value
-
-
-def _trims(record: RunRecord) -> Iterator[Finding]:
-    """C11: white space around an answer would be lost, though no row has any."""
-    like = next((c for c in record.conversations if c and is_conversation(c)), [{"content": ""}])[0]
-    asked = with_content({**like, "role": "user"}, "Hello")
-    answer = with_content({"role": "assistant", "content": like.get("content")}, f"  {SENTINEL} \n")
-    try:
-        text = render(record.tokenizer, [asked, answer], template_kwargs=record.template_kwargs)
-    except TemplateError:
-        return
-    if SENTINEL in text and f"  {SENTINEL} \n" not in text:
-        what = "the template trims answers; no row has white space around one"
-        yield _finding(Loss("C11", "WARN", what), where="chat template")
 
 
 def _finding(loss: Loss, *, row: int | None = None, count: int = 1, where: str = "") -> Finding:

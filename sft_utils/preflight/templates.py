@@ -5,13 +5,14 @@ Markers, the end of an answer, the served prompt, the clock and generation marke
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from sft_utils.chat import MAX_GAP, SENTINEL, Message, Oracle, Turn, oracles
 from sft_utils.errors import TemplateError
+from sft_utils.masking import IGNORE
 from sft_utils.preflight import sides, survival
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 from sft_utils.preflight.sides import prompts, sample
@@ -171,7 +172,7 @@ def unfamiliar_prompt(record: RunRecord) -> Iterator[Finding]:
         for (row, messages), truth in zip(rows, truths, strict=True)
         if isinstance(truth, Oracle)
         for turn in (truth.turns if record.turns == "all" else truth.turns[-1:])
-        if turn.message > 0
+        if turn.message > 0 and messages[turn.message - 1].get("role") != "assistant"
     ][:400]
     served = prompts(record.tokenizer, [m[: t.message] for _, _, t, m in asked], kwargs)
     found: dict[str, list[tuple[Finding, int | None]]] = {"FAIL": [], "WARN": []}
@@ -191,6 +192,8 @@ def unfamiliar_prompt(record: RunRecord) -> Iterator[Finding]:
 
 def clock(record: RunRecord) -> Iterator[Finding]:
     """C9: the render says which day it is."""
+    if not record.tokenizer.chat_template:
+        return
     rows = [*(m for _, m in sample(record, 6)), probes(record, "Yes")]
     then, later = (
         renders(record.tokenizer, rows, {**record.template_kwargs, "strftime_now": _clock(year)})
@@ -221,9 +224,7 @@ def no_generation_marker(record: RunRecord) -> Iterator[Finding]:
     template = sides.trained_template(record) or getattr(record.tokenizer, "chat_template", None)
     if not asked or not isinstance(template, str) or GENERATION.search(template):
         return
-    if sides.trl_twin(template) or any(
-        (batch["labels"] != -100).any() for batch in record.train_batches if "labels" in batch
-    ):
+    if sides.trl_twin(template) or any(map(_trains, record.train_batches)):
         return  # replaced by TRL, or labels come from somewhere else
     yield Finding(
         id="C16",
@@ -291,6 +292,13 @@ def _unfamiliar(
         row=row,
         turn=None if row is None else turn.message,
     )
+
+
+def _trains(batch: Mapping[str, Any]) -> bool:
+    """Whether any token of a batch carries loss."""
+    labels = batch.get("labels", ())
+    rows = labels.tolist() if hasattr(labels, "tolist") else labels
+    return any(label != IGNORE for row in rows for label in row)
 
 
 def _clock(year: int) -> Any:

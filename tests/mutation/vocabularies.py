@@ -40,8 +40,10 @@ def wheel_folder() -> Path:
 def wheel_version(package: str) -> str:
     """Version of an unpacked wheel; empty if it is not there."""
     name = package.replace("-", "_")
-    found = sorted(wheel_folder().glob(f"{name}-*.dist-info"))
-    return found[-1].name.removeprefix(f"{name}-").removesuffix(".dist-info") if found else ""
+    # pip leaves the metadata of an older version behind when it replaces a package in a folder
+    found = max(wheel_folder().glob(f"{name}-*.dist-info"), default=None,
+                key=lambda folder: folder.stat().st_mtime)  # fmt: skip
+    return found.name.removeprefix(f"{name}-").removesuffix(".dist-info") if found else ""
 
 
 def find_wheel_file(package: str, relative: str) -> Path | None:

@@ -232,13 +232,13 @@ class TestEncoding:
 
 
 class TestAnswers:
-    @pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff ", None, [], "nan", "NaN", float("nan")])
+    @pytest.mark.parametrize("text", ["", " \n", "\u200b\ufeff ", None, [], float("nan")])
     def test_empty(self, look, text):
         found = look([ask("a?", "b"), ask("How far?", text)])
         assert told(found) == ["D3"]
         assert (found[0].row, found[0].turn) == (1, 1)
 
-    @pytest.mark.parametrize("text", ["N/A", "null", "None", "-", "..."])
+    @pytest.mark.parametrize("text", ["N/A", "null", "None", "-", "...", "nan", "NaN"])
     def test_placeholder_warns(self, look, text):
         assert told(look([ask("How far?", text)])) == ["d3"]
 

@@ -201,7 +201,8 @@ def few_long(record: RunRecord) -> RunRecord:
 
 def longest_answers(before: RunRecord, after: RunRecord) -> bool:
     def longest(record: RunRecord) -> int:
-        return max(len(str(m.get("content"))) for c in record.conversations for m in c)
+        chats = record.conversations
+        return max(len(str(m["content"])) for c in chats for m in c if m["role"] == "assistant")
 
     return longest(after) > 10 * longest(before)
 
@@ -367,7 +368,8 @@ MUTATORS: tuple[Mutator, ...] = (
          lambda b, a: a.conversations[0][-1]["content"] == ""),
     data("D3", "answer-white", planted(ask("How far is it?", " \n\t\u200b ")),
          in_rows("\\t\\u200b")),
-    data("D3", "answer-nan", planted(ask("How far is it?", "nan")), in_rows("'nan'")),
+    data("D3", "answer-nan", planted(ask("How far is it?", "nan")), in_rows("'nan'"),
+         severity="WARN"),
     data("D3", "answer-not-available", planted(ask("How far is it?", "N/A")), in_rows("'N/A'"),
          severity="WARN"),
     data("D4", "refusal-left-in",

@@ -52,8 +52,9 @@ def row_of(record: RunRecord, tokenizer: Any, messages: Sequence[dict], kwargs: 
     answers = [m for m in messages if m["role"] == "assistant"]
     for message in answers:
         said = str(message.get("content") or "").strip()
-        # What a template makes of an answer: as it is, in small letters, or its beginning.
-        form = next((s for s in (said, said.lower(), said[:4]) if s and text.find(s, at) >= 0), "")
+        # What a template makes of an answer: as it is, without thoughts, in small letters, cut.
+        forms = (said, said.split("</think>")[-1].strip(), said.lower(), said[:4])
+        form = next((s for s in forms if s and text.find(s, at) >= 0), "")
         if not form:
             continue
         start = text.find(form, at)

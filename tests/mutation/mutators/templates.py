@@ -25,7 +25,7 @@ from tests.mutation.mutators.rewriting import (
     texts,
     trained,
 )
-from tests.mutation.probes import MARK, encoded, rendered, turn
+from tests.mutation.probes import encoded, rendered, turn
 
 TAIL = "\ue0f0"  # put behind answers to find their ends in a finished text
 
@@ -312,11 +312,6 @@ MUTATORS: tuple[Mutator, ...] = (
     fault("C11", "answers-cut",
           rewriting("dict(x, content=x.content[:4]) if x.role == 'assistant' else x"),
           gone(lambda m: m["role"] == "assistant" and m["content"])),
-    fault("C11", "template-that-would-trim", rewriting("dict(x, content=x.content | trim)"),
-          lambda b, a: f" {MARK} " not in rendered(
-              a.tokenizer, [turn("user", "a"), turn("assistant", f" {MARK} ")],
-              **a.template_kwargs),
-          severity="WARN", applies=has("verbatim")),
     fault("C12", "earlier-thoughts-stripped",
           rewriting(f"x if {LAST} else dict(x, content=x.content.split('</think>')[-1] | trim)",
                     thoughtful(True)), thought_lost, applies=has(turns="all")),
