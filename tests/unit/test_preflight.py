@@ -112,7 +112,7 @@ def test_rows(run, rows, conversations):
     assert ids(run(rows, roles))[0] == "C18"  # the trained text differs, too
     empty = [[*c[:-1], {"role": "assistant", "content": " "}] for c in conversations]
     assert "D3" in ids(run(rows, empty))
-    assert ids(run(rows, [[c[0]] for c in conversations])) == ["D7"]
+    assert ids(run(rows, [[c[0]] for c in conversations]))[0] == "D7"
 
 
 def test_model(run, rows, tiny):
