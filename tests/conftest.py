@@ -29,6 +29,16 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def loopback():
+    """Process groups talk over 127.0.0.1; where that is down they wait half an hour for it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        try:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+        except OSError as why:
+            pytest.skip(f"127.0.0.1 is not reachable ({why}): use unshare -rn .ci/offline COMMAND")
+
+
+@pytest.fixture(scope="session")
 def profile():
     from sft_utils.config import get_profile
 

@@ -598,7 +598,7 @@ print("TYPE", accelerator.distributed_type.value)
 """
 
 
-def test_fsdp_on_a_cpu_is_plain_ddp(tmp_path):
+def test_fsdp_on_a_cpu_is_plain_ddp(tmp_path, loopback):
     """A group of one process is enough to see which kind accelerate chooses."""
     item = stack.Silent("detector T4", "accelerate replaces FSDP by DDP on a CPU")
     group = {
@@ -608,7 +608,7 @@ def test_fsdp_on_a_cpu_is_plain_ddp(tmp_path):
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", FSDP], env={**os.environ, **group}, cwd=tmp_path,
-        capture_output=True, text=True, check=False,
+        capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     item.holds(done.returncode == 0 and "TYPE MULTI_CPU" in done.stdout)
     item.holds("fsdp" not in done.stderr.lower())
