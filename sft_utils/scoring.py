@@ -1,16 +1,22 @@
 """Metrics of structured answers, and intervals that say how far to trust them."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from sft_utils.artifacts import ROOT, read_json
 from sft_utils.errors import ConfigError
+from sft_utils.jsonanswers import (
+    Schema,
+    extract_json,
+    find_json,
+    flatten,
+    parse_json,
+    same_value,
+    schema_errors,
+)
 
 RESAMPLES = 2000
 """Bootstrap resamples; the 95 % bounds move by less than 0.005 between seeds."""
@@ -28,85 +34,60 @@ class Score:
     fn: int  # gold fields missed
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(keys) != len(set(keys)):
-        raise ValueError(f"duplicate key in {keys}")
-    return dict(pairs)
-
-
-def _no_constants(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
-
-
-def parse_json(text: str) -> Any:
-    """Parse a whole answer as one JSON value; NaN, infinity and duplicate keys are refused.
-
-    Raises:
-        ValueError: Not JSON; the message says where.
-    """
-    return _DECODER.decode(text.strip())
-
-
-def extract_json(text: str) -> dict[str, Any] | None:
-    """First JSON object in an answer that may have prose or a code fence around it.
-
-    Field scores use this for every arm, so that a prompted model is not scored zero for saying
-    "Here is the JSON:" first. Whether the answer *is* JSON is `parse_json`'s question.
-    """
-    start = text.find("{")
-    while start != -1:
-        try:
-            value, _ = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            start = text.find("{", start + 1)
-            continue
-        return value if isinstance(value, dict) else None
-    return None
-
-
-@lru_cache(maxsize=8)
-def _validator(path: str) -> Any:
-    from jsonschema import Draft202012Validator
-
-    schema = read_json(ROOT / path)
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
-
-
-def schema_errors(value: Any, schema: str) -> list[str]:
-    """All violations of a JSON Schema file (draft 2020-12, formats checked), empty if valid.
-
-    Args:
-        value: A parsed JSON value.
-        schema: Path of the schema, relative to the repository root.
-    """
-    errors = sorted(_validator(schema).iter_errors(value), key=lambda e: list(map(str, e.path)))
-    return [f"{'/'.join(map(str, e.path)) or '(root)'}: {e.message}" for e in errors]
-
-
-def same_value(a: Any, b: Any) -> bool:
-    """JSON equality: 1 equals 1.0, but true does not equal 1."""
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    return a == b
-
-
-def score(answer: str, gold: dict[str, Any], schema: str) -> Score:
+def score(answer: str, gold: dict[str, Any] | list[Any], schema: Schema) -> Score:
     """Score one answer against its gold object.
 
     A field counts as found only if its value is exactly right. Fields that are null in the gold
     object earn nothing (most fields of most mails are null; counting them would flatter every
-    model), but filling one of them is an error.
+    model), but filling one of them is an error. Fields of nested objects are their leaves.
+
+    Args:
+        answer: The generated text.
+        gold: What it should say.
+        schema: Object, JSON text, or path relative to the repository root.
+    Example:
+        >>> s = score('{"legs": [{"from": "BER", "to": "OSL"}]}',
+        ...           {"legs": [{"from": "BER", "to": "ARN"}]}, {"type": "object"})
+        >>> s.schema_valid, s.exact, (s.tp, s.fp, s.fn)
+        (True, False, (1, 1, 1))
     """
     try:
         parsed, parses = parse_json(answer), True
-    except (ValueError, RecursionError):
+    except ValueError:
         parsed, parses = None, False
-    found = extract_json(answer) or {}
+    if isinstance(gold, dict):
+        found: Any = extract_json(answer, inner=_is_flat(gold)) or {}
+    else:
+        found = (find_json(answer, inner=False, brackets="[") or ([],))[0]
+    tp, fp, fn = field_counts(found, gold)
+    return Score(
+        parses=parses,
+        schema_valid=parses and not schema_errors(parsed, schema),
+        exact=parses and same_value(parsed, gold),
+        tp=tp,
+        fp=fp,
+        fn=fn,
+    )
+
+
+def field_counts(found: Any, gold: Any) -> tuple[int, int, int]:
+    """Fields right, wrong or invented, and missed.
+
+    A flat gold object is compared key by key, whatever the answer puts under a key. A nested one
+    is compared leaf by leaf, arrays aligned by index (`flatten`), so that a passenger too many
+    costs as much as one too few.
+
+    Args:
+        found: Parsed answer, or `Verdict.fields` of an answer that is not JSON.
+        gold: The same for the gold answer.
+    Returns:
+        (tp, fp, fn); a null is no field, neither in the answer nor in the gold object.
+    Example:
+        >>> field_counts({"a": 1, "b": None, "c": 3}, {"a": 1, "b": 2, "c": None})
+        (1, 1, 1)
+    """
+    if not (isinstance(gold, dict) and isinstance(found, dict) and _is_flat(gold)):
+        found, gold = flatten(found), flatten(gold)
     tp = fp = fn = 0
     for key in gold.keys() | found.keys():
         want, got = gold.get(key), found.get(key)
@@ -114,17 +95,11 @@ def score(answer: str, gold: dict[str, Any], schema: str) -> Score:
         tp += hit
         fn += want is not None and not hit
         fp += got is not None and not hit
-    return Score(
-        parses=parses,
-        schema_valid=parses and not schema_errors(parsed, schema),
-        exact=parses
-        and isinstance(parsed, dict)
-        and parsed.keys() == gold.keys()
-        and all(same_value(parsed[k], gold[k]) for k in gold),
-        tp=tp,
-        fp=fp,
-        fn=fn,
-    )
+    return tp, fp, fn
+
+
+def _is_flat(gold: dict[str, Any]) -> bool:
+    return not any(isinstance(value, dict | list) for value in gold.values())
 
 
 def field_f1(scores: Sequence[Score]) -> float:

@@ -10,8 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
     {"artifacts"},
-    {"basemodel", "rendering", "scoring", "manifest", "readme", "duplicates"},
-    {"chat"},
+    {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates"},
+    {"chat", "scoring", "taxonomy", "documents"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
     {"runtime", "tickets", "modeling", "tracking", "filters", "personal"},
     {"memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "coverage", "data", "duplicates", "errors", "filters", "generation", "grounding", "nbcompare",
-    "nbparams", "personal", "readme",
+    "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
+    "jsonanswers", "nbcompare", "nbparams", "personal", "readme", "scoring", "taxonomy",
 )  # fmt: skip
 
 
