@@ -9,12 +9,22 @@ behind them, and one softmax runs over both. The arithmetic is that of the eager
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 SUPPORTED = ("llama", "qwen2", "mistral")
 """Model types whose attention is plain softmax over all earlier tokens."""
 
 NAME = "sft_shared_prefix"
+
+
+class Guide(Protocol):
+    """What may limit the tokens of an answer; `constrain.Guide` follows a JSON Schema."""
+
+    def restrict(self, logits: Any, rows: list[int]) -> Any:
+        """Logits (B, V) in which forbidden tokens are -inf."""
+
+    def advance(self, rows: list[int], tokens: list[int]) -> None:
+        """Take note of the tokens that were chosen."""
 
 
 def supports(model: Any) -> bool:
@@ -97,7 +107,14 @@ def shared_prefix(model: Any, prefix: list[int]) -> Iterator[None]:
 
 
 def greedy(
-    model: Any, rows: list[list[int]], *, offset: int, stops: set[int], pad: int, limit: int
+    model: Any,
+    rows: list[list[int]],
+    *,
+    offset: int,
+    stops: set[int],
+    pad: int,
+    limit: int,
+    guide: Guide | None = None,
 ) -> list[list[int]]:
     """Greedy continuation of rows (their part after the prefix), inside `shared_prefix`.
 
@@ -108,6 +125,7 @@ def greedy(
         offset: Length of the prefix: position of the first own token.
         stops: Ids that end an answer.
         limit: Most tokens per answer.
+        guide: Limits the choice at every step.
     Returns:
         New tokens per row, stop token included if there is one.
     """
@@ -127,7 +145,11 @@ def greedy(
                 input_ids=ids, attention_mask=mask, position_ids=positions,
                 past_key_values=cache, use_cache=True, logits_to_keep=1,
             ).logits[:, -1]  # fmt: skip
+            if guide:
+                logits = guide.restrict(logits, alive)
             token = logits.argmax(-1)
+            if guide:
+                guide.advance(alive, token.tolist())
             for row, value in zip(alive, token.tolist(), strict=True):
                 new[row].append(value)
             keep = [i for i, row in enumerate(alive) if new[row][-1] not in stops]

@@ -10,6 +10,7 @@ from typing import Any
 
 from sft_utils import decoding
 from sft_utils.artifacts import read_json, sha256_json, write_json
+from sft_utils.constrain import Constraint, Guide
 from sft_utils.errors import ConfigError
 
 
@@ -46,6 +47,7 @@ def generate(
     key: str = "",
     progress: Path | None = None,
     what: str = "generating",
+    constraint: Constraint | None = None,
 ) -> list[Answer]:
     """Greedy answers to prompts that may share a prefix.
 
@@ -61,6 +63,7 @@ def generate(
         cache: File that receives each finished batch; the same call after a kill continues there.
         key: Identity of the model; a cache written under another key, prompts or limits is ignored.
         progress: File for the runner: what, done, total, eta_s.
+        constraint: One grammar per prompt that its answer must follow (`constrain`).
     Returns:
         One answer per prompt, in the order given.
     Raises:
@@ -69,7 +72,8 @@ def generate(
     check_decoding(model)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    identity = sha256_json([key, prompts, max_new_tokens, batch_size])
+    limits = [constraint.digest] if constraint else []
+    identity = sha256_json([key, prompts, max_new_tokens, batch_size, *limits])
     done: dict[int, dict[str, Any]] = {}
     if cache and cache.exists():
         saved = read_json(cache)
@@ -81,7 +85,8 @@ def generate(
     with _attention(model, prefix):
         for worked, batch in enumerate(todo, 1):
             part = [prompts[i] for i in batch]
-            answers = _decode(model, tokenizer, part, prefix, max_new_tokens)
+            guide = constraint.guide(batch) if constraint else None
+            answers = _decode(model, tokenizer, part, prefix, max_new_tokens, guide)
             done |= {i: asdict(answer) for i, answer in zip(batch, answers, strict=True)}
             if cache:
                 write_json(cache, {"identity": identity, "answers": done})
@@ -120,7 +125,12 @@ def common_prefix(prompts: Sequence[list[int]]) -> list[int]:
 
 
 def _decode(
-    model: Any, tokenizer: Any, prompts: list[list[int]], prefix: list[int], max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    prefix: list[int],
+    max_new_tokens: int,
+    guide: Guide | None = None,
 ) -> list[Answer]:
     """One batch of answers."""
     stops = model.generation_config.eos_token_id
@@ -133,9 +143,10 @@ def _decode(
             stops=stops,
             pad=tokenizer.pad_token_id,
             limit=max_new_tokens,
+            guide=guide,
         )
     else:
-        rows = _stock(model, tokenizer, prompts, max_new_tokens)
+        rows = _stock(model, tokenizer, prompts, max_new_tokens, guide)
     answers = []
     for prompt, row in zip(prompts, rows, strict=True):
         end = next((i for i, token in enumerate(row) if token in stops), None)
@@ -152,7 +163,11 @@ def _decode(
 
 
 def _stock(
-    model: Any, tokenizer: Any, prompts: list[list[int]], max_new_tokens: int
+    model: Any,
+    tokenizer: Any,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    guide: Guide | None = None,
 ) -> list[list[int]]:
     """`model.generate` for models whose attention the shared prefix does not cover."""
     import torch
@@ -160,6 +175,14 @@ def _stock(
     width, pad = max(map(len, prompts)), tokenizer.pad_token_id
     rows = [[pad] * (width - len(p)) + p for p in prompts]
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    every = range(len(prompts))
+
+    def follow(ids: Any, scores: Any) -> Any:
+        """A logits processor: what was chosen since the last call, then what may come now."""
+        if ids.shape[1] > width:
+            guide.advance(every, ids[:, -1].tolist())
+        return guide.restrict(scores, every)
+
     with torch.inference_mode():
         output = model.generate(
             input_ids=torch.tensor(rows, device=model.device),
@@ -167,6 +190,7 @@ def _stock(
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=pad,
+            logits_processor=[follow] if guide else None,
         )
     return output[:, width:].tolist()
 

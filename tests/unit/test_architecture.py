@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
     {"artifacts"},
-    {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates"},
+    {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"chat", "scoring", "taxonomy", "documents"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
     {"runtime", "tickets", "modeling", "tracking", "filters", "personal"},
@@ -74,7 +74,7 @@ def test_the_runner_never_imports_torch(name):
 
 @pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
 def test_optional_packages_are_imported_lazily(name):
-    lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers"}
+    lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers", "llguidance"}
     assert not imported(FILES[name], top_level_only=True) & lazy
 
 

@@ -1,0 +1,134 @@
+"""Constrained decoding: at every step only tokens that keep the answer inside a JSON Schema.
+
+The grammar engine is llguidance (outputs/reference/constrained.json has the comparison that chose
+it). The model's own choice among the allowed tokens stays greedy.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sft_utils.artifacts import sha256_json
+from sft_utils.errors import ConfigError
+
+LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+"""At most one blank where JSON allows white space: the model writes `": "` or `":"` as it was
+trained, and cannot write blanks until the limit. Fixed separators of two characters are not used:
+llguidance 1.9.1 then allows a token that it refuses in the next call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """One grammar per prompt, on the vocabulary of one tokenizer."""
+
+    vocabulary: Any  # llguidance.LLTokenizer
+    grammars: tuple[str, ...]  # compiled schemas, aligned with the prompts
+
+    @property
+    def digest(self) -> str:
+        """Identity of the grammars; answers cached under another one are not used."""
+        return sha256_json(list(self.grammars))
+
+    def guide(self, prompts: Sequence[int]) -> "Guide":
+        """A fresh state for a batch of prompts, given by their indices."""
+        from llguidance import LLMatcher
+
+        return Guide([LLMatcher(self.vocabulary, self.grammars[i]) for i in prompts])
+
+
+class Guide:
+    """Where each answer of a batch stands in its grammar."""
+
+    def __init__(self, matchers: Sequence[Any]) -> None:
+        self.matchers = list(matchers)
+
+    def restrict(self, logits: Any, rows: Sequence[int]) -> Any:
+        """Logits in which only tokens that can continue an answer are finite.
+
+        Args:
+            logits: (B, V); row k belongs to answer rows[k].
+            rows: Which answers of the batch are still written.
+        Returns:
+            (B, V), a new tensor.
+        Raises:
+            ConfigError: The grammar engine gave up on an answer; says why.
+        """
+        import numpy as np
+        import torch
+
+        allowed = np.zeros(tuple(logits.shape), dtype=bool)
+        for k, row in enumerate(rows):
+            matcher = self.matchers[row]
+            packed = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+            bits = np.unpackbits(packed, bitorder="little")[: logits.shape[1]]
+            allowed[k, : len(bits)] = bits
+            self._check(row)
+        keep = torch.from_numpy(allowed).to(logits.device)
+        return logits.masked_fill(~keep, float("-inf"))
+
+    def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Tell the grammar which token each answer received."""
+        for row, token in zip(rows, tokens, strict=True):
+            if not self.matchers[row].is_stopped():
+                self.matchers[row].consume_token(token)
+                self._check(row)
+
+    def _check(self, row: int) -> None:
+        matcher = self.matchers[row]
+        if matcher.is_error():
+            raise ConfigError(
+                f"constrained decoding stopped in answer {row} of the batch: "
+                f"{matcher.get_error().splitlines()[0]}. Simplify the schema."
+            )
+
+
+def compile_schema(schema: dict[str, Any]) -> str:
+    """A JSON Schema as a grammar.
+
+    Keys come in the order of `properties`. Keywords that the engine cannot enforce are refused
+    rather than ignored: an answer that parses but breaks the schema would look like a guarantee.
+
+    Args:
+        schema: A JSON Schema, draft 2020-12; local references only.
+    Raises:
+        ConfigError: The engine does not support the schema; says which part.
+    Source: llguidance 1.9.1, docs/json_schema.md
+    """
+    from llguidance import LLMatcher
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=LAYOUT)
+    except ValueError as error:
+        raise ConfigError(f"this schema cannot constrain decoding: {error}") from error
+    failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
+    if failed or messages:
+        name = schema.get("title", "without a title")
+        raise ConfigError(
+            f"schema {name!r} cannot constrain decoding: {messages[0].splitlines()[0]}. "
+            "Remove the keyword, or decode freely and validate."
+        )
+    return grammar
+
+
+def constraint(
+    tokenizer: Any, schemas: Sequence[dict[str, Any]], *, stops: Sequence[int], n_vocab: int
+) -> Constraint:
+    """Bind one schema per prompt to a tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        schemas: One JSON Schema per prompt; equal ones are compiled once.
+        stops: Ids that end an answer (the model's generation config).
+        n_vocab: Width of the model's logits, which may exceed the tokenizer's vocabulary.
+    Raises:
+        ConfigError: A schema cannot be compiled.
+    """
+    import llguidance.hf
+
+    vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=n_vocab, eos_token=list(stops))
+    compiled: dict[str, str] = {}
+    keys = [sha256_json(schema) for schema in schemas]
+    for key, schema in zip(keys, schemas, strict=True):
+        compiled[key] = compiled.get(key) or compile_schema(schema)
+    return Constraint(vocabulary, tuple(compiled[key] for key in keys))
