@@ -121,9 +121,11 @@ def _mask_in_force(record: RunRecord) -> bool | None:
         return None
     for batch in [b for b in record.train_batches if b.keys() >= {"labels", "input_ids"}]:
         real = batch["attention_mask"] if "attention_mask" in batch else batch["input_ids"] >= 0
+        if real.shape != batch["labels"].shape:
+            continue  # ids and labels that do not line up are named by `batches`
         hidden = (batch["labels"] == IGNORE) & (real != 0)
         # Packing hides the first token of every document, whatever the flags say.
-        if "position_ids" in batch:
+        if "position_ids" in batch and batch["position_ids"].shape == hidden.shape:
             hidden &= batch["position_ids"] != 0
         if bool(hidden.any()):
             return True

@@ -478,3 +478,23 @@ def test_files_that_are_missing_or_cut(record, tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
     assert "weight files are missing" in look(record.change(export=tmp_path))[0].what
     assert look(record.change(export=tmp_path / "nowhere")) == []
+
+
+def test_labels_that_do_not_line_up_do_not_stop_the_inspection(tokenizer):
+    """A collator that packs empty documents gives labels longer than ids: a finding, no crash."""
+    import torch
+
+    from sft_utils.preflight import RunRecord, inspect
+
+    batch = {
+        "input_ids": torch.ones(1, 7, dtype=torch.long),
+        "attention_mask": torch.ones(1, 7, dtype=torch.long),
+        "labels": torch.ones(1, 10, dtype=torch.long),
+    }
+    record = RunRecord(
+        tokenizer=tokenizer,
+        conversations=[[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]],
+        arguments={"assistant_only_loss": True},
+        batches=[batch],
+    )
+    assert any(f.severity == "FAIL" for f in inspect(record))
