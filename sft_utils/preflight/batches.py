@@ -21,46 +21,12 @@ import numpy as np
 from sft_utils.chat import Oracle
 from sft_utils.errors import TemplateError
 from sft_utils.masking import IGNORE
+from sft_utils.preflight.collated import as_lists, batch_rows, is_packed, ragged
 from sft_utils.preflight.labels import Masks
 from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord
 
 EXPLAINED = 3
 """Rows that are unknown are compared with all others: a few are explained, the rest counted."""
-
-
-def batch_rows(batch: Batch) -> Iterator[tuple[list[int], list[int]]]:
-    """Cut a collated batch back into (ids, labels) rows; packed rows are split at restarts.
-
-    Args:
-        batch: Tensors or lists of shape (B, T): input_ids, labels, and attention_mask (padding on
-            either side) or position_ids that restart at every packed row.
-    """
-    ids, labels = _plain(batch["input_ids"]), _plain(batch["labels"])
-    masks = _plain(batch["attention_mask"]) if "attention_mask" in batch else None
-    starts = _plain(batch["position_ids"]) if "position_ids" in batch else None
-    for i in range(len(ids)):
-        keep = range(len(ids[i]))
-        if masks is not None:
-            keep = [k for k, m in enumerate(masks[i]) if m]
-        cuts = [0, len(keep)]
-        if starts is not None:
-            cuts = [n for n, k in enumerate(keep) if starts[i][k] == 0] + [len(keep)]
-        for a, b in itertools.pairwise(cuts):
-            part = keep[a:b]
-            yield [ids[i][k] for k in part], [labels[i][k] for k in part]
-
-
-def _plain(values: Any) -> list[list[int]]:
-    """Tensors as lists; a single row as a batch of one."""
-    values = values.tolist() if hasattr(values, "tolist") else values
-    return values if values and isinstance(values[0], list) else [values]
-
-
-def is_packed(batch: Batch) -> bool:
-    """Whether one row of a batch holds several documents, told apart by restarting positions."""
-    if "position_ids" not in batch:
-        return False
-    return any(row.count(0) > 1 for row in _plain(batch["position_ids"]))
 
 
 class _Known:
@@ -291,8 +257,16 @@ def evaluated_rows(record: RunRecord) -> Iterator[Finding]:
 def padding(record: RunRecord) -> Iterator[Finding]:
     """M9: loss on padding. P5: a mask that joins packed documents. P4: steps without loss."""
     for number, batch in enumerate(record.train_batches):
-        labels = np.array(_plain(batch["labels"]))
-        mask = np.array(_plain(batch["attention_mask"])) if "attention_mask" in batch else None
+        if uneven := ragged(batch):
+            yield Finding(
+                id="M6", severity="FAIL", where=f"batch {number}",
+                what=f"ids and labels do not line up: tokens a row {uneven}",
+                why="a label belongs to the token at its place; here it belongs to none",
+                fix="let the collator pad or pack all parts of a row in the same way",
+            )  # fmt: skip
+            continue
+        labels = np.array(as_lists(batch["labels"]))
+        mask = np.array(as_lists(batch["attention_mask"])) if "attention_mask" in batch else None
         if mask is not None and (labels[mask == 0] != IGNORE).any():
             n = int((labels[mask == 0] != IGNORE).sum())
             yield Finding(

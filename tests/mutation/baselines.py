@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from sft_utils.masking import IGNORE
-from sft_utils.preflight.batches import batch_rows
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.cli import stand_in
+from sft_utils.preflight.collated import batch_rows
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator, Subject, rows_of
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sft_utils import masking
 from sft_utils.chat import oracle
-from sft_utils.preflight.batches import batch_rows
+from sft_utils.preflight.collated import batch_rows
 from sft_utils.preflight.record import RunRecord
 
 Layout = Literal["messages", "prompt_completion", "tokenised"]

@@ -7,7 +7,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import masking, preflight, training
-from sft_utils.preflight.batches import batch_rows
+from sft_utils.preflight.collated import batch_rows
 
 TURN = "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
 MARKED = (
