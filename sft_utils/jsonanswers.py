@@ -136,17 +136,20 @@ def extract_json(text: str, *, inner: bool = True) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def find_json(text: str, *, inner: bool = True, brackets: str = "{") -> tuple[Any, int, int] | None:
+def find_json(
+    text: str, *, start: int = 0, inner: bool = True, brackets: str = "{"
+) -> tuple[Any, int, int] | None:
     """The value that `extract_json` gives, with its place in the text.
 
     Args:
         text: The answer.
+        start: Where to begin.
         inner: As in `extract_json`.
         brackets: Characters that may open the value: "{" objects, "[" arrays.
     Returns:
         (value, start, end), or None if there is no such value.
     """
-    start = _next(text, brackets, 0)
+    start = _next(text, brackets, start)
     while start != -1:
         try:
             value, end = _DECODER.raw_decode(text, start)

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -61,6 +62,12 @@ CASES = [
     ('{"pay": {"kind": "bank"}, "n": ', "syntax", "(root)"),
     ('Here: {"pay": {"kind": "bank"},}', "syntax", "(root)"),
     ("I cannot do that.", "syntax", "(root)"),
+    ("It is seat [1].", "syntax", "(root)"),
+    (f'[{TEXT}, {{"n"', "syntax", "(root)"),
+    (f"{TEXT}{TEXT[:20]}", "syntax", "(root)"),
+    (f"{TEXT} null", "syntax", "(root)"),
+    (f"By [1]: {TEXT}", "prose around JSON", "(root)"),
+    (f"Here: [{TEXT}]", "prose around JSON", "(root)"),
     (f"Sure! {TEXT}", "prose around JSON", "(root)"),
     (f"```\n{TEXT}\n```", "prose around JSON", "(root)"),
     ("Sure! {}", "prose around JSON", "(root)"),
@@ -163,6 +170,13 @@ def test_values_of_valid_answers(gold, answer, classes):
 def test_keywords(schema, value, classes):
     failure = classify(json.dumps(value), gold={"z": 1}, schema=schema, source_text="")
     assert failure.all == classes, failure
+
+
+def test_hostile_answers_take_no_time():
+    started = time.monotonic()
+    for text in ("{" * 20_000, '{"a":' * 20_000, '[{"a":1},' * 5000, '{"' * 10_000, '{"a":NaN,' * 5000, '{"a":1,"a":2}' * 2000):
+        assert of(text).primary == "syntax"
+    assert time.monotonic() - started < 5
 
 
 def test_a_list_may_be_the_answer():
