@@ -92,10 +92,12 @@ CASES = [
     (changed(tags=["abc"]), "null vs absent", "tags"),
     (changed(name="Grace Hopper"), "hallucinated value", "name"),
     (changed(name="mr. BABBAGE"), "wrong value", "name"),
+    (changed(name="MrBabbage"), "wrong value", "name"),
     (changed(n=3), "wrong value", "n"),
     (changed(**{"class": "business"}), "wrong value", "class"),
     (changed(pay=3), "wrong type", "pay"),
     (changed(pay={"kind": "card"}), "missing key", "pay/last4"),
+    (changed(pay={"kind": "card", "iban": "X"}), "missing key", "pay/last4"),  # the kind decides
     (changed(pay={"kind": "card", "last4": "42424"}), "bound/pattern", "pay/last4"),
     (changed(pay={"kind": "cash", "last4": "4242"}), "enum", "pay/kind"),
     (changed(pay={"kind": "bank", "iban": None}), "null vs absent", "pay/iban"),
