@@ -136,17 +136,20 @@ def extract_json(text: str, *, inner: bool = True) -> dict[str, Any] | None:
     return found[0] if found else None
 
 
-def find_json(text: str, *, inner: bool = True, brackets: str = "{") -> tuple[Any, int, int] | None:
+def find_json(
+    text: str, *, start: int = 0, inner: bool = True, brackets: str = "{"
+) -> tuple[Any, int, int] | None:
     """The value that `extract_json` gives, with its place in the text.
 
     Args:
         text: The answer.
+        start: Where to begin.
         inner: As in `extract_json`.
         brackets: Characters that may open the value: "{" objects, "[" arrays.
     Returns:
         (value, start, end), or None if there is no such value.
     """
-    start = _next(text, brackets, 0)
+    start = _next(text, brackets, start)
     while start != -1:
         try:
             value, end = _DECODER.raw_decode(text, start)
@@ -175,39 +178,49 @@ def _resume(text: str, start: int, error: Exception) -> int:
 
 
 def load_schema(schema: Schema) -> dict[str, Any]:
-    """The schema as an object.
+    """The schema (or any other specification) as an object; shared, do not change it in place.
 
     Raises:
         ConfigError: No such file, or not a JSON object.
     """
+    return schema if isinstance(schema, dict) else _parsed(*_text_of(schema))
+
+
+def _text_of(schema: Schema) -> tuple[str, str]:
+    """(JSON text, what to call it in a message). Files are read each time: they may be edited."""
     if isinstance(schema, dict):
-        return schema
-    text, where = str(schema), "the schema text"
-    if not text.lstrip(_SPACE).startswith("{"):
-        path, where = ROOT / text, str(schema)
-        if not path.is_file():
-            raise ConfigError(f"no schema at {where}. Give a path below the repository, or a dict.")
-        text = path.read_text(encoding="utf-8")
+        return json.dumps(schema), "the schema"
+    text = str(schema)
+    if text.lstrip(_SPACE).startswith("{"):
+        return text, "the schema text"
+    path = ROOT / text
+    if not path.is_file():
+        raise ConfigError(f"no schema at {text}. Give a path below the repository, or a dict.")
+    return path.read_text(encoding="utf-8"), text
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         value = parse_json(text)
     except ValueError as error:
-        raise ConfigError(f"{where} is not JSON: {error}") from error
+        raise ConfigError(f"{where} is not JSON: {error}. Mend the file or the text.") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{where} holds a {TYPE_NAMES[type(value)]}; a schema is an object")
     return value
 
 
 @lru_cache(maxsize=64)
-def _compiled(text: str) -> "Draft202012Validator":
+def _compiled(text: str, where: str) -> "Draft202012Validator":
     import jsonschema_specifications
     from jsonschema import Draft202012Validator, SchemaError
 
-    schema = json.loads(text)
+    schema = _parsed(text, where)
     try:
         Draft202012Validator.check_schema(schema)
     except SchemaError as error:
-        where = "/".join(map(str, error.absolute_path)) or "(root)"
-        raise ConfigError(f"not a draft 2020-12 schema: {error.message} at {where}") from error
+        at = "/".join(map(str, error.absolute_path)) or "(root)"
+        raise ConfigError(f"{where} is not draft 2020-12: {error.message} at {at}") from error
     # The explicit registry keeps references off the network; jsonschema's default fetches them.
     return Draft202012Validator(
         schema,
@@ -229,7 +242,7 @@ def violations(value: Any, schema: Schema) -> "list[ValidationError]":
     from referencing.exceptions import Unresolvable
 
     try:
-        found = list(_compiled(json.dumps(load_schema(schema))).iter_errors(value))
+        found = list(_compiled(*_text_of(schema)).iter_errors(value))
     except Unresolvable as error:
         why = f"the schema refers to {error.ref!r}, which is not in it"
         raise ConfigError(f"{why}. References are not fetched: copy it into $defs.") from error

@@ -93,12 +93,10 @@ def classify(
     try:
         value = parse_json(answer_text)
     except ValueError as error:
-        brackets = "[" if isinstance(gold, list) else "{"
-        inside = find_json(answer_text, inner=False, brackets=brackets)
-        if inside and _is_prose(answer_text):
+        inside, rest = _unwrap(answer_text, list if isinstance(gold, list) else dict)
+        if inside and _is_prose(rest):
             value = inside[0]
-            rest = f"{answer_text[: inside[1]]} ... {answer_text[inside[2] :]}".strip()
-            found.append(("prose around JSON", "(root)", f"text around the object: {rest[:60]!r}"))
+            found.append(("prose around JSON", "(root)", f"text around JSON: {rest[:60]!r}"))
         else:
             found.append(("syntax", "(root)", str(error)))
     if value is not _ABSENT:
@@ -124,11 +122,26 @@ def counts(failures: Sequence[Failure]) -> dict[str, int]:
     return {name: sum(f.primary == name for f in failures) for name in CLASSES}
 
 
-def _is_prose(text: str) -> bool:
-    """Is what stands around the JSON values text, and not stray signs or a second value?"""
-    while place := find_json(text, inner=False, brackets="{["):
-        text = text[: place[1]] + " " + text[place[2] :]
-    return "```" in text or any(c.isalpha() for c in text)
+def _unwrap(text: str, kind: type) -> tuple[list[Any], str]:
+    """Objects (or arrays) that stand whole in a text, and what stands around all values.
+
+    Only outermost values: the first whole item of an array that breaks off is not the answer. An
+    array counts for an object if it holds one, so that a marker like [1] does not.
+    """
+    found, around, end = [], [], 0
+    while place := find_json(text, start=end, inner=False, brackets="{["):
+        value, start, until = place
+        if isinstance(value, kind) or any(isinstance(item, dict) for item in value):
+            found.append(value)
+        around.append(text[end:start])
+        end = until
+    return found, " ... ".join([*around, text[end:]]).strip()
+
+
+def _is_prose(rest: str) -> bool:
+    """Is what stands around JSON text, and not stray signs or a second, broken value?"""
+    words = re.sub(r'"[^"]*"?|\b(?:true|false|null)\b', "", rest)
+    return "```" in rest or any(c.isalpha() for c in words)
 
 
 # --- schema -----------------------------------------------------------------------------------
