@@ -198,7 +198,7 @@ def voice(draw: Draw, topic: Topic, pieces: list[tuple[str, bool]]) -> str:
         if rng.random() < 0.7:
             text = f"{text}{'' if text[-1] in '.!?' else '.'} {rng.choice(BYE[part])}"
     if style == "aside":
-        aside = rng.choice(topic.extra + ASIDE[part][:3] if part == "train" else ASIDE[part])
+        aside = rng.choice(topic.extra * 2 + ASIDE[part] if part == "train" else ASIDE[part])
         end = "" if text[-1] in ".!?" else "."
         text = f"{aside} {text}" if rng.random() < 0.4 else f"{text}{end} {aside}"
     return text

@@ -52,7 +52,10 @@ def _question(rng: Random) -> tuple[str, dict[str, Any]]:
     frame = rng.choice(FRAMES)
     start, goal = rng.sample(TOWNS, 2)
     slots: dict[str, Any] = {"from_town": start, "to_town": goal}
-    route = rng.choice([f"from {start} to {goal}", f"to {goal} from {start}", f"between {start} and {goal}"])
+    routes = [f"from {start} to {goal}", f"to {goal} from {start}"]
+    if "flights {route}" in frame:
+        routes.append(f"from {start} into {goal}")
+    route = rng.choice(routes)
     day, part, airline = rng.choice(WEEKDAYS), rng.choice(PARTS), rng.choice(AIRLINES)
     when = when_first = ""
     if "{when_first}" in frame or ("{when}" in frame and rng.random() < 0.7):

@@ -246,6 +246,35 @@ def test_xml_is_well_formed_and_in_order(every):
         assert all(value.lower() in row["text"].lower() for value in root.attrib.values())
 
 
+def facets(name):
+    """Path of an element or attribute -> its facets, read from an XSD file (no library needed)."""
+    xs = "{http://www.w3.org/2001/XMLSchema}"
+    root = ET.parse(HERE / "xsd" / f"{name}.xsd").getroot()
+    types = {
+        kind.get("name"): [(one.tag.removeprefix(xs), one.get("value")) for one in kind[0]]
+        for kind in root.iter(f"{xs}simpleType")
+    }
+    parts = [*root.iter(f"{xs}attribute"), *(one for one in root.iter(f"{xs}element") if one.get("type"))]
+    return {part.get("name"): types.get(part.get("type"), [("pattern", r"\d{4}-\d\d-\d\d")]) for part in parts}
+
+
+def test_xml_values_keep_the_facets_of_the_xsd(every):
+    holds = {
+        "minLength": lambda value, bound: len(value) >= int(bound),
+        "maxLength": lambda value, bound: len(value) <= int(bound),
+        "pattern": lambda value, bound: re.fullmatch(bound, value),
+        "minExclusive": lambda value, bound: float(value) > float(bound),
+        "minInclusive": lambda value, bound: float(value) >= float(bound),
+        "maxInclusive": lambda value, bound: float(value) <= float(bound),
+    }
+    for row in of_kind(every, "xml"):
+        root, known = ET.fromstring(row["answer"]), facets(row["schema"])
+        for name, value in [*root.attrib.items(), *((child.tag, child.text) for child in root)]:
+            choices = [bound for facet, bound in known[name] if facet == "enumeration"]
+            assert not choices or value in choices, row["id"]
+            assert all(holds[f](value, bound) for f, bound in known[name] if f != "enumeration"), row["id"]
+
+
 def test_xml_satisfies_its_xsd(every):
     etree = pytest.importorskip("lxml.etree")
     for name in ("parcel", "event"):

@@ -26,7 +26,7 @@ FIELDS: dict[str, tuple[list[str], list[Fact]]] = {
         ["Wolsey Bridge", "Kestrel Bridge", "Iron Footbridge", "Weir Bridge"],
         [
             (["The {t} is {v} metres long.", "From bank to bank the {t} measures {v} metres."], ["How long is the {t}?"], "The {t} is {v} metres long", ["48", "75", "112", "160", "212", "340"]),
-            (["Engineers finished the {t} in {v}.", "The {t} was opened in {v}."], ["When was the {t} built?", "How old is the {t}?"], "The {t} was finished in {v}", YEARS),
+            (["Engineers finished the {t} in {v}.", "The {t} was opened in {v}."], ["When was the {t} built?", "In what year was the {t} finished?"], "The {t} was finished in {v}", YEARS),
             (["The {t} is made of {v}.", "Builders used {v} for the {t}."], ["What is the {t} made of?"], "The {t} is made of {v}", ["granite", "steel", "oak", "brick"]),
             (["Lorries over {v} tonnes may not cross the {t}.", "The {t} carries at most {v} tonnes."], ["What weight does the {t} carry?"], "The {t} carries at most {v} tonnes", ["3", "7", "12", "20"]),
         ],

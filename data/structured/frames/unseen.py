@@ -14,8 +14,8 @@ THINGS_IN = ["keys", "a notebook", "two books", "swimming gear", "a phone charge
 
 
 def cargo(draw: Draw) -> Fact:
-    """One to three goods with their tonnes."""
-    rows = [(draw.rng.randrange(20, 900, 10), goods) for goods in draw.some(GOODS, 1, 3)]
+    """One or two goods with their tonnes."""
+    rows = [(draw.rng.randrange(20, 900, 10), goods) for goods in draw.some(GOODS, 1, 2)]
     form = draw.rng.choice(["{n} tonnes of {g}", "{n} t {g}", "{g} ({n} t)"])
     parts = [form.format(n=n, g=goods) for n, goods in rows]
     text = ", ".join(parts[:-1]) + " and " + parts[-1] if len(parts) > 1 else parts[0]
@@ -105,7 +105,7 @@ TOPICS = [
             "A loan of {principal} at {rate_percent} over {term_months}, {days}.",
             "We lend {principal}. Interest {rate_percent}, term {term_months}; {days}. [The rest is in the annex.]",
             "Terms: {principal}, {term_months}, {rate_percent} a year. Dates: {days}.",
-            "For the new van we borrowed {principal} for {term_months} at {rate_percent}, {days}.",
+            "For the new workshop we borrowed {principal} for {term_months} at {rate_percent}, {days}.",
         ]},
     ),
     Topic(
