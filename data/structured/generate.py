@@ -46,6 +46,9 @@ def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
         lines.append(
             f"| `{split}.jsonl` | {len(rows[split])} | `{digest}` | `{fingerprint(rows[split])[:16]}…` |"
         )
+    for name in sorted(name for name in files if name.startswith("examples/")):
+        digest = hashlib.sha256(files[name].encode()).hexdigest()
+        lines.append(f"| `../{name}` | | `{digest}` | |")
     lines += [
         "",
         "| schema | kind | in training | train | val | test, hand-written | test, grammar |",
