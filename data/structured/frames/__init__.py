@@ -1,0 +1,1 @@
+"""Sentence frames, one module for each schema."""
