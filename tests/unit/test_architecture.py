@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
-    {"artifacts"},
+    {"artifacts", "schematext"},
     {"basemodel", "rendering", "scoring", "manifest", "readme", "duplicates"},
     {"chat"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},

@@ -6,8 +6,8 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "coverage", "data", "duplicates", "errors", "filters", "generation", "grounding", "nbcompare",
-    "nbparams", "personal", "readme",
+    "coverage", "data", "duplicates", "errors", "filters", "generation", "grounding", "layouts",
+    "loading", "nbcompare", "nbparams", "personal", "readme", "schemas", "schematext",
 )  # fmt: skip
 
 
