@@ -211,11 +211,11 @@ def elements(source: Source, text: str, start: int, limit: int) -> Iterator[Item
             reason, detail = "invalid UTF-8", f"byte 0x{ord(bad[0]) - 0xDC00:02X}"
         elif end - at > limit:
             reason, detail = "over-long row", f"{end - at} characters, the limit is {limit}"
-        last = reason and after == len(text)
+        last = bool(reason) and after == len(text)
         if reason:
-            place = f"(row begins in line {text.count(chr(10), 0, at) + 1})"
-            tail = "; the file ends in this row" if last else ""
-            yield Item(number, None, reason, f"{detail} {place}{tail}".strip())
+            place = f"row begins in line {text.count(chr(10), 0, at) + 1}"
+            place += "; the file ends in this row" * last
+            yield Item(number, None, reason, f"{detail} ({place})".strip())
         else:
             key = here[1] if here else key
             yield Item(number, value, warning)
