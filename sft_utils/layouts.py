@@ -304,8 +304,6 @@ def _chat(row: Row, layout: str, system: str) -> tuple[list[Message], set[str]]:
     own = row.get("system")
     if own is not None and not isinstance(own, str):
         raise _Unfit("non-text content", f"'system' is {_kind(own)}")
-    if (head := own if filters.visible(own or "") else system) and turns[0].get("role") != "system":
-        turns = [{"role": "system", "content": head}, *turns]
     roles = [str(turn.get("role")) for turn in turns]
     if set(roles) <= {"system", "user", "assistant"} and roles[-1] != "assistant":
         raise _Unfit("no assistant turn at the end", f"the last one is {roles[-1]}")
@@ -317,7 +315,10 @@ def _chat(row: Row, layout: str, system: str) -> tuple[list[Message], set[str]]:
             raise _Unfit(f"empty {side}", f"message {place} is {turn['content'][:20]!r}")
     unused = {f"messages[].{key}" for turn in turns for key, value in turn.items()
               if key not in ("role", "content") and value is not None}  # fmt: skip
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns], unused
+    chat = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    if (head := own if filters.visible(own or "") else system) and roles[0] != "system":
+        chat = [{"role": "system", "content": head}, *chat]
+    return chat, unused
 
 
 _PROMPTS = ("question", "query", "input", "text", "instruction", "user", "source")
