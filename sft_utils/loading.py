@@ -112,8 +112,13 @@ def load(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}, must be at least 1 (None: all rows)")
-    path = Path(source).expanduser()
-    if not path.exists() and (hub := _hub_id(str(source))):
+    try:
+        path = Path(source).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:  # too long, not permitted, home of nobody
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{str(source)[:60]!r} is no usable path: {reason}. Check it.") from error
+    if not exists and (hub := _hub_id(str(source))):
         about = {"source": str(source), "kind": "hub dataset", "encoding": "UTF-8", "unit": "row"}
         return _collect(_hub_rows(*hub), limit, **about)
     _check(path)
@@ -185,6 +190,8 @@ def _check(path: Path) -> None:
         hint = f"Name one file, for example {found[0]}." if found else "It holds no data file."
         raise DataError(f"{display_path(path)} is a directory. {hint}")
     if path.exists():
+        if not path.is_file():
+            raise DataError(f"{display_path(path)} is no ordinary file. Save its content in one.")
         return
     if not path.parent.is_dir():
         raise DataError(f"{display_path(path)} does not exist, nor does its directory.")

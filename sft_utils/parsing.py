@@ -108,6 +108,8 @@ class Source:
             self.fault = "cut gzip file"
         except (gzip.BadGzipFile, zlib.error) as error:
             self.fault = f"broken gzip file ({str(error).splitlines()[0][:60]})"
+        except OSError as error:
+            self.fault = f"read error ({error.strerror})"
         return b""
 
 

@@ -1,5 +1,6 @@
 """What a file is: told by its content first, by its name second, never assumed."""
 
+import csv
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,13 +143,21 @@ _DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
 def _table(source: Source, lines: list[bytes], limit: int) -> tuple[str, str, Iterator[Item]]:
     """A CSV or TSV; its delimiter is what cuts the header into most columns."""
     texts = [line.decode("utf-8", "replace") for line in lines[:2]]
-    counts = {d: texts[0].count(d) for d in _DELIMITERS}
+    counts = {d: _fields(texts[0], d) for d in _DELIMITERS}
     best = max(counts, key=lambda d: counts[d])
     if suffix_of(source.path) not in (".csv", ".tsv") and not (
-        counts[best] and len(texts) > 1 and texts[1].count(best) == counts[best]
+        counts[best] > 1 and len(texts) > 1 and _fields(texts[1], best) == counts[best]
     ):
         raise DataError(
             f"{display_path(source.path)} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
             f"{texts[0][:30]!r}. A table needs a header and the suffix .csv or .tsv."
         )
     return _DELIMITERS[best], "line", tables.delimited(source, limit, best)
+
+
+def _fields(line: str, delimiter: str) -> int:
+    """Fields of one line; a delimiter between quotes is none."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:  # a field above the limit of the csv module
+        return line.count(delimiter) + 1

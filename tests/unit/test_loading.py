@@ -237,6 +237,19 @@ def test_the_same_rows_in_every_format(tmp_path, name, content, kind, encoding):
     assert not loaded.warnings
 
 
+def test_a_delimiter_between_quotes_is_none(tmp_path):
+    loaded = load(put(tmp_path, "x.csv", b'"q, or r, or s";"a"\n1;2\n'))
+    assert loaded.kind == "CSV with semicolons"
+    assert loaded.rows[0].row == {"q, or r, or s": "1", "a": "2"}
+
+
+def test_paths_that_no_system_takes():
+    with pytest.raises(DataError, match="is no usable path: File name too long"):
+        load("x" * 5000 + "/y.csv")
+    with pytest.raises(DataError, match="null is no ordinary file"):
+        load("/dev/null")
+
+
 def test_values_stay_as_they_are(tmp_path):
     row = {
         "id": 2**53 + 1,
