@@ -54,9 +54,10 @@ def recognise(source: Source, limit: int) -> tuple[str, str, Iterator[Item]]:
     if re.match(rb"<(!doctype|html|\?xml|head|body)", start, re.IGNORECASE):
         raise DataError(f"{name} is an HTML or XML page, perhaps an error page of a download: "
                         "fetch the data file itself.")  # fmt: skip
-    for half in (0, 1):  # ASCII in two bytes per character has a NUL in every second place
-        if len(head) > 3 and head[half:2048:2].count(0) > 0.4 * len(head[half:2048:2]):
-            raise DataError(f"{name} is UTF-16 without a byte order mark: save it as UTF-8.")
+    # ASCII in two bytes per character has a NUL in every second place.
+    shares = [half.count(0) / len(half) for half in (head[0:2048:2], head[1:2048:2]) if half]
+    if len(head) > 3 and max(shares) > 0.4 and min(shares) < 0.1:
+        raise DataError(f"{name} is UTF-16 without a byte order mark: save it as UTF-8.")
     return _text_format(source, start, limit)
 
 
@@ -105,8 +106,13 @@ def _document(source: Source, limit: int, by_line: bool) -> tuple[str, str, Iter
         )  # fmt: skip
         return f"JSON object, list {key!r}", "row", items
     if reason:  # a broken row must not cost the others
+        # A row longer than the head stood in the way of seeing that every line is one.
+        by_line = by_line or (end > start and re.match(r"[ \t]*[\r\n]\s*\{", text[end:]) is not None
+                              and not re.search(r"[\r\n]", text[start:end]))  # fmt: skip
         opened = re.search(r'"(data|rows)"\s*:\s*\[', text[:4096])
-        opened = opened or re.match(r'\s*\{\s*"([^"]*)"\s*:\s*\[', text)
+        opened = opened or re.match(
+            r'\s*\{\s*"(?!messages"|conversations"|prompt")([^"]*)"\s*:\s*\[', text
+        )
         if opened and (not by_line or text[opened.end() :].lstrip(" ")[:1] in ("\r", "\n")):
             kind = f"JSON object, list {opened[1]!r}"
             return kind, "row", parsing.elements(source, text, opened.end(), limit)

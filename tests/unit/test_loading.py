@@ -142,6 +142,7 @@ FILE_FAULTS = [
     ("gzip cut at once", "x.jsonl.gz", gzip.compress(A)[:11], "x.jsonl.gz is empty: no row in it (cut gzip file). Check how it was written."),
     ("UTF-16 without mark", "x.jsonl", A.decode().encode("utf-16-le"), "x.jsonl is UTF-16 without a byte order mark: save it as UTF-8."),
     ("UTF-16-BE without mark", "x.csv", TABLE.decode().encode("utf-16-be"), "x.csv is UTF-16 without a byte order mark: save it as UTF-8."),
+    ("zeros", "x.bin", bytes(99), "x.bin is no JSON, JSONL, CSV, TSV or Parquet: it begins with '" + "\\x00" * 30 + "'. A table needs a header and the suffix .csv or .tsv."),
     ("Excel", "x.csv", zipped(), "x.csv is an Excel, Word or zip file: save the table as CSV, or unpack it."),
     ("old Excel", "x.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "x.xls is an old Excel or Word file: save the table as CSV."),
     ("PDF", "x.jsonl", b"%PDF-1.7\n", "x.jsonl is a PDF: export the data as CSV or JSONL."),
@@ -235,6 +236,19 @@ def test_the_same_rows_in_every_format(tmp_path, name, content, kind, encoding):
     assert (loaded.kind, loaded.encoding) == (kind, encoding)
     assert not loaded.excluded
     assert not loaded.warnings
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", "x.jsonl"])
+def test_lines_longer_than_what_is_looked_at(tmp_path, name):
+    long = {"messages": [{"role": "user", "content": "x" * 2 * parsing.HEAD}]}
+    loaded = load(put(tmp_path, name, json.dumps(long).encode() + b"\n\n" + A + b"\n" + B))
+    assert [(one.number, one.row) for one in loaded.rows] == [(1, long), (3, ONE), (4, TWO)]
+    assert loaded.kind == "JSONL"
+
+
+def test_turns_of_a_cut_chat_are_no_rows(tmp_path):
+    with pytest.raises(DataError, match="x.json is no JSON: not JSON Expecting"):
+        load(put(tmp_path, "x.json", b'{"messages": [\n {"role": "user", "content": "x"},\n'))
 
 
 def test_a_delimiter_between_quotes_is_none(tmp_path):
