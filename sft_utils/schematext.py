@@ -91,9 +91,10 @@ def _flat(node: Any, root: Schema, seen: tuple[str, ...]) -> tuple[Schema, tuple
         else:
             seen = (*seen, reference)
             parts.insert(0, (resolve(root, reference, "signature"), True))
+    here = seen
     for part, binding in parts:
-        flat, inner = _flat(part, root, seen)
-        seen = inner if binding else seen
+        flat, inner = _flat(part, root, here)  # two parts may refer to the same schema
+        seen = tuple(dict.fromkeys((*seen, *inner)))
         _merge(merged, flat, root, seen, binding)
     return merged, seen
 

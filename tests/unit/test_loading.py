@@ -251,6 +251,24 @@ def test_turns_of_a_cut_chat_are_no_rows(tmp_path):
         load(put(tmp_path, "x.json", b'{"messages": [\n {"role": "user", "content": "x"},\n'))
 
 
+def test_parts_of_a_broken_row_are_no_rows(tmp_path):
+    """The turns of a chat whose list is not closed, and a next row that begins with another key."""
+    broken = b'{"q": "x", "turns": [{"role": "u"}, {"role": "v"}'
+    loaded = load(put(tmp_path, "x.json", b"[" + A + b", " + broken + b", " + B + b"]"))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    other = b'[{"q" 1, "l": [1, {"q": 2}]}, {"other": 1}]'
+    loaded = load(put(tmp_path, "x.json", other))
+    assert [(one.number, one.row) for one in loaded.rows] == [(2, {"other": 1})]
+
+
+def test_rows_before_an_impossible_character_are_read(tmp_path):
+    content = (A + b"\n" + B + b"\n").decode().encode("utf-32") + b"\xff" * 4 + b"x" * 400
+    loaded = load(put(tmp_path, "x.jsonl", content))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert [(one.number, str(one)) for one in loaded.excluded] == [
+        (3, "invalid UTF-32-LE: nothing can be read from here on")]  # fmt: skip
+
+
 def test_a_delimiter_between_quotes_is_none(tmp_path):
     loaded = load(put(tmp_path, "x.csv", b'"q, or r, or s";"a"\n1;2\n'))
     assert loaded.kind == "CSV with semicolons"

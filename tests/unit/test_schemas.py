@@ -295,6 +295,24 @@ def test_signatures(schema, text):
     assert json.dumps(schema) == before
 
 
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"allOf": [{"$ref": "#/$defs/n"}], "$defs": {"n": {"properties": {"kid": {"$ref": "#/$defs/n"}}}}},
+         "{\n  kid?: n again (recursive)\n}"),
+        ({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {
+            "a": {"properties": {"x": {"type": "null"}}},
+            "b": {"allOf": [{"$ref": "#/$defs/a"}], "properties": {"y": {"type": "null"}}}}},
+         "{\n  x?: null\n  y?: null\n}"),
+        ({"properties": {"kid": {"if": {}, "then": {"$ref": "#/$defs/n"}}}, "$defs": {
+            "n": {"properties": {"kid": {"if": {}, "then": {"$ref": "#/$defs/n"}}}}}},
+         "{\n  kid?: {\n    kid?: any\n  }\n}"),
+    ],
+)  # fmt: skip
+def test_references_that_meet_again(schema, text):
+    assert signature(schema) == text
+
+
 def test_a_signature_does_not_follow_what_is_elsewhere():
     for reference in (BASE, "#/$defs/none"):
         with pytest.raises(DataError, match="signature: .ref"):
