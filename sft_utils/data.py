@@ -2,6 +2,8 @@
 
 import codecs
 import json
+import math
+import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,33 +80,90 @@ def parse_line(raw: bytes) -> tuple[Row | None, str]:
         >>> parse_line(b'{"a": 1}{"a": 2}')
         (None, 'two JSON values in one line (second at character 8)')
     """
+    row, reason, detail = decode_line(raw)
+    return row, f"{reason}{':' * (reason == NOT_JSON)} {detail}".strip()
+
+
+NOT_JSON = "not JSON"
+
+
+def decode_line(raw: bytes) -> tuple[Row | None, str, str]:
+    """`parse_line` with the kind of fault and its place apart: (row, reason, detail).
+
+    Example:
+        >>> decode_line(b'{"a": 1, "a": 2}')
+        (None, 'duplicate key', "'a'")
+    """
     if b"\0" in raw:
-        return None, f"NUL byte at byte {raw.index(0)}"
+        return None, "NUL byte", f"at byte {raw.index(0)}"
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return None, f"invalid UTF-8 at byte {error.start}"
+        return None, "invalid UTF-8", f"at byte {error.start}"
     text = text.strip()
-    try:
-        value, end = _DECODER.raw_decode(text)
-    except json.JSONDecodeError as error:
-        return None, f"not JSON: {error.msg} at character {error.pos}"
-    except (ValueError, RecursionError) as error:
-        return None, f"not JSON: {error}"
+    value, end, reason, detail = decode(text)
+    if reason:
+        return None, reason, detail
     if end != len(text):
         if text[end:].lstrip()[:1] in ("{", "["):
-            return None, f"two JSON values in one line (second at character {end})"
-        return None, f"text after the JSON value at character {end}"
+            return None, "two JSON values in one line", f"(second at character {end})"
+        return None, "text after the JSON value", f"at character {end}"
     if not isinstance(value, dict):
-        return None, f"a JSON {type(value).__name__} where an object is expected"
-    return value, ""
+        return None, f"a JSON {type(value).__name__} where an object is expected", ""
+    return value, "", ""
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
+def decode(text: str, start: int = 0) -> tuple[Any, int, str, str]:
+    """The JSON value at a place of a text: (value, its end, reason, detail).
+
+    Stricter than `json.loads`: a key that comes twice would lose its first value, NaN and 1e999
+    are no JSON numbers. Integers of any size stay exact.
+
+    Returns:
+        Reason and detail are empty for a value, else value is None and the end is `start`.
+    Example:
+        >>> decode('[1] x', 0)
+        ([1], 3, '', '')
+    """
+    try:
+        return *_DECODER.raw_decode(text, start), "", ""
+    except json.JSONDecodeError as error:
+        return None, start, NOT_JSON, f"{error.msg} at character {error.pos}"
+    except RecursionError:
+        return None, start, NOT_JSON, "nested too deeply to be read"
+    except _Refused as error:
+        return None, start, *error.args
+    except ValueError:  # the interpreter's bound for digits, made against denial of service
+        limit = sys.get_int_max_str_digits()
+        return None, start, NOT_JSON, f"an integer has more than {limit} digits"
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+class _Refused(ValueError):
+    """What `json` reads and we do not; arguments are reason and detail."""
+
+
+def _constant(name: str) -> Any:
+    raise _Refused(NOT_JSON, f"{name} is not JSON")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise _Refused(NOT_JSON, f"{number[:20]} is beyond the range of a float")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        seen: set[str] = set()
+        again = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _Refused("duplicate key", repr(again))
+    return row
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique, parse_constant=_constant, parse_float=_finite
+)
 
 
 def read_at(path: Path | str, offset: int) -> Row:

@@ -44,13 +44,23 @@ _INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 _PLACEHOLDERS = frozenset({"n/a", "na", "nan", "none", "null", "undefined", "-", "...", "…", "{}"})
 
 
+def visible(text: str) -> str:
+    """A text without white space and invisible characters around it.
+
+    Example:
+        >>> visible(" \\u200b\\n")
+        ''
+    """
+    return text.strip().strip(_INVISIBLE).strip()
+
+
 def empty(row: Row) -> str | None:
     """A blank mail or answer, or a placeholder for one.
 
     A blank answer trains "stop at once" (silent in TRL).
     """
     for message in row["messages"]:
-        text = message["content"].strip().strip(_INVISIBLE).strip()
+        text = visible(message["content"])
         if not text or text.casefold() in _PLACEHOLDERS:
             return f"{message['role']} content is {message['content'][:20]!r}"
     return None

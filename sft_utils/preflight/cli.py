@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sft_utils import layouts
 from sft_utils.artifacts import display_path
 from sft_utils.errors import DataError, ModelError, SFTError
-from sft_utils.preflight import layouts
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.record import Finding, RunRecord
 from sft_utils.preflight.stages import SAMPLE, check, inspect, merge

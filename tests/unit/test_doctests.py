@@ -7,7 +7,8 @@ import pytest
 
 WITH_EXAMPLES = (
     "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
-    "jsonanswers", "nbcompare", "nbparams", "personal", "readme", "scoring", "taxonomy",
+    "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "readme", "schemas",
+    "schematext", "scoring", "taxonomy",
 )  # fmt: skip
 
 

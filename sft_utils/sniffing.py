@@ -1,0 +1,169 @@
+"""What a file is: told by its content first, by its name second, never assumed."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from sft_utils import data, parsing, tables
+from sft_utils.artifacts import display_path
+from sft_utils.data import Row
+from sft_utils.errors import DataError
+from sft_utils.parsing import Item, Source
+
+DATA_NAMES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+
+_FOREIGN = (
+    (b"PK\x03\x04", "an Excel, Word or zip file", "save the table as CSV, or unpack it"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word file", "save the table as CSV"),
+    (b"%PDF", "a PDF", "export the data as CSV or JSONL"),
+    (b"BZh", "a bzip2 file", "unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ", "an xz file", "unpack it, or pack it with gzip"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "unpack it, or pack it with gzip"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"\x1f\x8b", "a gzip file in a gzip file", "unpack it once"),
+    (b"ARROW1", "an Arrow file", "save it as Parquet"),
+    (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
+    (b"\x80\x04", "a Python pickle, which could run code", "save it as Parquet or JSONL"),
+    (b"version https://git-lfs", "a pointer of git-lfs, not the file itself", "run git lfs pull"),
+)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix below .gz, in lower case."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def recognise(source: Source, limit: int) -> tuple[str, str, Iterator[Item]]:
+    """(kind, unit of its numbers, items) of a file.
+
+    Raises:
+        DataError: It is of no known format; names what it looks like.
+    """
+    head, name = source.head, display_path(source.path)
+    for mark, what, fix in _FOREIGN:
+        if head.startswith(mark):
+            raise DataError(f"{name} is {what}: {fix}.")
+    if head.startswith(b"PAR1"):
+        return "Parquet", "row", tables.parquet(source)
+    start = head.lstrip()
+    if not start:
+        fault = f" ({source.fault})" if source.fault else ""
+        raise DataError(f"{name} is empty: no row in it{fault}. Check how it was written.")
+    if re.match(rb"<(!doctype|html|\?xml|head|body)", start, re.IGNORECASE):
+        raise DataError(f"{name} is an HTML or XML page, perhaps an error page of a download: "
+                        "fetch the data file itself.")  # fmt: skip
+    # ASCII in two bytes per character has a NUL in every second place.
+    shares = [half.count(0) / len(half) for half in (head[0:2048:2], head[1:2048:2]) if half]
+    if len(head) > 3 and max(shares) > 0.4 and min(shares) < 0.1:
+        raise DataError(f"{name} is UTF-16 without a byte order mark: save it as UTF-8.")
+    return _text_format(source, start, limit)
+
+
+def _text_format(source: Source, start: bytes, limit: int) -> tuple[str, str, Iterator[Item]]:
+    """JSONL, a JSON document or a CSV: by whole objects in lines, then by the file's name."""
+    lines, suffix = [line for line in start.splitlines() if line.strip()], suffix_of(source.path)
+    named = suffix in (".jsonl", ".ndjson")
+    whole = any(line.lstrip()[:1] == b"{" and data.decode_line(line)[0] for line in lines)
+    reason = data.decode_line(lines[0])[1]
+    match start[:1]:
+        case b"[":
+            by_line = whole and reason.startswith("a JSON list")
+        case b"{":
+            by_line = (not reason and (named or len(lines) > 1)) or (
+                named and (whole or not re.search(rb"[\r\n]", start))
+            )
+        case _:
+            by_line = whole or named
+    if by_line:
+        return "JSONL", "line", parsing.jsonl(source, limit)
+    if start[:1] in (b"[", b"{") or suffix == ".json":
+        return _document(source, limit, whole or named)
+    return _table(source, lines, limit)
+
+
+def _document(source: Source, limit: int, by_line: bool) -> tuple[str, str, Iterator[Item]]:
+    """A list of rows, or an object that holds one.
+
+    Args:
+        by_line: If the document is broken, its lines may be rows.
+    """
+    name = display_path(source.path)
+    text = source.read_all().decode("utf-8", "surrogateescape")
+    start = re.search(r"\S", text).start()
+    if text[start] == "[":
+        return "JSON list", "row", parsing.elements(source, text, start + 1, limit)
+    value, end, reason, detail = data.decode(text, start)
+    if not reason and text[end:].strip():
+        reason, detail = "text after the JSON value", f"at character {end}"
+    if not reason and isinstance(value, dict):
+        key = _list_key(value, name)
+        items = (
+            Item(n, row) if isinstance(row, dict) else
+            Item(n, None, f"a JSON {type(row).__name__} where an object is expected")
+            for n, row in enumerate(value[key], 1)
+        )  # fmt: skip
+        return f"JSON object, list {key!r}", "row", items
+    if reason:  # a broken row must not cost the others
+        # A row longer than the head stood in the way of seeing that every line is one.
+        by_line = by_line or (end > start and re.match(r"[ \t]*[\r\n]\s*\{", text[end:]) is not None
+                              and not re.search(r"[\r\n]", text[start:end]))  # fmt: skip
+        opened = re.search(r'"(data|rows)"\s*:\s*\[', text[:4096])
+        opened = opened or re.match(
+            r'\s*\{\s*"(?!messages"|conversations"|prompt")([^"]*)"\s*:\s*\[', text
+        )
+        if opened and (not by_line or text[opened.end() :].lstrip(" ")[:1] in ("\r", "\n")):
+            kind = f"JSON object, list {opened[1]!r}"
+            return kind, "row", parsing.elements(source, text, opened.end(), limit)
+        if by_line:
+            source.reopen()
+            return "JSONL", "line", parsing.jsonl(source, limit)
+        raise DataError(f"{name} is no JSON: {reason} {detail}. Repair it, or write one object per "
+                        "line (JSONL).")  # fmt: skip
+    raise DataError(f"{name} holds a JSON {type(value).__name__}: a list of objects is needed.")
+
+
+def _list_key(value: Row, name: str) -> str:
+    """The key under which an object holds the rows; a list of chat turns is no list of rows."""
+    lists = {
+        key: rows for key, rows in value.items()
+        if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)
+        and not any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in rows)
+    }  # fmt: skip
+    for key in ("data", "rows"):
+        if isinstance(value.get(key), list):
+            return key
+    if len(lists) == 1:
+        return next(iter(lists))
+    seen = f"lists {sorted(lists)}" if lists else f"keys {sorted(value)}"
+    raise DataError(
+        f"{name} is one JSON object ({seen}), a list of rows is needed: put the rows into a list "
+        'under "data", or write one object per line in a .jsonl file.'
+    )
+
+
+_DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
+
+
+def _table(source: Source, lines: list[bytes], limit: int) -> tuple[str, str, Iterator[Item]]:
+    """A CSV or TSV; its delimiter is what cuts the header into most columns."""
+    texts = [line.decode("utf-8", "replace") for line in lines[:2]]
+    counts = {d: _fields(texts[0], d) for d in _DELIMITERS}
+    best = max(counts, key=lambda d: counts[d])
+    if suffix_of(source.path) not in (".csv", ".tsv") and not (
+        counts[best] > 1 and len(texts) > 1 and _fields(texts[1], best) == counts[best]
+    ):
+        raise DataError(
+            f"{display_path(source.path)} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
+            f"{texts[0][:30]!r}. A table needs a header and the suffix .csv or .tsv."
+        )
+    return _DELIMITERS[best], "line", tables.delimited(source, limit, best)
+
+
+def _fields(line: str, delimiter: str) -> int:
+    """Fields of one line; a delimiter between quotes is none."""
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:  # a field above the limit of the csv module
+        return line.count(delimiter) + 1

@@ -1,0 +1,499 @@
+"""One loader for every usual format: each fault by its exact words, and the good rows beside it."""
+
+import gzip
+import io
+import json
+import sys
+import types
+import zipfile
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from sft_utils import loading, parsing
+from sft_utils.errors import ConfigError, DataError, SFTError
+from sft_utils.loading import load
+
+ONE, TWO = {"q": "é1", "a": "A"}, {"q": "2", "a": "B"}
+A, B = (json.dumps(row, ensure_ascii=False).encode() for row in (ONE, TWO))
+TABLE = "q,a\né1,A\n".encode()
+
+
+def put(folder, name, content):
+    path = folder / name
+    path.write_bytes(content)
+    return path
+
+
+def lines(bad, end=b"\n"):
+    return A + end + bad + end + B + end
+
+
+def table(bad):
+    return TABLE + bad + b"2,B\n"
+
+
+def packed(rows):
+    """A Parquet file of these rows, one row group each."""
+    out = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), out, row_group_size=1)
+    return out.getvalue()
+
+
+def zipped():
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("xl/workbook.xml", "<x/>")
+    return out.getvalue()
+
+
+# (name, suffix, content, number, exact words): rows ONE and TWO stand beside the fault.
+ROW_FAULTS = [
+    ("cut object", ".jsonl", lines(b'{"q": 1'), 2, "not JSON: Expecting ',' delimiter at character 7"),
+    ("single quotes", ".jsonl", lines(b"{'q': 1}"), 2, "not JSON: Expecting property name enclosed in double quotes at character 1"),
+    ("plain text", ".jsonl", lines(b"oops"), 2, "not JSON: Expecting value at character 0"),
+    ("trailing comma", ".jsonl", lines(b'{"q": 1},'), 2, "text after the JSON value at character 8"),
+    ("two values", ".jsonl", lines(b'{"q": 1} {"q": 2}'), 2, "two JSON values in one line (second at character 8)"),
+    ("list", ".jsonl", lines(b"[1]"), 2, "a JSON list where an object is expected"),
+    ("string", ".jsonl", lines(b'"x"'), 2, "a JSON str where an object is expected"),
+    ("null", ".jsonl", lines(b"null"), 2, "a JSON NoneType where an object is expected"),
+    ("blank line", ".jsonl", lines(b" \t"), 2, "blank line between rows"),
+    ("NUL", ".jsonl", lines(b'{"q": "\0"}'), 2, "NUL byte at byte 7"),
+    ("Latin-1", ".jsonl", lines('{"q": "é"}'.encode("latin-1")), 2, "invalid UTF-8 at byte 7"),
+    ("CESU surrogate", ".jsonl", lines(b'{"q": "\xed\xa0\x80"}'), 2, "invalid UTF-8 at byte 7"),
+    ("lone surrogate", ".jsonl", lines(b'{"q": "x\\ud800"}'), 2, "lone surrogate: U+D800 at character 1"),
+    ("lone surrogate deep", ".jsonl", lines(b'{"q": [{"a": "\\udc00"}]}'), 2, "lone surrogate: U+DC00 at character 0"),
+    ("lone surrogate in a key", ".jsonl", lines(b'{"\\udfff": 1}'), 2, "lone surrogate: U+DFFF at character 0"),
+    ("duplicate key", ".jsonl", lines(b'{"q": 1, "q": 2}'), 2, "duplicate key: 'q'"),
+    ("duplicate key deep", ".jsonl", lines(b'{"x": [{"y": 1, "z": 0, "y": 2}]}'), 2, "duplicate key: 'y'"),
+    ("NaN", ".jsonl", lines(b'{"q": NaN}'), 2, "not JSON: NaN is not JSON"),
+    ("-Infinity", ".jsonl", lines(b'{"q": -Infinity}'), 2, "not JSON: -Infinity is not JSON"),
+    ("huge float", ".jsonl", lines(b'{"q": 1e999}'), 2, "not JSON: 1e999 is beyond the range of a float"),
+    ("endless integer", ".jsonl", lines(b'{"q": ' + b"9" * 5000 + b"}"), 2, "not JSON: an integer has more than 4300 digits"),
+    ("deep nesting", ".jsonl", lines(b'{"q": ' + b"[" * 9000 + b"]" * 9000 + b"}"), 2, "not JSON: nested too deeply to be read"),
+    ("over-long line", ".jsonl", lines(b'{"q": "' + b"x" * 30000 + b'"}'), 2, "over-long line: 30010 bytes, the limit is 20000"),
+    ("cut last line", ".jsonl", A + b"\n" + B + b'\n{"q": "x', 3, "not JSON, the last line may be cut: Unterminated string starting at at character 6"),
+    ("first line", ".jsonl", b"oops\n" + A + b"\n" + B, 1, "not JSON: Expecting value at character 0"),
+    ("first line is a list", ".jsonl", b"[1]\n" + A + b"\n" + B, 1, "a JSON list where an object is expected"),
+    ("first line cut", ".txt", b'{"q":\n' + A + b"\n" + B, 1, "not JSON: Expecting value at character 5"),
+    ("CRLF", ".jsonl", lines(b"oops", b"\r\n"), 2, "not JSON: Expecting value at character 0"),
+    ("lone CR", ".jsonl", lines(b"oops", b"\r"), 2, "not JSON: Expecting value at character 0"),
+    ("UTF-16 cut", ".jsonl", lines(b"oops").decode().encode("utf-16")[:-1], 2, "not JSON: Expecting value at character 0"),
+    ("colon missing in a list", ".json", b"[" + A + b',\n{"q" 1},\n' + B + b"]", 2, "not JSON: Expecting ':' delimiter at character 29 (row begins in line 2)"),
+    ("quote missing in a list", ".json", b"[" + A + b',\n{"q": "x},\n' + B + b"]", 2, "not JSON: Invalid control character at at character 34 (row begins in line 2)"),
+    ("bracket missing in a list", ".json", b"[" + A + b',\n{"q": [1},\n' + B + b"]", 2, "not JSON: Expecting ',' delimiter at character 32 (row begins in line 2)"),
+    ("brace too many", ".json", b"[" + A + b', {"q": 1}}, ' + B + b"]", 2, "text after the JSON value at character 32 (row begins in line 1)"),
+    ("first row broken", ".json", b'[{"q": 1, ' + A + b", " + B + b"]", 1, "not JSON: Expecting property name enclosed in double quotes at character 10 (row begins in line 1)"),
+    ("no object in a list", ".json", b"[" + A + b", 3, " + B + b"]", 2, "a JSON int where an object is expected (row begins in line 1)"),
+    ("Latin-1 in a list", ".json", b"[" + A + b', {"q": "\xe9"}, ' + B + b"]", 2, "invalid UTF-8: byte 0xE9 (row begins in line 1)"),
+    ("duplicate key in a list", ".json", b"[" + A + b', {"q": 1, "q": 2}, ' + B + b"]", 2, "duplicate key: 'q' (row begins in line 1)"),
+    ("NaN in a list", ".json", b"[" + A + b', {"q": NaN}, ' + B + b"]", 2, "not JSON: NaN is not JSON (row begins in line 1)"),
+    ("empty place in a list", ".json", b"[" + A + b",, " + B + b"]", 2, "not JSON: Expecting value at character 23 (row begins in line 1)"),
+    ("cut between rows", ".json", b"[" + A + b", " + B + b",", 3, "cut list: the file ends before the list is closed"),
+    ("cut in a row", ".json", b"[" + A + b", " + B + b', {"q"', 3, "not JSON: Expecting ':' delimiter at character 50 (row begins in line 1; the file ends in this row)"),
+    ("text after a list", ".json", b"[" + A + b", " + B + b"] [3]", 3, "text after the list: '[3]'"),
+    ("over-long row", ".json", b"[" + A + b', {"q": "' + b"x" * 30000 + b'"}, ' + B + b"]", 2, "over-long row: 30009 characters, the limit is 20000 (row begins in line 1)"),
+    ("broken row under data", ".json", b'{"v": 1, "data": [' + A + b', {"q" 1}, ' + B + b"]}", 2, "not JSON: Expecting ':' delimiter at character 46 (row begins in line 1)"),
+    ("no object under rows", ".json", b'{"rows": [' + A + b", 3, " + B + b"]}", 2, "a JSON int where an object is expected"),
+    ("too many fields", ".csv", table(b"1,2,3\n"), 3, "wrong number of fields: 3 where the header has 2"),
+    ("too few fields", ".csv", table(b"1\n"), 3, "wrong number of fields: 1 where the header has 2"),
+    ("blank line in a CSV", ".csv", table(b"\n"), 3, "blank line between rows"),
+    ("unclosed quote", ".csv", table(b'"x,1\n'), 3, "a quote opens here and is never closed"),
+    ("text after a quote", ".csv", table(b'"x"y,1\n'), 3, "text after a closing quote"),
+    ("NUL in a CSV", ".csv", table(b"\0,1\n"), 3, "NUL byte at byte 0"),
+    ("Latin-1 in a CSV", ".csv", table(b"x,\xe9\n"), 3, "invalid UTF-8 at byte 2"),
+    ("Latin-1 in a later line of a field", ".csv", table(b'x,"\n\xe9"\n'), 3, "invalid UTF-8 at byte 0 of line 4"),
+    ("over-long CSV line", ".csv", table(b"x," + b"y" * 30000 + b"\n"), 3, "over-long line: 30003 bytes, the limit is 20000"),
+    ("over-long field of many lines", ".csv", table(b'x,"' + b"y\n" * 15000), 3, "a quote opens here and is never closed"),
+    ("lone CR in a CSV", ".csv", b"q,a\r\xc3\xa91,A\r1\r2,B\r", 3, "wrong number of fields: 1 where the header has 2"),
+    ("gzip cut in a CSV", ".csv.gz", gzip.compress(table(b"") + b"3,Cxyz")[:-9], 4, "cut gzip file: nothing can be read from here on"),
+    ("gzip with a wrong checksum", ".jsonl.gz", gzip.compress(A + b"\n" + B + b"\n")[:-8] + bytes(8), 3, None),
+    ("NaN in Parquet", ".parquet", packed([{**ONE, "s": 1.0}, {**ONE, "s": float("nan")}, {**TWO, "s": 1.0}]), 2, "NaN or Infinity in column 's'"),
+    ("bytes in Parquet", ".parquet", packed([{**ONE, "s": None}, {**ONE, "s": b"x"}, {**TWO, "s": None}]), 2, "a value that JSON cannot hold (bytes) in column 's'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "content", "number", "words"), ROW_FAULTS, ids=[f[0] for f in ROW_FAULTS]
+)
+def test_a_broken_row_is_named_and_costs_no_other(tmp_path, name, suffix, content, number, words):
+    loaded = load(put(tmp_path, f"x{suffix}", content), max_line_bytes=20_000)
+    good = [{key: r.row[key] for key in ONE} for r in loaded.rows if r.row.keys() >= ONE.keys()]
+    assert [row for row in good if row in (ONE, TWO)] == [ONE, TWO]
+    first = loaded.excluded[0]
+    assert first.number == number
+    if words is None:
+        assert str(first).startswith("broken gzip file (CRC check failed")
+    else:
+        assert str(first) == words
+    if name not in ("over-long field of many lines", "UTF-16 cut"):
+        assert len(loaded.excluded) == 1
+        assert len(loaded.rows) == 2
+    assert number not in {row.number for row in loaded.rows}
+
+
+FILE_FAULTS = [
+    ("empty", "x.jsonl", b"", "x.jsonl is empty: no row in it. Check how it was written."),
+    ("white space", "x.json", b" \n\n", "x.json is empty: no row in it. Check how it was written."),
+    ("byte order mark alone", "x.csv", b"\xef\xbb\xbf", "x.csv is empty: no row in it. Check how it was written."),
+    ("empty list", "x.json", b"[]", "x.json is empty: no row in it. Check how it was written."),
+    ("empty gzip", "x.jsonl.gz", gzip.compress(b""), "x.jsonl.gz is empty: no row in it. Check how it was written."),
+    ("gzip cut at once", "x.jsonl.gz", gzip.compress(A)[:11], "x.jsonl.gz is empty: no row in it (cut gzip file). Check how it was written."),
+    ("UTF-16 without mark", "x.jsonl", A.decode().encode("utf-16-le"), "x.jsonl is UTF-16 without a byte order mark: save it as UTF-8."),
+    ("UTF-16-BE without mark", "x.csv", TABLE.decode().encode("utf-16-be"), "x.csv is UTF-16 without a byte order mark: save it as UTF-8."),
+    ("zeros", "x.bin", bytes(99), "x.bin is no JSON, JSONL, CSV, TSV or Parquet: it begins with '" + "\\x00" * 30 + "'. A table needs a header and the suffix .csv or .tsv."),
+    ("Excel", "x.csv", zipped(), "x.csv is an Excel, Word or zip file: save the table as CSV, or unpack it."),
+    ("old Excel", "x.xls", b"\xd0\xcf\x11\xe0\xa1\xb1", "x.xls is an old Excel or Word file: save the table as CSV."),
+    ("PDF", "x.jsonl", b"%PDF-1.7\n", "x.jsonl is a PDF: export the data as CSV or JSONL."),
+    ("HTML", "x.jsonl", b"\n<!DOCTYPE html>\n<html>", "x.jsonl is an HTML or XML page, perhaps an error page of a download: fetch the data file itself."),
+    ("git-lfs", "x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "x.jsonl is a pointer of git-lfs, not the file itself: run git lfs pull."),
+    ("pickle", "x.parquet", b"\x80\x04\x95", "x.parquet is a Python pickle, which could run code: save it as Parquet or JSONL."),
+    ("gzip twice", "x.jsonl.gz", gzip.compress(gzip.compress(A)), "x.jsonl.gz is a gzip file in a gzip file: unpack it once."),
+    ("cut Parquet", "x.parquet", packed([ONE])[:-6], None),
+    ("object", "x.json", b'{"q": 1}', "x.json is one JSON object (keys ['q']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("one chat", "x.json", b'{"messages": [{"role": "user", "content": "x"}]}', "x.json is one JSON object (keys ['messages']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("two lists", "x.json", b'{"b": [{"q": 1}], "a": [{"q": 1}]}', "x.json is one JSON object (lists ['a', 'b']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("number", "x.json", b"42", "x.json holds a JSON int: a list of objects is needed."),
+    ("text named JSON", "x.json", b"oops", "x.json is no JSON: not JSON Expecting value at character 0. Repair it, or write one object per line (JSONL)."),
+    ("prose", "x.txt", b"Dear all, hello.\nBye.", "x.txt is no JSON, JSONL, CSV, TSV or Parquet: it begins with 'Dear all, hello.'. A table needs a header and the suffix .csv or .tsv."),
+    ("header only", "x.csv", b"q,a\n", "x.csv, header: no row follows the columns q, a."),
+    ("header and blank lines", "x.csv", b"q,a\r\n\r\n\r\n", "x.csv, header: no row follows the columns q, a."),
+    ("duplicate names", "x.csv", b"q,a,q\n1,2,3\n", "x.csv, header: two columns are called 'q'. Rename one."),
+    ("empty name", "x.csv", b"q,,a\n1,2,3\n", "x.csv, header: column 2 has no name. Name every column."),
+    ("broken header", "x.csv", b'q,"a"b\n1,2\n', "x.csv, header (line 1): text after a closing quote. Repair it."),
+    ("Latin-1 header", "x.csv", b"q,\xe9\n1,2\n", "x.csv, header (line 1): invalid UTF-8 at byte 2. Repair it."),
+    ("nothing usable", "x.jsonl", b"oops\n[1]\n", "x.jsonl (JSONL): no row can be used, 2 excluded; the first, line 1: not JSON: Expecting value at character 0. Repair the file."),
+    ("list of texts", "x.json", b'["a"]', "x.json (JSON list): no row can be used, 1 excluded; the first, row 1: a JSON str where an object is expected (row begins in line 1). Repair the file."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "words"), FILE_FAULTS, ids=[f[0] for f in FILE_FAULTS]
+)
+def test_a_file_that_gives_nothing_is_named(tmp_path, name, file, content, words):
+    with pytest.raises(DataError) as caught:
+        load(put(tmp_path, file, content))
+    if words is None:
+        assert str(caught.value).startswith("x.parquet is cut or broken Parquet: ")
+    else:
+        assert str(caught.value) == words
+
+
+def test_paths_that_are_no_file(tmp_path):
+    put(tmp_path, "train.jsonl", A)
+    for path, words in (
+        (tmp_path / "tran.jsonl", "tran.jsonl does not exist. Did you mean train.jsonl?"),
+        (tmp_path / "qqq", "qqq does not exist. Check the path."),
+        (tmp_path / "no" / "x.csv", "x.csv does not exist, nor does its directory."),
+        (tmp_path, f"{tmp_path.name} is a directory. Name one file, for example train.jsonl."),
+    ):
+        with pytest.raises(DataError) as caught:
+            load(path)
+        assert str(caught.value) == words
+
+
+def csv_text(delimiter=",", end="\n"):
+    return (
+        end.join(
+            delimiter.join(f'"{v}"' for v in r) for r in (ONE.keys(), ONE.values(), TWO.values())
+        )
+        + end
+    )
+
+
+SAME = [
+    ("x.jsonl", A + b"\n" + B + b"\n", "JSONL", "UTF-8"),
+    ("x.jsonl", b"\xef\xbb\xbf" + A + b"\r\n" + B + b"\r\n\r\n", "JSONL", "UTF-8 with byte order mark"),
+    ("x.json", A + b"\r" + B, "JSONL", "UTF-8"),
+    ("x", A + b"\n" + B, "JSONL", "UTF-8"),
+    ("x.ndjson.gz", gzip.compress(A + b"\n" + B), "JSONL, gzip", "UTF-8"),
+    ("named-wrongly.csv", A + b"\n" + B, "JSONL", "UTF-8"),
+    ("x.jsonl", (A + b"\n" + B).decode().encode("utf-16"), "JSONL", "UTF-16-LE with byte order mark"),
+    ("x.jsonl", b"\xfe\xff" + (A + b"\n" + B).decode().encode("utf-16-be"), "JSONL", "UTF-16-BE with byte order mark"),
+    ("x.jsonl", (A + b"\n" + B).decode().encode("utf-32"), "JSONL", "UTF-32-LE with byte order mark"),
+    ("x.json", b"[" + A + b", " + B + b"]\n", "JSON list", "UTF-8"),
+    ("x.jsonl", json.dumps([ONE, TWO], indent=2).encode(), "JSON list", "UTF-8"),
+    ("x.json", b"[" + A + b", " + B + b",]", "JSON list", "UTF-8"),
+    ("x.json", json.dumps({"v": [1], "data": [ONE, TWO]}, indent=1).encode(), "JSON object, list 'data'", "UTF-8"),
+    ("x.json.gz", gzip.compress(json.dumps({"rows": [ONE, TWO]}).encode()), "JSON object, list 'rows', gzip", "UTF-8"),
+    ("x.json", json.dumps({"examples": [ONE, TWO], "n": 2, "tags": ["t"]}).encode(), "JSON object, list 'examples'", "UTF-8"),
+    ("x.csv", csv_text().encode(), "CSV", "UTF-8"),
+    ("x.csv", csv_text(end="\r\n").encode("utf-8-sig"), "CSV", "UTF-8 with byte order mark"),
+    ("x.csv", csv_text(";", "\r").encode("utf-16"), "CSV with semicolons", "UTF-16-LE with byte order mark"),
+    ("x.tsv.gz", gzip.compress(csv_text("\t").encode()), "TSV, gzip", "UTF-8"),
+    ("x.txt", csv_text("\t").encode(), "TSV", "UTF-8"),
+    ("x.parquet", packed([ONE, TWO]), "Parquet", "UTF-8"),
+    ("x.bin", packed([ONE, TWO]), "Parquet", "UTF-8"),
+    ("x.parquet.gz", gzip.compress(packed([ONE, TWO])), "Parquet, gzip", "UTF-8"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "kind", "encoding"), SAME)
+def test_the_same_rows_in_every_format(tmp_path, name, content, kind, encoding):
+    loaded = load(put(tmp_path, name, content))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert (loaded.kind, loaded.encoding) == (kind, encoding)
+    assert not loaded.excluded
+    assert not loaded.warnings
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", "x.jsonl"])
+def test_lines_longer_than_what_is_looked_at(tmp_path, name):
+    long = {"messages": [{"role": "user", "content": "x" * 2 * parsing.HEAD}]}
+    loaded = load(put(tmp_path, name, json.dumps(long).encode() + b"\n\n" + A + b"\n" + B))
+    assert [(one.number, one.row) for one in loaded.rows] == [(1, long), (3, ONE), (4, TWO)]
+    assert loaded.kind == "JSONL"
+
+
+def test_turns_of_a_cut_chat_are_no_rows(tmp_path):
+    with pytest.raises(DataError, match="x.json is no JSON: not JSON Expecting"):
+        load(put(tmp_path, "x.json", b'{"messages": [\n {"role": "user", "content": "x"},\n'))
+
+
+def test_parts_of_a_broken_row_are_no_rows(tmp_path):
+    """The turns of a chat whose list is not closed, and a next row that begins with another key."""
+    broken = b'{"q": "x", "turns": [{"role": "u"}, {"role": "v"}'
+    loaded = load(put(tmp_path, "x.json", b"[" + A + b", " + broken + b", " + B + b"]"))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    other = b'[{"q" 1, "l": [1, {"q": 2}]}, {"other": 1}]'
+    loaded = load(put(tmp_path, "x.json", other))
+    assert [(one.number, one.row) for one in loaded.rows] == [(2, {"other": 1})]
+
+
+def test_rows_before_an_impossible_character_are_read(tmp_path):
+    content = (A + b"\n" + B + b"\n").decode().encode("utf-32") + b"\xff" * 4 + b"x" * 400
+    loaded = load(put(tmp_path, "x.jsonl", content))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert [(one.number, str(one)) for one in loaded.excluded] == [
+        (3, "invalid UTF-32-LE: nothing can be read from here on")]  # fmt: skip
+
+
+def test_a_delimiter_between_quotes_is_none(tmp_path):
+    loaded = load(put(tmp_path, "x.csv", b'"q, or r, or s";"a"\n1;2\n'))
+    assert loaded.kind == "CSV with semicolons"
+    assert loaded.rows[0].row == {"q, or r, or s": "1", "a": "2"}
+
+
+def test_paths_that_no_system_takes():
+    with pytest.raises(DataError, match="is no usable path: File name too long"):
+        load("x" * 5000 + "/y.csv")
+    with pytest.raises(DataError, match="null is no ordinary file"):
+        load("/dev/null")
+
+
+def test_values_stay_as_they_are(tmp_path):
+    row = {
+        "id": 2**53 + 1,
+        "big": 10**40,
+        "x": 0.1,
+        "t": "a\u2028b\x85 🙂 \\ud83d",
+        "n": None,
+        "é": [True],
+    }
+    loaded = load(put(tmp_path, "x.jsonl", json.dumps(row).encode() + b"\n"))
+    assert loaded.rows[0].row == row
+    assert type(loaded.rows[0].row["id"]) is int
+    assert load(put(tmp_path, "x.json", json.dumps([row]).encode())).rows[0].row == row
+
+
+def test_csv_fields_of_several_lines_keep_their_text_and_line_numbers(tmp_path):
+    loaded = load(put(tmp_path, "x.csv", b'\nq,a\n"1\r\n\n, ""x""",A\n2,\n'))
+    assert [(one.number, one.row) for one in loaded.rows] == [
+        (3, {"q": '1\r\n\n, "x"', "a": "A"}), (6, {"q": "2", "a": ""})]  # fmt: skip
+
+
+def test_rows_after_an_unclosed_quote_are_read(tmp_path):
+    loaded = load(put(tmp_path, "x.csv", b'q,a\n"1,A\n2,B\n3,"C\nD"\n'))
+    assert [(one.number, one.row["a"]) for one in loaded.rows] == [(3, "B"), (4, "C\nD")]
+    assert [(one.number, str(one)) for one in loaded.excluded] == [
+        (2, "text after a closing quote")
+    ]
+
+
+def test_suspicious_texts_are_kept_with_a_warning(tmp_path):
+    rows = [
+        {"q": "fine é “x”"},
+        {"q": [{"a": "fa\u00c3\u00a7ade"}]},
+        {"q": "\ufffd"},
+        {"q": "\u0000"},
+    ]
+    loaded = load(put(tmp_path, "x.jsonl", "".join(json.dumps(r) + "\n" for r in rows).encode()))
+    assert [one.row for one in loaded.rows] == rows
+    assert loaded.warnings == {"mojibake": [2], "U+FFFD": [3], "U+0000": [4]}
+    assert loaded.summary().splitlines()[1] == (
+        "kept with a warning: mojibake (line 2); U+FFFD (line 3); U+0000 (line 4)"
+    )
+
+
+def test_a_missing_comma_is_a_warning(tmp_path):
+    loaded = load(put(tmp_path, "x.json", b"[" + A + b"\n" + B + b"]"))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert loaded.warnings == {"no comma before the row": [2]}
+
+
+def test_the_summary_counts_reasons_with_their_first_lines(tmp_path):
+    loaded = load(
+        put(tmp_path, "x.jsonl", b"\n".join([A, b"[1]", b"\0", b"[1]", b"[1]", b"[1]", B]))
+    )
+    assert loaded.summary() == (
+        "x.jsonl (JSONL; UTF-8): 2 rows kept, 5 excluded: 4 a JSON list where an object is expected "
+        "(lines 2, 4, 5, …); 1 NUL byte (line 3)"
+    )
+    assert loaded.reasons == {"a JSON list where an object is expected": 4, "NUL byte": 1}
+
+
+def test_limit_stops_and_says_so(tmp_path):
+    path = put(tmp_path, "x.jsonl", A + b"\noops\n" + B + b"\n" + A + b"\n")
+    loaded = load(path, limit=2)
+    assert [one.number for one in loaded.rows] == [1, 3]
+    assert loaded.limited
+    assert "2 rows kept (limit reached, the rest is not read), 1 excluded" in loaded.summary()
+    assert not load(path, limit=3).limited
+    with pytest.raises(ConfigError, match="limit = 0, must be at least 1"):
+        load(path, limit=0)
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 7])
+def test_blocks_do_not_cut_lines(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(parsing, "BLOCK", block)
+    monkeypatch.setattr(parsing, "HEAD", 4)
+    content = b"a,b\r\n1,2\r3,\xc3\xa9\n\r\n" + b"x" * 50 + b",4\r\n5,6"
+    for raw in (content, gzip.compress(content), content.decode().encode("utf-16")):
+        source = parsing.Source(put(tmp_path, "x.csv", raw))
+        assert [(n, line, reason) for n, line, reason, _ in parsing.lines(source, 20)] == [
+            (1, b"a,b\r\n", ""), (2, b"1,2\r", ""), (3, b"3,\xc3\xa9\n", ""), (4, b"\r\n", ""),
+            (5, b"", "over-long line"), (6, b"5,6", "")]  # fmt: skip
+        source.close()
+
+
+def test_a_huge_line_is_not_held_in_memory(tmp_path):
+    path = put(
+        tmp_path, "x.jsonl.gz", gzip.compress(lines(b'{"q": "' + b"x" * 64 * 2**20 + b'"}'), 1)
+    )
+    import tracemalloc
+
+    tracemalloc.start()
+    loaded = load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [one.number for one in loaded.rows] == [1, 3]
+    assert str(loaded.excluded[0]) == "over-long line: 67108874 bytes, the limit is 8388608"
+    assert peak < 40 * 2**20
+
+
+def test_a_broken_row_group_costs_no_other(tmp_path):
+    content = bytearray(packed([ONE, {"q": "x" * 2000, "a": "y"}, TWO]))
+    second = parquet.ParquetFile(io.BytesIO(bytes(content))).metadata.row_group(1).column(0)
+    start = second.dictionary_page_offset
+    content[start : start + second.total_compressed_size] = b"\xff" * second.total_compressed_size
+    loaded = load(put(tmp_path, "x.parquet", bytes(content)))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert loaded.excluded[0].number == 2
+    assert str(loaded.excluded[0]).startswith("broken row group: rows 2 to 2: ")
+
+
+def test_parquet_dates_become_texts(tmp_path):
+    import datetime
+    import decimal
+
+    row = {
+        "d": datetime.date(2026, 2, 3),
+        "t": datetime.datetime(2026, 2, 3, 4, 5),
+        "x": decimal.Decimal("1.50"),
+    }
+    assert load(put(tmp_path, "x.parquet", packed([row]))).rows[0].row == {
+        "d": "2026-02-03", "t": "2026-02-03T04:05:00", "x": "1.50"}  # fmt: skip
+
+
+# --- the hub ----------------------------------------------------------------------------------
+
+COMMIT = "0123456789" * 4
+
+
+def hub(monkeypatch, answer):
+    calls = []
+
+    def load_dataset(name, **options):
+        calls.append((name, options))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    return calls
+
+
+def test_a_pinned_hub_dataset(monkeypatch):
+    calls = hub(monkeypatch, [ONE, {"q": b"x"}, TWO])
+    loaded = load(f"owner/name:test@{COMMIT}")
+    assert calls == [("owner/name", {"split": "test", "revision": COMMIT})]
+    assert [(one.number, one.row) for one in loaded.rows] == [(1, ONE), (3, TWO)]
+    assert str(loaded.excluded[0]) == "a value that JSON cannot hold (bytes) in column 'q'"
+    load(f"owner/name@{COMMIT}")
+    assert calls[-1] == ("owner/name", {"split": "train", "revision": COMMIT})
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("owner/name", "no file of this name, and no commit given"),
+        ("owner/name@main", "'main' is no commit"),
+    ],
+)
+def test_a_hub_dataset_must_be_pinned(monkeypatch, text, seen):
+    hub(monkeypatch, [])
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert str(caught.value) == (
+        f"{text}: {seen}. Pin a hub dataset as owner/name:train@<40 hex digits>, listed at "
+        "https://huggingface.co/datasets/owner/name/commits/main."
+    )
+
+
+def test_an_unreachable_hub_is_one_error(monkeypatch):
+    hub(monkeypatch, ConnectionError("Couldn't reach the Hub\nlong story"))
+    with pytest.raises(DataError) as caught:
+        load(f"owner/name@{COMMIT}")
+    assert str(caught.value) == (
+        "owner/name:train@01234567 cannot be loaded (ConnectionError: Couldn't reach the Hub). Check "
+        "name, split and network; without a network, give a file."
+    )
+
+
+def test_a_missing_file_is_no_hub_id(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("data/train", "nowhere/train.jsonl"):
+        with pytest.raises(DataError, match="does not exist"):
+            load(name)
+
+
+# --- any bytes --------------------------------------------------------------------------------
+
+
+def test_damage_anywhere_raises_nothing_but_our_errors(tmp_path):
+    """Every format with bytes lost, changed or inserted: an answer or an SFTError, no traceback."""
+    import random
+
+    draw = random.Random(17)
+    for name, content, *_ in SAME:
+        for _ in range(25):
+            raw = bytearray(content)
+            at = draw.randrange(len(raw))
+            match draw.randrange(3):
+                case 0:
+                    del raw[at:]
+                case 1:
+                    raw[at] = draw.randrange(256)
+                case 2:
+                    raw[at:at] = draw.choice(
+                        [b"\0", b"\xff", b'"', b"{", b"}", b"]", b",", b"\n", b"\r"]
+                    )
+            try:
+                loaded = load(put(tmp_path, name, bytes(raw)))
+            except SFTError as error:
+                assert len(str(error).splitlines()) == 1  # noqa: PT017
+            else:
+                assert loaded.summary()
+                assert loading.tally(loaded.excluded, loaded.unit) or not loaded.excluded
