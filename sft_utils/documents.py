@@ -259,7 +259,7 @@ def _number(digits: str) -> str:
 
 _BULLET = re.compile(r" ?[-*+]\s+(\S.*)")
 _STATUS = re.compile(r"Status:[ \t]*(.*?)[ \t]*")
-_SPEC = {"headings", "level", "bullets", "status"}
+_SPEC = {"title", "headings", "level", "bullets", "status"}
 
 
 def check_report(text: str, spec: dict[str, Any] | str | Path) -> Verdict:
@@ -269,7 +269,7 @@ def check_report(text: str, spec: dict[str, Any] | str | Path) -> Verdict:
         text: The answer.
         spec: Object, JSON text or path. `headings`: titles in order; `level`: number of # signs
             (2); `bullets`: [least, most] per title, top level only; `status`: values allowed in
-            the one line `Status: ...`.
+            the one line `Status: ...`; `title` is for readers.
     Returns:
         Fields are `Status` and each section: its bullets by index, or its text.
     Raises:

@@ -1,6 +1,8 @@
 """Metrics of structured answers, and intervals that say how far to trust them."""
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +70,25 @@ def score(answer: str, gold: dict[str, Any] | list[Any], schema: Schema) -> Scor
         fp=fp,
         fn=fn,
     )
+
+
+def score_text(answer: str, gold: str) -> Score:
+    """Score an answer that is plain text: words in common, in any order, case apart.
+
+    `schema_valid` and `parses` mean nothing here and are true; F1 over these counts is word F1.
+
+    Example:
+        >>> s = score_text("The red house", "the house")
+        >>> (s.tp, s.fp, s.fn, s.exact)
+        (2, 1, 0, False)
+    """
+    got, want = (Counter(re.findall(r"\w+", text.casefold())) for text in (answer, gold))
+    tp = sum((got & want).values())
+    exact = " ".join(answer.split()) == " ".join(gold.split())
+    return Score(
+        parses=True, schema_valid=True, exact=exact, tp=tp,
+        fp=sum(got.values()) - tp, fn=sum(want.values()) - tp,
+    )  # fmt: skip
 
 
 def field_counts(found: Any, gold: Any) -> tuple[int, int, int]:

@@ -319,8 +319,8 @@ def supporting(group, sentence):
 
 def test_reports_follow_their_spec(every):
     spec = json.loads((HERE / "report.json").read_text("utf-8"))
-    low, high = spec["sections"]["## Findings"]["bullets"]
-    states = "|".join(spec["last_line"]["values"])
+    low, high = spec["bullets"]["Findings"]
+    states = "|".join(spec["status"])
     pattern = (
         r"## Summary\n[^\n#]+\.\n\n## Findings\n"
         rf"(- [^\n]+\.\n){{{low},{high}}}\n## Next step\n[^\n#]+\.\n\nStatus: ({states})"

@@ -1,0 +1,209 @@
+"""Requests that carry their rules: the examples of notebook 05, authored or the reader's own.
+
+A JSON example is scored by its schema, an XML document by its XSD, a cited answer by its passages,
+a report by its outline; all give the same `Score`, so that one table holds them.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from sft_utils import documents, outlines, schemas, tasks, taxonomy, tickets
+from sft_utils.artifacts import ROOT, sha256_text
+from sft_utils.chat import Message
+from sft_utils.data import rows_of
+from sft_utils.generation import Answer
+from sft_utils.scoring import Score, field_counts, score
+
+FOLDER = "data/structured"
+REPORT = f"{FOLDER}/report.json"
+PASSAGE = re.compile(r"^\[\d+\] (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One request with its rules and the answer it should get."""
+
+    id: str
+    kind: str  # json, xml, citation or report
+    name: str  # of the schema
+    group: str  # tickets, seen, unseen, own, or the kind
+    text: str  # the request, without instructions
+    answer: str  # what is trained, as text
+    rules: str  # the schema in a few lines, for the prompt
+    schema: dict[str, Any] | None = None  # of JSON answers
+    source: str = ""  # handwritten, grammar or own
+
+    def turns(self) -> list[Message]:
+        """Request and answer as two messages."""
+        return [
+            {"role": "user", "content": self.text},
+            {"role": "assistant", "content": self.answer},
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Items:
+    """What is trained, and what is asked, by group."""
+
+    train: list[Item]
+    groups: dict[str, list[Item]]  # held out
+    about: list[dict[str, Any]] = field(default_factory=list)  # what became of the reader's file
+
+    def asked(self, *names: str) -> list[Item]:
+        """Held-out items of some groups, one after the other; all without names."""
+        return [item for name in names or self.groups for item in self.groups.get(name, ())]
+
+
+def read(*, train_rows: int, group_rows: int, seed: int) -> Items:
+    """The authored examples: tickets, seen and unseen schemas, XML, citations, reports.
+
+    Args:
+        train_rows: Rows to train on, an equal share of every schema.
+        group_rows: Held-out items per group, an equal share of every schema in it.
+        seed: Draws the rows.
+    """
+    seen = {row["schema"] for row in rows_of(ROOT / FOLDER / "train.jsonl")}
+    train = [_item(row, seen) for row in rows_of(ROOT / FOLDER / "train.jsonl")]
+    held = [_item(row, seen) for row in rows_of(ROOT / FOLDER / "test.jsonl")]
+    held += [_ticket(row) for row in tickets.read_rows(tickets.TEST)]
+    names = ("tickets", "seen", "unseen", "xml", "citation", "report")
+    groups = {g: _draw([i for i in held if i.group == g], group_rows, seed) for g in names}
+    return Items(train=_draw(train, train_rows, seed), groups=groups)
+
+
+def with_tickets(items: Items, rows: Sequence[dict[str, Any]]) -> Items:
+    """The same examples, with ticket rows among those that are trained."""
+    extra = [_ticket(row) for row in rows]
+    mixed = sorted([*items.train, *extra], key=lambda i: sha256_text(i.id))
+    return Items(train=mixed, groups=items.groups, about=items.about)
+
+
+def from_file(
+    source: str,
+    *,
+    schema: str = "",
+    mapping: str = "",
+    seed: int,
+    train_rows: int,
+    group_rows: int,
+) -> Items:
+    """The reader's file as examples of one schema; see `tasks.own`.
+
+    Raises:
+        DataError: Nothing usable is left, or the answers are not JSON and no schema was given.
+    """
+    mine = tasks.own(
+        source, schema=schema, mapping=mapping, seed=seed,
+        train_rows=train_rows, val_rows=0, test_rows=group_rows,
+    )  # fmt: skip
+    if mine.task.schema is None:
+        raise tasks.not_json(source)
+    return Items(
+        train=[_own(row, mine.task) for row in mine.train],
+        groups={"own": [_own(row, mine.task) for row in mine.test]},
+        about=mine.rows(),
+    )
+
+
+def _own(row: dict[str, Any], task: tasks.Task) -> Item:
+    return Item(
+        id=row["id"], kind="json", name="own", group="own", source="own",
+        text=tasks.request(row), answer=task.answer(row), schema=task.schema,
+        rules=schemas.signature(task.schema),
+    )  # fmt: skip
+
+
+def _item(row: dict[str, Any], seen: set[str]) -> Item:
+    kind, name, answer = row["kind"], row["schema"], row["answer"]
+    group = kind if kind != "json" else "seen" if name in seen else "unseen"
+    if kind == "json":
+        answer = json.dumps(answer, ensure_ascii=False, separators=(",", ":"))
+    return Item(
+        id=row["id"], kind=kind, name=name, group=group, source=row["source"], text=row["text"],
+        answer=answer, rules=rules(kind, name), schema=_schema(name) if kind == "json" else None,
+    )  # fmt: skip
+
+
+def _ticket(row: dict[str, Any]) -> Item:
+    schema = _schema("ticket")
+    return Item(
+        id=row["id"], kind="json", name="ticket", group="tickets", source=row["source"],
+        text=tickets.mail(row), answer=row["messages"][-1]["content"], schema=schema,
+        rules=schemas.signature(schema),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _schema(name: str) -> dict[str, Any]:
+    path = tickets.SCHEMA if name == "ticket" else f"{FOLDER}/schemas/{name}.json"
+    return schemas.load_schema(ROOT / path)
+
+
+@lru_cache(maxsize=64)
+def rules(kind: str, name: str) -> str:
+    """What a prompt says about the form of an answer."""
+    if kind == "json":
+        return schemas.signature(_schema(name))
+    if kind == "xml":
+        return outlines.of_xsd(f"{FOLDER}/xsd/{name}.xsd")
+    if kind == "report":
+        return outlines.of_report(REPORT)
+    return ""
+
+
+def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
+    """At most `n` items, the names taking turns, in an order that the seed decides."""
+    shuffled = sorted(items, key=lambda i: sha256_text(f"{seed}:{i.id}"))
+    turn: Counter[str] = Counter()
+    keyed = []
+    for item in shuffled:
+        keyed.append((turn[item.name], item))
+        turn[item.name] += 1
+    return [item for _, item in sorted(keyed, key=lambda pair: pair[0])][:n]
+
+
+def verdict(item: Item, text: str) -> documents.Verdict:
+    """Judge an answer that is not JSON by the rules of its kind."""
+    if item.kind == "xml":
+        return documents.check_xml(text, f"{FOLDER}/xsd/{item.name}.xsd")
+    if item.kind == "report":
+        return documents.check_report(text, REPORT)
+    return documents.check_citations(text, PASSAGE.findall(item.text))
+
+
+def score_item(item: Item, answer: Answer | str) -> Score:
+    """What one answer is worth; for other kinds than JSON, `parses` means that fields were found."""
+    text = answer if isinstance(answer, str) else answer.text
+    if item.kind == "json":
+        return score(text, json.loads(item.answer), item.schema)
+    got, gold = verdict(item, text), verdict(item, item.answer)
+    tp, fp, fn = field_counts(got.fields, gold.fields)
+    exact = text.strip() == item.answer.strip()
+    return Score(
+        parses=bool(got.fields), schema_valid=got.valid, exact=exact, tp=tp, fp=fp, fn=fn
+    )
+
+
+def failure(item: Item, answer: Answer) -> taxonomy.Failure:
+    """The primary class of a JSON answer."""
+    return taxonomy.classify(
+        answer.text, gold=json.loads(item.answer), schema=item.schema, source_text=item.text,
+        stopped=answer.stopped,
+    )  # fmt: skip
+
+
+def overview(items: Items) -> list[dict[str, Any]]:
+    """Rows by group and schema, for a table."""
+    trained = Counter((i.group, i.name) for i in items.train)
+    asked = Counter((i.group, i.name) for i in items.asked())
+    by_hand = Counter((i.group, i.name) for i in items.asked() if i.source == "handwritten")
+    return [
+        {"group": g, "schema": n, "trained": trained[g, n], "asked": asked[g, n],
+         "hand-written": by_hand[g, n]}
+        for g, n in sorted(trained.keys() | asked.keys())
+    ]  # fmt: skip

@@ -1,0 +1,275 @@
+"""A task that a notebook trains and judges: the tickets of this project, or the reader's file.
+
+Rows of every task look alike: {"id", "source", "messages"}, the last message being the answer that
+is trained and scored.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft_utils import layouts, loading, schemas, tickets
+from sft_utils.artifacts import display_path, sha256_text
+from sft_utils.chat import Message
+from sft_utils.duplicates import HeldOut, exact_key, shingles
+from sft_utils.errors import DataError
+from sft_utils.generation import Answer
+from sft_utils.jsonanswers import parse_json, schema_errors
+from sft_utils.scoring import Score, score, score_text
+
+Row = dict[str, Any]
+MIN_TRAIN, MIN_HELD = 16, 8
+"""Below these sizes neither training nor a comparison says anything."""
+JSON_SHARE = 0.9
+"""From this share of JSON answers on, a file without a schema is a structured task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """How rows become prompts, and answers become scores."""
+
+    name: str
+    system: str  # all that a tuned model is told; the rest is in its weights
+    instructions: str  # what a model must be told when its weights do not know the task
+    schema: str | dict[str, Any] | None  # of the answers; None for plain text
+
+    @property
+    def metric(self) -> str:
+        """What promotion and comparison look at: F1 over fields, or over words."""
+        return "field_f1" if self.schema is not None else "word_f1"
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of one arm, the main one included."""
+        if self.schema is None:
+            return ("word_f1", "exact_match")
+        return ("parses", "schema_valid", "field_f1", "exact_match")
+
+    def conversation(self, row: Row) -> list[Message]:
+        """What a row is trained on."""
+        return [*_system(self.system), *row["messages"]]
+
+    def prompt(
+        self, row: Row, system: str | None = None, examples: Sequence[Row] = ()
+    ) -> list[Message]:
+        """System prompt, solved examples as earlier turns, and the request of a row."""
+        told = _system(self.system if system is None else system)
+        own = row["messages"][:-1]
+        if told and own and own[0]["role"] == "system":  # the file's own, then ours
+            told = _system(f"{own[0]['content']}\n\n{told[0]['content']}")
+            own = own[1:]
+        shots = [m for e in examples for m in e["messages"] if m["role"] != "system"]
+        return [*told, *shots, *own] if told or not shots else [*own[:-1], *shots, own[-1]]
+
+    def answer(self, row: Row) -> str:
+        """The text that a row should be answered with."""
+        return row["messages"][-1]["content"]
+
+    def score(self, rows: Sequence[Row], answers: Sequence[Answer | str]) -> list[Score]:
+        """Score answers against their rows."""
+        texts = [a if isinstance(a, str) else a.text for a in answers]
+        if self.schema is None:
+            return [score_text(t, self.answer(r)) for r, t in zip(rows, texts, strict=True)]
+        return [
+            score(t, json.loads(self.answer(r)), self.schema)
+            for r, t in zip(rows, texts, strict=True)
+        ]
+
+
+def _system(text: str) -> list[Message]:
+    return [{"role": "system", "content": text}] if text else []
+
+
+TICKETS = Task(
+    name="tickets",
+    system=tickets.SYSTEM,
+    instructions=tickets.INSTRUCTIONS,
+    schema=tickets.SCHEMA,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """The reader's file as a task, split, with everything that was left out."""
+
+    task: Task
+    train: list[Row]
+    val: list[Row]
+    test: list[Row]
+    layout: str
+    excluded: list[tuple[int, str]] = field(default_factory=list)  # line, reason
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many rows each reason excluded."""
+        return Counter(reason.split(":")[0] for _, reason in self.excluded)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What became of the file, for a table."""
+        parts = [("train", self.train), ("validation", self.val), ("test", self.test)]
+        kept = [
+            {"part": name, "rows": len(rows), "lines": _lines(r["line"] for r in rows)}
+            for name, rows in parts
+        ]
+        return kept + [
+            {
+                "part": f"excluded: {reason}",
+                "rows": n,
+                "lines": _lines(k for k, why in self.excluded if why.split(":")[0] == reason),
+            }
+            for reason, n in self.reasons.most_common()
+        ]
+
+
+def _lines(numbers: Any) -> str:
+    """The first line numbers of a part."""
+    every = sorted(numbers)
+    return ", ".join(map(str, every[:6])) + (", …" if len(every) > 6 else "")
+
+
+def own(
+    source: str,
+    *,
+    schema: str = "",
+    mapping: str = "",
+    seed: int,
+    train_rows: int,
+    val_rows: int,
+    test_rows: int,
+) -> Own:
+    """Read, check and split the reader's own file.
+
+    Rows with the same request never lie on two sides; training rows that resemble a held-out one
+    are excluded. Held out are at most a fifth of the rows for the test and a tenth for validation.
+
+    Args:
+        source: File or hub id; see `loading.load`.
+        schema: JSON Schema file of the answers; empty: inferred if the answers are JSON.
+        mapping: Columns of a table, for example "prompt=question,completion=answer".
+        seed: Another seed holds out other rows.
+        train_rows: Most rows to train on.
+        val_rows: Most rows to validate on.
+        test_rows: Most rows to test on.
+    Raises:
+        DataError: Nothing usable is left; says what was excluded and why.
+    """
+    loaded = loading.load(source)
+    normal = layouts.conversations(loaded, mapping=mapping)
+    excluded = [(e.number, f"{e.reason}: {e.detail}") for e in normal.excluded]
+    rows = [
+        {"id": f"line {n}", "line": n, "source": "own", "messages": list(c)}
+        for n, c in zip(normal.numbers, normal.conversations, strict=True)
+    ]
+    rules, keep = _rules(rows, schema)
+    rows = _apply(rows, keep, excluded)
+    rows = _apply(rows, _repeats(rows), excluded)
+    ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
+    n_test = min(test_rows, len(rows) // 5)
+    n_val = min(val_rows, len(rows) // 10)
+    test, val, rest = ordered[:n_test], ordered[n_test : n_test + n_val], ordered[n_test + n_val :]
+    if test or val:
+        held = HeldOut({r["id"]: request(r) for r in test + val})
+        rest = _apply(rest, lambda r: _leak(r, held), excluded)
+    rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))[:train_rows]
+    if len(rest) < min(MIN_TRAIN, train_rows) or len(test) < min(MIN_HELD, test_rows):
+        counts = Counter(reason.split(":")[0] for _, reason in excluded)
+        said = ", ".join(f"{n} × {reason}" for reason, n in counts.most_common(6)) or "none"
+        raise DataError(
+            f"{source}: {len(rest)} rows to train on and {len(test)} to test are left; at least "
+            f"{MIN_TRAIN} and {MIN_HELD} are needed. Excluded: {said}. Give more or repaired rows."
+        )
+    return Own(
+        task=_task(source, rules),
+        train=rest,
+        val=sorted(val, key=lambda r: r["line"]),
+        test=sorted(test, key=lambda r: r["line"]),
+        layout=normal.layout,
+        excluded=sorted(excluded),
+    )
+
+
+def request(row: Row) -> str:
+    """All that stands before the answer, as one text."""
+    return "\n".join(m["content"] for m in row["messages"][:-1])
+
+
+def not_json(source: str) -> DataError:
+    """For work that needs structured answers."""
+    return DataError(
+        f"{source}: most answers are not JSON objects, so there is no schema to obey. Give a file "
+        "whose answers are JSON, or train on texts with notebook 03."
+    )
+
+
+Reason = Callable[[Row], str | None]
+
+
+def _apply(rows: list[Row], reason: Reason, excluded: list[tuple[int, str]]) -> list[Row]:
+    """Rows without a reason against them; the others are noted with theirs."""
+    kept = []
+    for row in rows:
+        why = reason(row)
+        if why:
+            excluded.append((row["line"], why))
+        else:
+            kept.append(row)
+    return kept
+
+
+def _rules(rows: list[Row], path: str) -> tuple[dict[str, Any] | None, Reason]:
+    """The schema of the answers, and what excludes a row under it."""
+    values: dict[int, Any] = {}
+    broken: dict[int, str] = {}
+    for row in rows:
+        try:
+            values[row["line"]] = parse_json(row["messages"][-1]["content"])
+        except (ValueError, RecursionError) as error:
+            broken[row["line"]] = f"answer is not JSON: {error}"
+    structured = {k: v for k, v in values.items() if isinstance(v, dict)}
+    if not path and len(structured) < JSON_SHARE * len(rows):
+        return None, lambda row: None
+    rules = schemas.load_schema(path) if path else schemas.infer_schema(list(structured.values()))
+
+    def reason(row: Row) -> str | None:
+        line = row["line"]
+        if line in broken:
+            return broken[line]
+        if line not in structured:
+            return "answer is no JSON object: scoring needs keys"
+        errors = schema_errors(structured[line], rules)
+        return f"answer breaks the schema: {errors[0]}" if errors else None
+
+    return rules, reason
+
+
+def _repeats(rows: list[Row]) -> Reason:
+    """Requests that occur more than once: the first answer stays, and a contradiction is named."""
+    first: dict[int, Row] = {}
+    for row in rows:
+        first.setdefault(exact_key(request(row)), row)
+
+    def reason(row: Row) -> str | None:
+        kept = first[exact_key(request(row))]
+        if kept is row:
+            return None
+        same = kept["messages"][-1]["content"] == row["messages"][-1]["content"]
+        kind = "repeated request" if same else "repeated request with another answer"
+        return f"{kind}: first in {kept['id']}"
+
+    return reason
+
+
+def _leak(row: Row, held: HeldOut) -> str | None:
+    text = request(row)
+    found = held.find(text, shingles(text), exact_key(text))
+    return f"resembles a held-out row: {found}" if found else None
+
+
+def _task(source: str, rules: Mapping[str, Any] | None) -> Task:
+    name = display_path(source) if "/" in source else source
+    if rules is None:
+        return Task(name=name, system="", instructions="", schema=None)
+    told = f"Answer with one JSON object and nothing else:\n{schemas.signature(dict(rules))}"
+    return Task(name=name, system="", instructions=told, schema=dict(rules))

@@ -1,0 +1,103 @@
+"""The examples of 05: every gold answer is worth full marks under its own rules."""
+
+import pytest
+
+from sft_utils import outlines, structured
+from sft_utils.artifacts import ROOT
+from sft_utils.errors import ConfigError, DataError
+from sft_utils.generation import Answer
+
+
+@pytest.fixture(scope="module")
+def items():
+    return structured.read(train_rows=10_000, group_rows=1_000, seed=17)
+
+
+def test_gold_answers_are_right(items):
+    assert set(items.groups) == {"tickets", "seen", "unseen", "xml", "citation", "report"}
+    for item in items.asked():
+        score = structured.score_item(item, item.answer)
+        assert score.parses, item
+        assert score.exact, item
+        assert score.schema_valid, (item, structured.verdict(item, item.answer))
+        assert score.fp == score.fn == 0
+        assert score.tp > 0
+
+
+def test_wrong_answers_are_wrong(items):
+    for name in items.groups:
+        item, other = items.groups[name][:2]
+        if name != "citation":
+            assert structured.score_item(item, "Here you are!").schema_valid is False
+        assert structured.score_item(item, other.answer).exact is False
+
+
+def test_unseen_schemas_are_unseen(items):
+    trained = {i.name for i in items.train}
+    assert not trained & {i.name for i in items.groups["unseen"]}
+    assert {i.name for i in items.groups["seen"]} <= trained
+    texts = {i.text for i in items.train}
+    assert not texts & {i.text for i in items.asked()}
+
+
+def test_a_part_is_balanced_and_repeatable():
+    one = structured.read(train_rows=70, group_rows=20, seed=1)
+    assert one == structured.read(train_rows=70, group_rows=20, seed=1)
+    counts = {}
+    for item in one.train:
+        counts[item.name] = counts.get(item.name, 0) + 1
+    assert max(counts.values()) - min(counts.values()) <= 1
+    assert {len(g) for g in one.groups.values()} == {20}
+
+
+def test_prompts_carry_the_rules(items):
+    rules = {i.kind: i.rules for i in items.train}
+    assert rules["xml"].startswith("<")
+    assert rules["report"].endswith("Status: open | blocked | done")
+    assert all(i.rules for i in items.train if i.kind != "citation")
+
+
+def test_failures_have_a_class(items):
+    item = items.groups["seen"][0]
+
+    def said(text, stopped=True):
+        answer = Answer(text=text, n_prompt=1, n_new=1, stopped=stopped)
+        return structured.failure(item, answer).primary
+
+    assert said(item.answer) == "correct"
+    assert said(item.answer[:-4], stopped=False) == "truncated"
+    assert said("{}") == "missing key"
+    assert said("No.") == "syntax"
+
+
+def test_an_own_file():
+    source = str(ROOT / "data/examples/flights.jsonl")
+    mine = structured.from_file(source, seed=17, train_rows=500, group_rows=32)
+    assert {i.group for i in mine.asked()} == {"own"}
+    assert len(mine.groups["own"]) == 32
+    assert all(structured.score_item(i, i.answer).schema_valid for i in mine.asked())
+    assert structured.overview(mine)[0]["trained"] == len(mine.train)
+
+
+def test_texts_have_no_schema_to_obey(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"prompt": "q {i} {i}", "completion": "a {i}"}}\n' for i in range(60)))
+    with pytest.raises(DataError, match="most answers are not JSON objects"):
+        structured.from_file(str(path), seed=17, train_rows=500, group_rows=32)
+
+
+def test_outlines():
+    assert outlines.of_xsd("data/structured/xsd/event.xsd") == (
+        '<event type="concert | workshop | market | lecture">\n'
+        "  <title>text</title>\n  <venue>text</venue>\n  <day>date (YYYY-MM-DD)</day>\n"
+        "  <price>integer 0..500</price> (optional)\n</event>"
+    )
+    assert outlines.of_report("data/structured/report.json").splitlines()[3] == "- 2 to 3 bullets"
+
+
+def test_an_xsd_without_outline_is_refused(tmp_path):
+    path = tmp_path / "x.xsd"
+    path.write_text('<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">'
+                    '<xs:element name="n" type="xs:int"/></xs:schema>')  # fmt: skip
+    with pytest.raises(ConfigError, match="no outline"):
+        outlines.of_xsd(path)

@@ -1,0 +1,127 @@
+"""The reader's own file becomes a task: split, checked, nothing dropped in silence."""
+
+import json
+
+import pytest
+
+from sft_utils import tasks, tickets
+from sft_utils.artifacts import ROOT
+from sft_utils.errors import DataError
+
+SIZES = {"seed": 17, "train_rows": 1000, "val_rows": 100, "test_rows": 100}
+FLIGHTS = ROOT / "data" / "examples"
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(path)
+
+
+def colours(n):
+    return [{"prompt": f"Request number {i} from town {i * 7}: paint the fence {c}",
+             "completion": json.dumps({"n": i, "colour": c})}
+            for i, c in enumerate(["red", "blue", "green"][k % 3] for k in range(n))]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["flights.jsonl", "flights.csv", "flights_alpaca.json",
+                                  "flights_sharegpt.json"])  # fmt: skip
+def test_every_layout_of_the_example(name):
+    mapping = "prompt=question,completion=slots" if name.endswith("csv") else ""
+    mine = tasks.own(str(FLIGHTS / name), schema=str(FLIGHTS / "flights.schema.json"),
+                     mapping=mapping, **SIZES)  # fmt: skip
+    n = 160 if name == "flights.jsonl" else 60
+    parts = [mine.train, mine.val, mine.test]
+    assert sum(map(len, parts)) + len(mine.excluded) == n, "every row is somewhere"
+    assert len(mine.test) >= n // 6
+    requests = [{tasks.request(r) for r in part} for part in parts]
+    assert not (requests[0] & requests[2] or requests[1] & requests[2] or requests[0] & requests[1])
+    assert mine.task.metric == "field_f1"
+    row = mine.test[0]
+    gold = mine.task.answer(row)
+    assert mine.task.score([row], [gold])[0].exact
+    assert not mine.task.score([row], ['{"from_town": "Nowhere"}'])[0].exact
+    told = mine.task.prompt(row, mine.task.instructions, mine.train[:2])
+    assert [m["role"] for m in told] == ["system", *["user", "assistant"] * 2, "user"]
+    assert "from_town" in told[0]["content"]
+    assert mine.task.conversation(row)[-1]["content"] == gold
+
+
+def test_nothing_is_dropped_in_silence(tmp_path):
+    rows = colours(60)
+    rows[3]["completion"] = "{broken"
+    rows[5]["completion"] = '{"n": 5, "colour": "purple-ish", "extra": 1}'
+    rows[7] = dict(rows[6])
+    rows[9] = {**rows[8], "completion": '{"n": 1, "colour": "red"}'}
+    rows[11]["completion"] = "[1]"
+    rules = {"type": "object", "required": ["n", "colour"], "additionalProperties": False,
+             "properties": {"n": {"type": "integer"}, "colour": {"type": "string"}}}  # fmt: skip
+    path = tmp_path / "rules.json"
+    path.write_text(json.dumps(rules))
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), schema=str(path), **SIZES)
+    said = dict(mine.excluded)
+    assert said[4].startswith("answer is not JSON: ")
+    assert said[6].startswith("answer breaks the schema: ")
+    assert said[8] == "repeated request: first in line 7"
+    assert said[10] == "repeated request with another answer: first in line 9"
+    assert said[12] == "answer is no JSON object: scoring needs keys"
+    assert len(said) + len(mine.train) + len(mine.val) + len(mine.test) == 60
+    assert {r["part"] for r in mine.rows()} >= {"train", "excluded: answer is not JSON"}
+
+
+def test_training_rows_that_resemble_held_out_ones_go(tmp_path):
+    rows = colours(40)
+    long = "please send one van with two painters to the old mill behind the church on Monday at "
+    rows += [{"prompt": f"{long} {h} o'clock", "completion": json.dumps({"n": h, "colour": "red"})}
+             for h in range(20)]  # fmt: skip
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    leaked = [why for _, why in mine.excluded if why.startswith("resembles a held-out row")]
+    assert leaked
+    assert not any(tasks.request(r).startswith(long) for r in mine.train)
+
+
+def test_plain_answers_are_a_text_task(tmp_path):
+    rows = [{"prompt": f"Say the words of number {i} twice", "completion": f"word {i} word {i}"}
+            for i in range(60)]  # fmt: skip
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    assert mine.task.schema is None
+    assert (mine.task.metric, mine.task.metrics) == ("word_f1", ("word_f1", "exact_match"))
+    row = mine.test[0]
+    half = mine.task.score([row], ["word"])[0]
+    assert (half.tp, half.fp, half.fn, half.exact) == (1, 0, 3, False)
+
+
+def test_too_few_rows_are_refused_with_the_reasons(tmp_path):
+    rows = colours(60)
+    for row in rows[:50]:
+        row["completion"] = "{"
+    path = tmp_path / "rules.json"
+    path.write_text('{"type": "object"}')
+    with pytest.raises(DataError, match=r"at least 16 and 8 are needed. Excluded: 50 × answer is not JSON"):
+        tasks.own(write(tmp_path / "d.jsonl", rows), schema=str(path), **SIZES)
+
+
+def test_another_seed_holds_out_other_rows(tmp_path):
+    path = write(tmp_path / "d.jsonl", colours(100))
+    one, two, again = (tasks.own(path, **{**SIZES, "seed": s}) for s in (1, 2, 1))
+    assert [r["id"] for r in one.test] == [r["id"] for r in again.test]
+    assert [r["id"] for r in one.test] != [r["id"] for r in two.test]
+
+
+def test_tickets_are_asked_as_before():
+    row = tickets.read_rows(tickets.TEST, 1)[0]
+    assert tasks.TICKETS.prompt(row) == tickets.prompt(row)
+    assert tasks.TICKETS.conversation(row) == tickets.conversation(row)
+    shots = tickets.read_rows(tickets.FEW_SHOT, 2)
+    told = tasks.TICKETS.prompt(row, tickets.INSTRUCTIONS, shots)
+    assert told == tickets.prompt(row, tickets.INSTRUCTIONS, shots)
+
+
+def test_a_system_prompt_of_the_file_stays():
+    row = {"id": "line 1", "messages": [{"role": "system", "content": "Be brief."},
+                                       {"role": "user", "content": "Hi"},
+                                       {"role": "assistant", "content": "Yo"}]}  # fmt: skip
+    task = tasks.Task(name="x", system="", instructions="Told.", schema=None)
+    assert task.prompt(row)[0]["content"] == "Be brief."
+    assert task.prompt(row, task.instructions)[0]["content"] == "Be brief.\n\nTold."
+    shots = task.prompt(row, "", [row])
+    assert [m["role"] for m in shots] == ["system", "user", "assistant", "user"]
