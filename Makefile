@@ -10,6 +10,9 @@ SHELL := bash
 PROFILE ?= cpu
 NB ?=
 PARAMS ?=
+DATA ?=
+SCHEMA ?=
+MAPPING ?=
 RUN ?=
 FROM ?=
 YES ?=
@@ -17,11 +20,14 @@ FORCE ?=
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= python3
-export PROFILE NB PARAMS RUN FROM VENV
+export PROFILE NB PARAMS DATA SCHEMA MAPPING RUN FROM VENV
 
 py := "$$VENV/bin/python"
 nbrun := $(py) -m sft_utils.nbrun
-params := $(if $(PARAMS),--param "$$PARAMS") $(if $(FORCE),--force)
+# A value goes over as one argument: nbrun takes everything behind the first "=" of NAME==VALUE.
+own := $(if $(DATA),--param "data==$$DATA") $(if $(SCHEMA),--param "schema==$$SCHEMA") \
+  $(if $(MAPPING),--param "mapping==$$MAPPING")
+params := $(if $(PARAMS),--param "$$PARAMS") $(own) $(if $(FORCE),--force)
 
 # Refused before anything is set up: a target that cannot work without a value.
 ifneq (,$(filter nb adopt,$(MAKECMDGOALS)))
@@ -47,7 +53,7 @@ setup: ## create or update the environment and the base model (PYTHON=, VENV=)
 	@$(PYTHON) sft_utils/bootstrap.py --venv "$$VENV"
 
 .PHONY: nb
-nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1
+nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DATA=, SCHEMA=, MAPPING=
 	@$(nbrun) run --nb "$$NB" --profile "$$PROFILE" $(params)
 
 .PHONY: run-all

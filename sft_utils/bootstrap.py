@@ -6,8 +6,10 @@ unchanged. Every problem is one line that says what to do.
 
 import argparse
 import hashlib
+import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -114,6 +116,16 @@ def link_checkout(python: Path) -> None:
     (Path(site.stdout.strip()) / "sft_utils_checkout.pth").write_text(f"{ROOT}\n")
 
 
+def model_is_current() -> bool:
+    """Whether the base model was converted by today's recipe (that module needs torch)."""
+    if not MODEL_STAMP.exists():
+        return False
+    source = (ROOT / "sft_utils" / "basemodel.py").read_text(encoding="utf-8")
+    recipe = re.search(r"^RECIPE = (\d+)$", source, re.MULTILINE)
+    stamp = json.loads(MODEL_STAMP.read_text(encoding="utf-8"))
+    return bool(recipe) and stamp.get("recipe") == int(recipe[1])
+
+
 def main() -> None:
     """Create or update the environment, then convert the base model once."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -134,7 +146,7 @@ def main() -> None:
         install_tokenizers(target, python)
         link_checkout(python)
         stamp.write_text(digest)
-    if not (MODEL_STAMP.exists() or os.environ.get("SFT_MODELS")):
+    if not (model_is_current() or os.environ.get("SFT_MODELS")):
         result = subprocess.run([str(python), "-m", "sft_utils.basemodel"], cwd=ROOT, check=False)
         if result.returncode:
             stop("the base model could not be prepared, see the line above")

@@ -14,8 +14,13 @@ from sft_utils.errors import ConfigError
 
 LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 """At most one blank where JSON allows white space: the model writes `": "` or `":"` as it was
-trained, and cannot write blanks until the limit. Fixed separators of two characters are not used:
-llguidance 1.9.1 then allows a token that it refuses in the next call."""
+trained, and cannot write blanks until the limit."""
+
+PROBE = 'a b\n"Zoë": 12.5 €'
+"""What the engine must read from tokens exactly as the tokenizer does."""
+
+DECIMALS = 6
+LARGEST = 10**15
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,9 @@ class Guide:
 def compile_schema(schema: dict[str, Any]) -> str:
     """A JSON Schema as a grammar.
 
+    Numbers get at most `DECIMALS` decimals and an integer part within `LARGEST`: a schema that
+    says "number" would let a model write digits until the limit.
+
     Keys come in the order of `properties`. Keywords that the engine cannot enforce are refused
     rather than ignored: an answer that parses but breaks the schema would look like a guarantee.
 
@@ -98,7 +106,8 @@ def compile_schema(schema: dict[str, Any]) -> str:
     from llguidance import LLMatcher
 
     try:
-        grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=LAYOUT)
+        bounded = json.dumps(_bounded(schema))
+        grammar = LLMatcher.grammar_from_json_schema(bounded, overrides=LAYOUT)
     except ValueError as error:
         raise ConfigError(f"this schema cannot constrain decoding: {error}") from error
     failed, messages = LLMatcher.validate_grammar_with_warnings(grammar)
@@ -109,6 +118,53 @@ def compile_schema(schema: dict[str, Any]) -> str:
             "Remove the keyword, or decode freely and validate."
         )
     return grammar
+
+
+def _bounded(node: Any) -> Any:
+    """A copy of a schema in which no number is endless."""
+    if isinstance(node, list):
+        return [_bounded(part) for part in node]
+    if not isinstance(node, dict):
+        return node
+    new = {k: v if k in ("enum", "const") else _bounded(v) for k, v in node.items()}
+    kinds = node.get("type", ())
+    kinds = {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else set()
+    if kinds & {"number", "integer"} and "enum" not in node and "const" not in node:
+        if "number" in kinds:
+            new.setdefault("multipleOf", 10.0**-DECIMALS)
+        if not node.keys() & {"minimum", "exclusiveMinimum"}:
+            new["minimum"] = -LARGEST
+        if not node.keys() & {"maximum", "exclusiveMaximum"}:
+            new["maximum"] = LARGEST
+    return new
+
+
+def endless(schema: Any, place: str = "$") -> list[str]:
+    """Places where an answer that obeys a schema can go on for ever.
+
+    Constrained decoding guarantees what is written, not that it ends: a text without `maxLength` or
+    an array without `maxItems` can reach the length limit, and then the answer does not parse.
+
+    Example:
+        >>> endless({"properties": {"a": {"type": "string"}, "b": {"type": "boolean"}}})
+        ['$.properties.a: text without maxLength']
+    """
+    if isinstance(schema, list):
+        return [x for i, part in enumerate(schema) for x in endless(part, f"{place}[{i}]")]
+    if not isinstance(schema, dict):
+        return []
+    found = []
+    kinds = schema.get("type", ())
+    kinds = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
+    bounded = schema.keys() & {"maxLength", "enum", "const", "format", "pattern"}
+    if "string" in kinds and not bounded:
+        found.append(f"{place}: text without maxLength")
+    if "array" in kinds and "maxItems" not in schema:
+        found.append(f"{place}: array without maxItems")
+    for key, part in schema.items():
+        if key not in ("enum", "const", "default", "examples"):
+            found += endless(part, f"{place}.{key}")
+    return found
 
 
 def constraint(
@@ -122,11 +178,18 @@ def constraint(
         stops: Ids that end an answer (the model's generation config).
         n_vocab: Width of the model's logits, which may exceed the tokenizer's vocabulary.
     Raises:
-        ConfigError: A schema cannot be compiled.
+        ConfigError: A schema cannot be compiled, or the engine misreads the tokenizer.
     """
     import llguidance.hf
 
     vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=n_vocab, eos_token=list(stops))
+    read = vocabulary.decode_bytes(tokenizer.encode(PROBE, add_special_tokens=False))
+    if read != PROBE.encode():
+        raise ConfigError(
+            f"the grammar engine reads the tokens of {PROBE!r} as {read!r}: it would mask wrong "
+            "tokens. The decoder in tokenizer.json does not belong to its vocabulary; repair it (a "
+            "byte-level vocabulary needs the ByteLevel decoder)."
+        )
     compiled: dict[str, str] = {}
     keys = [sha256_json(schema) for schema in schemas]
     for key, schema in zip(keys, schemas, strict=True):

@@ -52,18 +52,20 @@ def _annotated_float(node: ast.stmt) -> bool:
 def split(pairs: Iterable[str]) -> dict[str, str]:
     """Split `name=value` items; one item may hold several, quoted as in a shell.
 
+    An item of the form `name==value` is one value, taken as it is: a path with blanks or quotes.
+
     Raises:
         ConfigError: An item has no "=", a name occurs twice, or a quote is not closed.
     Example:
         >>> split(["max_steps=10 seed=3", "note='two words'"])
         {'max_steps': '10', 'seed': '3', 'note': 'two words'}
+        >>> split(["data==my file's rows.csv"])
+        {'data': "my file's rows.csv"}
     """
     given: dict[str, str] = {}
     for text in pairs:
-        try:
-            items = shlex.split(text)
-        except ValueError as error:
-            raise ConfigError(f"parameters {text!r}: {error}. Close the quote.") from error
+        name, verbatim, value = text.partition("==")
+        items = [f"{name}={value}"] if verbatim and name.isidentifier() else _shell_words(text)
         for item in items:
             name, equals, value = item.partition("=")
             if not (equals and name):
@@ -72,6 +74,13 @@ def split(pairs: Iterable[str]) -> dict[str, str]:
                 raise ConfigError(f"parameter {name!r} is given twice")
             given[name] = value
     return given
+
+
+def _shell_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"parameters {text!r}: {error}. Close the quote.") from error
 
 
 def convert(

@@ -191,14 +191,27 @@ def f1_difference(a: Sequence[Score], b: Sequence[Score]) -> dict[str, Any]:
     return {"value": field_f1(a) - field_f1(b), "n": len(a), "ci95": interval}
 
 
-def arm_metrics(arm: str, scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """The four published metrics of one arm."""
-    return {
-        f"{arm}.parses": rate([s.parses for s in scores]),
-        f"{arm}.schema_valid": rate([s.schema_valid for s in scores]),
-        f"{arm}.field_f1": f1_metric(scores),
-        f"{arm}.exact_match": rate([s.exact for s in scores]),
+METRICS = ("parses", "schema_valid", "field_f1", "exact_match")
+
+
+def arm_metrics(
+    arm: str, scores: Sequence[Score], names: Sequence[str] = METRICS
+) -> dict[str, dict[str, Any]]:
+    """The published metrics of one arm: of structured answers, or `word_f1` of texts.
+
+    Raises:
+        ConfigError: An unknown metric.
+    """
+    known = {
+        "parses": lambda: rate([s.parses for s in scores]),
+        "schema_valid": lambda: rate([s.schema_valid for s in scores]),
+        "field_f1": lambda: f1_metric(scores),
+        "word_f1": lambda: f1_metric(scores),
+        "exact_match": lambda: rate([s.exact for s in scores]),
     }
+    if unknown := [n for n in names if n not in known]:
+        raise ConfigError(f"unknown metric {unknown[0]!r}; known: {', '.join(known)}")
+    return {f"{arm}.{name}": known[name]() for name in names}
 
 
 def verdict(difference: dict[str, Any]) -> str:

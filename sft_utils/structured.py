@@ -177,16 +177,14 @@ def verdict(item: Item, text: str) -> documents.Verdict:
 
 
 def score_item(item: Item, answer: Answer | str) -> Score:
-    """What one answer is worth; for other kinds than JSON, `parses` means that fields were found."""
+    """What one answer is worth; `parses` of other kinds than JSON: fields were found."""
     text = answer if isinstance(answer, str) else answer.text
     if item.kind == "json":
         return score(text, json.loads(item.answer), item.schema)
     got, gold = verdict(item, text), verdict(item, item.answer)
     tp, fp, fn = field_counts(got.fields, gold.fields)
     exact = text.strip() == item.answer.strip()
-    return Score(
-        parses=bool(got.fields), schema_valid=got.valid, exact=exact, tp=tp, fp=fp, fn=fn
-    )
+    return Score(parses=bool(got.fields), schema_valid=got.valid, exact=exact, tp=tp, fp=fp, fn=fn)
 
 
 def failure(item: Item, answer: Answer) -> taxonomy.Failure:

@@ -8,10 +8,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sft_utils import layouts, loading, schemas, tickets
-from sft_utils.artifacts import display_path, sha256_text
+from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
 from sft_utils.duplicates import HeldOut, exact_key, shingles
 from sft_utils.errors import DataError
@@ -155,14 +156,14 @@ def own(
     Raises:
         DataError: Nothing usable is left; says what was excluded and why.
     """
-    loaded = loading.load(source)
+    loaded = loading.load(_place(source))
     normal = layouts.conversations(loaded, mapping=mapping)
     excluded = [(e.number, f"{e.reason}: {e.detail}") for e in normal.excluded]
     rows = [
         {"id": f"line {n}", "line": n, "source": "own", "messages": list(c)}
         for n, c in zip(normal.numbers, normal.conversations, strict=True)
     ]
-    rules, keep = _rules(rows, schema)
+    rules, keep = _rules(rows, _place(schema))
     rows = _apply(rows, keep, excluded)
     rows = _apply(rows, _repeats(rows), excluded)
     ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
@@ -188,6 +189,12 @@ def own(
         layout=normal.layout,
         excluded=sorted(excluded),
     )
+
+
+def _place(name: str) -> str:
+    """A relative path counts from the repository's root, wherever the kernel runs."""
+    inside = ROOT / name
+    return str(inside) if name and not Path(name).is_absolute() and inside.exists() else name
 
 
 def request(row: Row) -> str:

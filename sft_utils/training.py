@@ -52,6 +52,23 @@ def choose(candidates: Sequence[Candidate], *, budget: float) -> Candidate:
     return max(allowed, key=lambda c: (c.task, -c.step))
 
 
+class Progress(TrainerCallback):
+    """Tells the runner which step training has reached and how long the rest will take."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._began: tuple[float, int] | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The pace is measured from the first step of this process, not of the run."""
+        if not self.path:
+            return
+        now, step = time.monotonic(), state.global_step
+        self._began = self._began or (now, step)
+        pace = (now - self._began[0]) / max(step - self._began[1], 1)
+        report_progress(self.path, "training step", step, state.max_steps, pace)
+
+
 class TaskGate(TrainerCallback):
     """Scores the adapter on the task while it trains, and keeps every state it scored.
 
@@ -76,9 +93,8 @@ class TaskGate(TrainerCallback):
         progress: Path | None = None,
     ) -> None:
         self.evaluate, self.folder = evaluate, Path(folder)
-        self.every, self.patience, self.progress = every, patience, progress
+        self.every, self.patience, self.progress = every, patience, Progress(progress)
         self.history: list[Candidate] = []
-        self._pace: tuple[float, int] | None = None
 
     @property
     def history_file(self) -> Path:
@@ -97,12 +113,7 @@ class TaskGate(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Quick evaluation, early stop, progress."""
-        if self.progress:
-            now, step = time.monotonic(), state.global_step
-            start = self._pace or (now, step)
-            self._pace = start
-            pace = (now - start[0]) / max(step - start[1], 1)
-            report_progress(self.progress, "training step", step, state.max_steps, pace)
+        self.progress.on_step_end(args, state, control)
         last = state.global_step >= state.max_steps
         if state.global_step % self.every == 0 and not last:
             self._score(kwargs["model"], state.global_step, full=False)

@@ -28,7 +28,7 @@ LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 
 
 class LLGuidance:
-    name, packages, extra = "llguidance", ["llguidance"], {}
+    name, packages, extra = "llguidance", ("llguidance",), ()
 
     def __init__(self, tokenizer):
         import llguidance.hf
@@ -54,8 +54,8 @@ class LLGuidance:
 
 
 class XGrammar:
-    name, packages = "xgrammar", ["xgrammar", "apache-tvm-ffi"]
-    extra = {"triton": 1000.0}  # MiB unpacked; required by its metadata on Linux
+    name, packages = "xgrammar", ("xgrammar", "apache-tvm-ffi")
+    extra = (("triton", 1000.0),)  # MiB unpacked; required by its metadata on Linux
 
     def __init__(self, tokenizer):
         import xgrammar
@@ -79,7 +79,7 @@ class XGrammar:
 
 
 class OutlinesCore:
-    name, packages, extra = "outlines_core", ["outlines_core"], {}
+    name, packages, extra = "outlines_core", ("outlines_core",), ()
 
     def __init__(self, tokenizer):
         from outlines_core import Vocabulary
@@ -223,8 +223,8 @@ def main(target):
     for engine in (LLGuidance, XGrammar, OutlinesCore):
         entry = measure(engine, schemas, rows, tokenizer)
         entry["version"] = importlib.metadata.version(engine.packages[0])
-        entry["install_mib"] = installed_mib(engine.packages) + sum(engine.extra.values())
-        entry["requires_also"] = engine.extra
+        entry["install_mib"] = installed_mib(engine.packages) + sum(mib for _, mib in engine.extra)
+        entry["requires_also"] = dict(engine.extra)
         result["engines"][engine.name] = entry
         print(engine.name, json.dumps(entry, indent=1))
     write_json(Path(target), result)

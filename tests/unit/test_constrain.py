@@ -87,3 +87,49 @@ def test_a_dead_grammar_is_named(tiny, tokenizer, bound):
     guide = bound.guide([0])
     with pytest.raises(ConfigError, match="stopped in answer 0"):
         guide.advance([0], [tokenizer("nonsense")["input_ids"][0]])
+
+
+def allowed(tokenizer, schema, text):
+    """Whether a whole answer can be written under a schema."""
+    bound = constrain.constraint(
+        tokenizer, [schema], stops=[tokenizer.eos_token_id], n_vocab=len(tokenizer)
+    )
+    ids = [*tokenizer.encode(text), tokenizer.eos_token_id]
+    return bound.guide([0]).matchers[0].validate_tokens(ids) == len(ids)
+
+
+def test_numbers_end(tokenizer):
+    schema = {"type": "object", "required": ["a"], "additionalProperties": False,
+              "properties": {"a": {"type": ["number", "null"]}}}  # fmt: skip
+    for text in ('{"a":12.5}', '{"a":-3}', '{"a": null}', '{"a":0.123456}'):
+        assert allowed(tokenizer, schema, text), text
+    for text in ('{"a":0.1234567}', '{"a":1' + "0" * 16 + "}", '{"a":"1"}'):
+        assert not allowed(tokenizer, schema, text), text
+    assert schema["properties"]["a"] == {"type": ["number", "null"]}, "the caller's schema stays"
+
+
+def test_what_can_go_on_for_ever_is_named():
+    schema = {"type": "object", "properties": {
+        "a": {"type": "string"}, "b": {"type": ["array", "null"], "items": {"type": "string", "maxLength": 3}},
+        "c": {"enum": ["x"], "type": "string"}, "d": {"type": "string", "format": "date"},
+    }}  # fmt: skip
+    assert constrain.endless(schema) == [
+        "$.properties.a: text without maxLength", "$.properties.b: array without maxItems"
+    ]
+    assert [constrain.endless(s) for s in SCHEMAS] == [[], []]
+
+
+def test_a_decoder_of_another_family_is_noticed(tokenizer):
+    """What a converted GGUF tokenizer looked like: masks that take a blank for a letter."""
+    import copy
+
+    from tokenizers import decoders
+
+    broken = copy.deepcopy(tokenizer)
+    broken.backend_tokenizer.model.byte_fallback = True
+    broken.backend_tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteFallback(), decoders.Fuse(), decoders.ByteLevel()]
+    )
+    assert broken.decode(broken.encode("a b")) == "a b", "the tokenizer itself does not notice"
+    with pytest.raises(ConfigError, match="reads the tokens of"):
+        constrain.constraint(broken, SCHEMAS[:1], stops=[2], n_vocab=len(tokenizer))

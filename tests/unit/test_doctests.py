@@ -6,9 +6,9 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
+    "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
     "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "readme", "schemas",
-    "schematext", "scoring", "taxonomy",
+    "schematext", "outlines", "scoring", "taxonomy",
 )  # fmt: skip
 
 
