@@ -17,7 +17,8 @@
 # **You will be able to** predict training memory before loading · find a learning rate in a minute ·
 # promote a checkpoint by its task metric under a forgetting budget · state a gain with an interval.
 #
-# **Needs** 00 (prompt-only arms) and 01 (curated data). **Not covered**: several GPUs, export for serving.
+# **Needs** 00 (prompt-only arms) and 01 (curated data), or your own file by the parameter `data`.
+# **Not covered**: several GPUs, export for serving.
 
 # %% [markdown]
 # <!-- generated:cost -->
@@ -26,6 +27,9 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
+data: str = ""  # your file or hub id (README, Adapt it); empty: the tickets of 01
+schema: str = ""  # JSON Schema file of your answers; empty: inferred if they are JSON
+mapping: str = ""  # your columns, for example prompt=question,completion=answer
 max_steps: int = 0  # optimizer steps, 0 means the profile decides
 learning_rate: float = 0.0  # peak rate, 0 lets the range test choose
 rank: int = 16  # LoRA rank on all linear layers
@@ -58,6 +62,7 @@ from sft_utils import (
     modeling,
     preflight,
     scoring,
+    tasks,
     tickets,
     tracking,
     training,
@@ -68,8 +73,9 @@ from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
 from sft_utils.runtime import GIB, peak_rss_gib, seed_everything, start
 
 run = start(
-    "03_qlora_single_gpu", profile, seed=seed, max_steps=max_steps, learning_rate=learning_rate,
-    rank=rank, forgetting_budget=forgetting_budget, report_to=report_to,
+    "03_qlora_single_gpu", profile, seed=seed, data=data, schema=schema, mapping=mapping,
+    max_steps=max_steps, learning_rate=learning_rate, rank=rank,
+    forgetting_budget=forgetting_budget, report_to=report_to,
 )  # fmt: skip
 P = run.profile
 
@@ -88,12 +94,21 @@ P = run.profile
 
 # %%
 tokenizer = modeling.load_tokenizer(P)
-prompted = require("00_is_sft_the_right_tool", profile)
-curated = require("01_data_preparation", profile)
-pool = tickets.read_rows(handed_file(curated, "train"))
-train_rows = tickets.prefer_handwritten(pool, P.train_rows)
-val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
-conversations = [tickets.conversation(row) for row in train_rows]
+if data:
+    own = tasks.own(data, schema=schema, mapping=mapping, seed=seed, train_rows=P.train_rows,
+                    val_rows=P.val_rows, test_rows=P.test_rows)  # fmt: skip
+    task, train_rows, val_rows = own.task, own.train, own.val
+    table(own.rows(), f"{task.name}: {own.layout}; numbers are lines of the file")
+else:
+    prompted = require("00_is_sft_the_right_tool", profile)
+    curated = require("01_data_preparation", profile)
+    task = tasks.TICKETS
+    pool = tickets.read_rows(handed_file(curated, "train"))
+    train_rows = tickets.prefer_handwritten(pool, P.train_rows)
+    val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
+
+# %%
+conversations = [task.conversation(row) for row in train_rows]
 encoded = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
 by_hand = sum(r["source"] == "handwritten" for r in train_rows)
 n_tokens = sum(len(r["input_ids"]) for r in encoded)
@@ -229,7 +244,7 @@ def run_steps(rows, rate, steps, batch_size=4):
 # %%
 small = by_length[len(by_length) // 10 : len(by_length) // 2][::3]
 val_encoded = [
-    masking.assistant_labels(tokenizer, tickets.conversation(r), max_length=P.max_length)
+    masking.assistant_labels(tokenizer, task.conversation(r), max_length=P.max_length)
     for r in val_rows
 ]
 held = sorted(val_encoded, key=lambda r: len(r["input_ids"]))[:12]
@@ -258,7 +273,7 @@ takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {ra
 # ## What is measured while training?
 #
 # Two numbers, on the state that would be served. *Task*: field F1 of greedy answers to validation
-# mails. *Forgetting*: how many nats per token ordinary answers (`data/probes`) have lost against
+# mails (word F1 if your answers are plain text). *Forgetting*: how many nats per token ordinary answers (`data/probes`) have lost against
 # the base model. On a CPU both use a merged copy: the dequantised base plus the adapter, which
 # generates several times faster than 4-bit weights with unmerged adapters.
 
@@ -285,7 +300,7 @@ def general_nll(m):
 
 
 # %%
-val_prompts = [chat.prompt_ids(tokenizer, tickets.prompt(row)) for row in val_rows]
+val_prompts = [chat.prompt_ids(tokenizer, task.prompt(row)) for row in val_rows]
 base_nll = general_nll(served(model))
 
 
@@ -297,7 +312,7 @@ def evaluate(m, full):
         generator, tokenizer, val_prompts[:n], max_new_tokens=P.max_new_tokens,
         batch_size=P.eval_batch_size,
     )  # fmt: skip
-    scores = tickets.score_answers(val_rows[:n], answers)
+    scores = task.score(val_rows[:n], answers)
     lost = float(np.mean(general_nll(generator)) - np.mean(base_nll))
     return {"task": scoring.field_f1(scores), "forgetting": lost}
 
@@ -445,75 +460,100 @@ takeaway(f"Step {promoted.step} is promoted: validation F1 {promoted.task:.3f}, 
 # ## Did it work?
 #
 # The test mails decided nothing in this notebook so far. The tuned model gets one line of instructions; the
-# prompt-only arms come from 00, same mails, same harness, same template. Hand-written mails are also
-# reported by themselves, because the grammar's mails resemble training data more.
+# prompt-only arms come from 00, same mails, same harness, same template (with your own data they are
+# asked here). Hand-written mails are also reported by themselves, because the grammar's mails resemble
+# training data more.
 
 # %%
-test_rows = tickets.read_rows(tickets.TEST, prompted["parameters"]["test_rows"] or P.test_rows)
-final = served(model)
-tuned_answers = generation.generate(
-    final, tokenizer, [chat.prompt_ids(tokenizer, tickets.prompt(r)) for r in test_rows],
-    max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
-    cache=run.dir / "answers-tuned.json", key=sha256_json([facts["run_id"], promoted.step]),
-    progress=run.progress_file, what="answers, arm tuned",
-)  # fmt: skip
-scores = {"tuned": tickets.score_answers(test_rows, tuned_answers)}
-kept = tickets.read_rows(handed_file(prompted, "scored"))
-for arm in ("base", "few_shot", "few_shot_8"):
-    text = {a["id"]: a["answer"] for a in kept if a["arm"] == arm}
-    scores[arm] = [
-        scoring.score(text[r["id"]], tickets.gold(r), tickets.SCHEMA) for r in test_rows
-    ]
+if data:
+    test_rows = own.test
+else:
+    test_rows = tickets.read_rows(tickets.TEST, prompted["parameters"]["test_rows"] or P.test_rows)
+
+
+def ask(m, prompts, arm):
+    """Greedy answers; what is finished survives a kill."""
+    return generation.generate(
+        m, tokenizer, [chat.prompt_ids(tokenizer, p) for p in prompts],
+        max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
+        cache=run.dir / f"answers-{arm}.json",
+        key=sha256_json([facts["run_id"], promoted.step if arm == "tuned" else arm]),
+        progress=run.progress_file, what=f"answers, arm {arm}",
+    )  # fmt: skip
+
+
+# %%
+scores = {}
+PROMPTED = {"base": 0, "few_shot": 2, "few_shot_8": 8}  # arm -> solved examples in the prompt
+if data:
+    plain = modeling.load_model(P).eval()
+    for arm, shots in PROMPTED.items():
+        wanted = [task.prompt(r, task.instructions, train_rows[:shots]) for r in test_rows]
+        scores[arm] = task.score(test_rows, ask(plain, wanted, arm))
+    del plain
+else:
+    kept = tickets.read_rows(handed_file(prompted, "scored"))
+    for arm in PROMPTED:
+        text = {a["id"]: a["answer"] for a in kept if a["arm"] == arm}
+        scores[arm] = task.score(test_rows, [text[r["id"]] for r in test_rows])
+tuned_answers = ask(served(model), [task.prompt(r) for r in test_rows], "tuned")
+scores["tuned"] = task.score(test_rows, tuned_answers)
 
 # %%
 metrics = {}
 for arm, values in scores.items():
-    metrics |= scoring.arm_metrics(arm, values)
+    metrics |= scoring.arm_metrics(arm, values, task.metrics)
 hand = [i for i, r in enumerate(test_rows) if r["source"] == "handwritten"]
 if hand:
-    metrics |= scoring.arm_metrics("tuned_handwritten", [scores["tuned"][i] for i in hand])
-best = max(("base", "few_shot", "few_shot_8"), key=lambda a: metrics[f"{a}.field_f1"]["value"])
+    by_hand_scores = [scores["tuned"][i] for i in hand]
+    metrics |= scoring.arm_metrics("tuned_handwritten", by_hand_scores, task.metrics)
+MAIN = task.metric
+best = max(PROMPTED, key=lambda a: metrics[f"{a}.{MAIN}"]["value"])
 gain = scoring.f1_difference(scores["tuned"], scores[best])
-ARMS = ["base", "few_shot", "few_shot_8", "tuned", *["tuned_handwritten"] * bool(hand)]
-NAMES = ("parses", "schema_valid", "field_f1", "exact_match")
-table([{"arm": a, "n": metrics[f"{a}.parses"]["n"], **{m: metrics[f"{a}.{m}"] for m in NAMES}}
-       for a in ARMS], "value [95 % interval]; tuned_handwritten: the hand-written mails alone")
+ARMS = [*PROMPTED, "tuned", *["tuned_handwritten"] * bool(hand)]
+table([{"arm": a, "n": metrics[f"{a}.{MAIN}"]["n"],
+        **{m: metrics[f"{a}.{m}"] for m in task.metrics}} for a in ARMS],
+      "value [95 % interval]; tuned_handwritten: the hand-written mails alone")
 takeaway(f"Tuned against the best prompt ({best}, chosen on this very test set): "
-         f"{scoring.verdict(gain)} (field F1, paired).")
+         f"{scoring.verdict(gain)} ({MAIN}, paired).")
 
 # %%
 with figure(
-    f"Tuned against the best prompt: {gain['value']:+.2f} field F1",
+    f"Tuned against the best prompt: {gain['value']:+.2f} {MAIN}",
     f"n = {len(test_rows)} held-out mails, profile {P.name}, 95 % intervals",
-    alt="; ".join(f"{a} {metrics[f'{a}.field_f1']['value']:.3f}" for a in ARMS),
+    alt="; ".join(f"{a} {metrics[f'{a}.{MAIN}']['value']:.3f}" for a in ARMS),
 ) as ax:
     for y, arm in enumerate(ARMS):
         colour = COLOURS[{"base": "base", "few_shot": "few_shot"}.get(arm[:8], "qlora")]
-        entry = metrics[f"{arm}.field_f1"]
+        entry = metrics[f"{arm}.{MAIN}"]
         low, high = entry["ci95"]
         ax.barh(y, entry["value"], color=colour)
         ax.plot([low, high], [y, y], color="black", lw=1.2)
         ax.text(min(high, 0.97) + 0.01, y, f"{entry['value']:.2f}", va="center", fontsize=9)
     ax.set_yticks(range(len(ARMS)), ARMS)
-    ax.set(xlim=(0, 1.05), xlabel="field F1")
+    ax.set(xlim=(0, 1.05), xlabel=MAIN)
     ax.invert_yaxis()
 
 # %%
 shown = sorted(range(len(test_rows)), key=lambda i: scores["tuned"][i].fp + scores["tuned"][i].fn)
 for i in (shown[0], shown[len(shown) // 2], shown[-1]):
-    print("MAIL  ", tickets.mail(test_rows[i])[:240].replace("\n", " "))
-    print("GOLD  ", test_rows[i]["messages"][1]["content"])
+    print("MAIL  ", tasks.request(test_rows[i])[:240].replace("\n", " "))
+    print("GOLD  ", task.answer(test_rows[i]))
     print("ANSWER", tuned_answers[i].text, "\n")
 
 # %%
-parsed = [scoring.extract_json(a.text) or {} for a in tuned_answers]
-fields = list(tickets.gold(test_rows[0]))
-right = {f: [scoring.same_value(p.get(f), tickets.gold(r)[f])
-             for p, r in zip(parsed, test_rows, strict=True)] for f in fields}
-table([{"field": f, "right": scoring.rate(v)} for f, v in right.items()],
-      f"share of mails with the right value, null included; n = {len(test_rows)}")
-worst = min(fields, key=lambda f: sum(right[f]))
-takeaway(f"The weakest field is {worst}: right in {np.mean(right[worst]):.0%} of the mails.")
+if task.schema is None:
+    print("the answers are plain text: there are no fields to compare")
+else:
+    parsed = [scoring.extract_json(a.text) or {} for a in tuned_answers]
+    golds = [scoring.parse_json(task.answer(r)) for r in test_rows]
+    fields = list(dict.fromkeys(key for gold in golds for key in gold))
+    right = {f: [scoring.same_value(p.get(f), g.get(f)) for p, g in zip(parsed, golds, strict=True)]
+             for f in fields}  # fmt: skip
+    table([{"field": f, "right": scoring.rate(v)} for f, v in right.items()],
+          f"share of answers with the right value, null included; n = {len(test_rows)}")
+    worst = min(fields, key=lambda f: sum(right[f]))
+    takeaway(f"The weakest field is {worst}: right in {np.mean(right[worst]):.0%} of the answers.")
 
 # %% [markdown]
 # ## Is the fast copy the model that was trained?
@@ -525,13 +565,13 @@ takeaway(f"The weakest field is {worst}: right in {np.mean(right[worst]):.0%} of
 few = list(range(0, len(test_rows), max(1, len(test_rows) // 16)))[:16]
 slow = generation.generate(
     model.eval(), tokenizer,
-    [chat.prompt_ids(tokenizer, tickets.prompt(test_rows[i])) for i in few],
+    [chat.prompt_ids(tokenizer, task.prompt(test_rows[i])) for i in few],
     max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
 )  # fmt: skip
 same = [a.text == tuned_answers[i].text for a, i in zip(slow, few, strict=True)]
-slow_f1 = scoring.field_f1(tickets.score_answers([test_rows[i] for i in few], slow))
+slow_f1 = scoring.field_f1(task.score([test_rows[i] for i in few], slow))
 fast_f1 = scoring.field_f1([scores["tuned"][i] for i in few])
-takeaway(f"{sum(same)} of {len(same)} answers are identical; field F1 on these mails "
+takeaway(f"{sum(same)} of {len(same)} answers are identical; F1 on these mails "
          f"{slow_f1:.3f} unmerged in 4 bits, {fast_f1:.3f} merged.")
 
 # %% [markdown]
@@ -605,20 +645,21 @@ print(f"largest logit difference after reload: {reload_gap}")
 
 # %% tags=["checkpoint", "long-ok"]
 is_real = P.name != "smoke"
+ours = is_real and not data  # the bounds are ours; your data gets its numbers without a verdict
 generation.dump_answers(run.dir / "scored.jsonl", [
     {"id": r["id"], "answer": a.text, "source": r["source"]}
     for r, a in zip(test_rows, tuned_answers, strict=True)
 ])  # fmt: skip
 README = [f"{a}.{m}" for a in ("base", best, "tuned", "tuned_handwritten")
-          for m in ("schema_valid", "field_f1")]
+          for m in ("schema_valid", MAIN)]
 README = [name for name in README if name in metrics]
-README += ["tuned_minus_best_prompt.field_f1", "tuned_minus_base.general_nll"]
+README += [f"tuned_minus_best_prompt.{MAIN}", "tuned_minus_base.general_nll"]
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
     tracking.log_summary(tracker, metrics)
-with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README))) as c:
+with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README))) as c:
     for name, entry in metrics.items():
         c.metric(name, entry)
-    c.metric("tuned_minus_best_prompt.field_f1", gain)
+    c.metric(f"tuned_minus_best_prompt.{MAIN}", gain)
     c.metric("train.steps", len(curve), n=len(encoded))
     c.metric("train.final_loss", float(np.mean([e["loss"] for e in curve[-9:]])), n=9)
     c.metric("merged.greedy_equal", scoring.rate(same))
@@ -631,10 +672,11 @@ with checkpoint(run, headline="tuned.field_f1", readme=list(dict.fromkeys(README
     c.between("merged against unmerged, field F1", fast_f1 - slow_f1, -0.05, 0.05)
     eligible = [x.task for x in gate.history if x.full and x.forgetting <= forgetting_budget]
     c.equal("promoted task score is the best within the budget", promoted.task, max(eligible))
-    c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not is_real)
-    c.at_least("tuned schema-valid", metrics["tuned.schema_valid"]["value"], 0.97, when=is_real)
-    c.at_least("tuned field F1", metrics["tuned.field_f1"]["value"], 0.90, when=is_real)
-    c.at_least("gain over best prompt, lower bound", gain["ci95"][0], 1e-9, when=is_real)
+    c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not ours)
+    if task.schema is not None:
+        c.at_least("tuned schema-valid", metrics["tuned.schema_valid"]["value"], 0.97, when=ours)
+    c.at_least(f"tuned {MAIN}", metrics[f"tuned.{MAIN}"]["value"], 0.90, when=ours)
+    c.at_least("gain over best prompt, lower bound", gain["ci95"][0], 1e-9, when=ours)
     c.save_file("scored", run.dir / "scored.jsonl")
     c.save_file("adapter", adapter)
 
