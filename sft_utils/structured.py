@@ -59,21 +59,34 @@ class Items:
         return [item for name in names or self.groups for item in self.groups.get(name, ())]
 
 
+SHARE = {"seen": 1.0, "unseen": 1.0, "tickets": 0.5, "xml": 0.5, "citation": 0.5, "report": 0.5}
+"""Group -> held-out items as a share of `group_rows`: the main question gets the most."""
+
+
 def read(*, train_rows: int, group_rows: int, seed: int) -> Items:
     """The authored examples: tickets, seen and unseen schemas, XML, citations, reports.
 
+    Hand-written rows are trained before rows of the grammar: trained on the grammar alone, the
+    135M model wrote valid JSON for all of the grammar's held-out requests, and for 83 % of those
+    that were written by hand (n = 49 and 47, one seed).
+
     Args:
-        train_rows: Rows to train on, an equal share of every schema.
-        group_rows: Held-out items per group, an equal share of every schema in it.
+        train_rows: Rows to train on, the schemas taking turns.
+        group_rows: Held-out items of a full group (`SHARE`), the schemas taking turns.
         seed: Draws the rows.
     """
-    seen = {row["schema"] for row in rows_of(ROOT / FOLDER / "train.jsonl")}
-    train = [_item(row, seen) for row in rows_of(ROOT / FOLDER / "train.jsonl")]
+    rows = rows_of(ROOT / FOLDER / "train.jsonl")
+    seen = {row["schema"] for row in rows}
+    train = [_item(row, seen) for row in rows]
+    written = _draw([i for i in train if i.source == "handwritten"], train_rows, seed)
+    others = _draw([i for i in train if i.source != "handwritten"], train_rows, seed)
     held = [_item(row, seen) for row in rows_of(ROOT / FOLDER / "test.jsonl")]
     held += [_ticket(row) for row in tickets.read_rows(tickets.TEST)]
-    names = ("tickets", "seen", "unseen", "xml", "citation", "report")
-    groups = {g: _draw([i for i in held if i.group == g], group_rows, seed) for g in names}
-    return Items(train=_draw(train, train_rows, seed), groups=groups)
+    groups = {
+        name: _draw([i for i in held if i.group == name], max(1, round(group_rows * share)), seed)
+        for name, share in SHARE.items()
+    }
+    return Items(train=(written + others)[:train_rows], groups=groups)
 
 
 def with_tickets(items: Items, rows: Sequence[dict[str, Any]]) -> Items:

@@ -34,6 +34,8 @@ from sft_utils import runtime
 
 runtime.quiet()  # before the libraries below are imported: no warnings about kernels and widgets
 
+import json
+
 from sft_utils import chat, generation, modeling, scoring, tickets
 from sft_utils.artifacts import ROOT, sha256_file
 from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
@@ -243,7 +245,7 @@ train_like = [tickets.gold(e) for e in examples]
 for key in train_like[0]:
     values = [g[key] for g in train_like]
     trivial[key] = max(values, key=values.count) if key in ("topic", "action", "urgent") else None
-constant = [scoring.score(scoring.json.dumps(trivial), tickets.gold(r), tickets.SCHEMA) for r in rows]
+constant = [scoring.score(json.dumps(trivial), tickets.gold(r), tickets.SCHEMA) for r in rows]
 metrics["trivial.field_f1"] = scoring.f1_metric(constant)
 takeaway(f"The constant ticket scores {scoring.field_f1(constant):.3f} field F1; "
          f"{sum(s.schema_valid for s in constant)} of {len(constant)} times it is schema-valid.")

@@ -1,5 +1,7 @@
 """The examples of 05: every gold answer is worth full marks under its own rules."""
 
+from collections import Counter
+
 import pytest
 
 from sft_utils import outlines, structured
@@ -43,11 +45,13 @@ def test_unseen_schemas_are_unseen(items):
 def test_a_part_is_balanced_and_repeatable():
     one = structured.read(train_rows=70, group_rows=20, seed=1)
     assert one == structured.read(train_rows=70, group_rows=20, seed=1)
-    counts = {}
-    for item in one.train:
-        counts[item.name] = counts.get(item.name, 0) + 1
+    counts = Counter(i.name for i in one.groups["seen"])
     assert max(counts.values()) - min(counts.values()) <= 1
-    assert {len(g) for g in one.groups.values()} == {20}
+    assert {name: len(g) for name, g in one.groups.items()} == {
+        "seen": 20, "unseen": 20, "tickets": 10, "xml": 10, "citation": 10, "report": 10
+    }  # fmt: skip
+    written = [i.source == "handwritten" for i in structured.read(train_rows=5000, group_rows=1, seed=1).train]
+    assert written == sorted(written, reverse=True), "hand-written rows are never left out first"
 
 
 def test_prompts_carry_the_rules(items):
