@@ -3,9 +3,10 @@
     python data/structured/generate.py                 write the files
     python data/structured/generate.py --check         exit 1 if a committed file differs
 
-Sources are the sentence frames (frames/) and the hand-written rows (handwritten/). Training rows
-are made of frames only; no frame serves two splits. Hand-written rows are test rows. The example
-files of data/examples are written as well (`example.py`).
+Sources are the sentence frames (frames/) and the hand-written rows (handwritten/). Rows for
+validation are made of frames only; no frame serves two splits. The hand-written rows of
+handwritten/train end train.jsonl, the others are test rows. The example files of data/examples are
+written as well (`example.py`).
 """
 
 import argparse
@@ -51,8 +52,9 @@ def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
         lines.append(f"| `../{name}` | | `{digest}` | |")
     lines += [
         "",
-        "| schema | kind | in training | train | val | test, hand-written | test, grammar |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| schema | kind | in training | train, hand-written | train, grammar | val | test, hand-written "
+        "| test, grammar |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     kinds = {row["schema"]: row["kind"] for row in rows["test"]}
     count = Counter(
@@ -61,7 +63,7 @@ def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
     for name in [*SEEN, *UNSEEN, *DOCUMENTS, "citation", "report"]:
         cells = [
             f"`{name}`", kinds[name], "no" if name in UNSEEN else "yes",
-            *(count[name, *key] for key in [("train", "grammar"), ("val", "grammar"),
+            *(count[name, *key] for key in [("train", "handwritten"), ("train", "grammar"), ("val", "grammar"),
                                             ("test", "handwritten"), ("test", "grammar")]),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")

@@ -61,7 +61,7 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def handwritten(name: str) -> list[Row]:
-    """The hand-written rows of one schema, as (text, answer)."""
+    """The hand-written rows of one file, as (text, answer): `NAME` for tests, `train/NAME`."""
     lines = (HERE / "handwritten" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -117,12 +117,12 @@ def framed_row(draw: Draw, topic: Topic, at: int, answer: Callable[[dict], Any],
     }  # fmt: skip
 
 
-def written_rows(name: str, kind: str) -> Iterator[Row]:
-    """The hand-written rows of one schema; all of them are for the test."""
-    for row in handwritten(name):
+def written_rows(name: str, kind: str, part: str = "") -> Iterator[Row]:
+    """The hand-written rows of one schema: those for the test, or with part "train" the others."""
+    for row in handwritten(f"{part}/{name}" if part else name):
         yield {
-            "kind": kind, "schema": name, "source": "handwritten", "group": f"{name}/handwritten",
-            "text": row["text"], "answer": row["answer"],
+            "kind": kind, "schema": name, "source": "handwritten",
+            "group": f"{name}/handwritten{f'-{part}' if part else ''}", "text": row["text"], "answer": row["answer"],
         }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def build(seed: int) -> dict[str, list[Row]]:
         for name, topic in {**SEEN, **(UNSEEN if split == "test" else {})}.items():
             draw, schema = Draw(Random(f"{seed}/{split}/{name}"), split), schema_of(name)
             if split == "test":
-                add_all(data, written_rows(name, "json"))
+                add_all(data, split, written_rows(name, "json"))
             count = JSON_COUNTS[split] if name in SEEN else UNSEEN_TEST
             data.fill(
                 split,
@@ -145,7 +145,7 @@ def build(seed: int) -> dict[str, list[Row]]:
         for name, topic in DOCUMENTS.items():
             draw = Draw(Random(f"{seed}/{split}/{name}"), split)
             if split == "test":
-                add_all(data, written_rows(name, "xml"))
+                add_all(data, split, written_rows(name, "xml"))
             data.fill(
                 split,
                 XML_COUNTS[split],
@@ -156,22 +156,26 @@ def build(seed: int) -> dict[str, list[Row]]:
         for name, module in {"citation": citation, "report": report}.items():
             draw = Draw(Random(f"{seed}/{split}/{name}"), split)
             if split == "test":
-                add_all(data, written_rows(name, name))
+                add_all(data, split, written_rows(name, name))
             data.fill(split, OTHER_COUNTS[split], lambda at, d=draw, m=module, n=name: _free_row(d, m, n))
+        if split == "train":  # after the grammar, so that the ids of its rows stay
+            for name in [*SEEN, *DOCUMENTS, "citation", "report"]:
+                kind = "json" if name in SEEN else "xml" if name in DOCUMENTS else name
+                add_all(data, split, written_rows(name, kind, "train"))
     for split, rows in data.rows.items():
         for number, row in enumerate(rows, 1):
             rows[number - 1] = {"id": f"{split}-{number:04}", **row}
     return data.rows
 
 
-def add_all(data: Collection, rows: Iterator[Row]) -> None:
-    """Add hand-written rows.
+def add_all(data: Collection, split: str, rows: Iterator[Row]) -> None:
+    """Add hand-written rows to a split.
 
     Raises:
-        ValueError: One of them repeats another text.
+        ValueError: One of them repeats another text, or a test text is near a trained one.
     """
     for row in rows:
-        if not data.add("test", row):
+        if not data.add(split, row):
             raise ValueError(f"hand-written row repeats another one: {row['text']!r}")
 
 

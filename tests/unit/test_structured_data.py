@@ -24,8 +24,20 @@ MOST_TEXT = {"json": 110, "xml": 90, "citation": 130, "report": 90}
 GENERIC = {"date", "name"}
 # derived leaves, not copied ones: dates, clock times, signs for units and currencies, pronouns
 DERIVED = {"start", "unit", "currency", "sex"}
-# (schema, value): what the text says in other words
-EXCEPTIONS: set[tuple[str, str]] = set()
+# (schema, value): the words that say so in hand-written training rows, which may paraphrase an enum
+PARAPHRASES = {
+    ("flight_request", "economy"): "cheapest seats|coach",
+    ("hotel_booking", "single"): "room for one",
+    ("hotel_booking", "double"): "room for two",
+    ("incident_report", "low"): "cosmetic",
+    ("incident_report", "critical"): "top priority",
+    ("book_review", "romance"): "love stories",
+    ("book_review", "crime"): "whodunit",
+    ("book_review", "travel"): "on the road",
+    ("apartment_listing", "lift"): "elevator",
+    ("apartment_listing", "parking"): "garage",
+}
+WRITTEN_TRAINING = dict.fromkeys(SEEN, 24) | {"parcel": 12, "event": 12, "citation": 20, "report": 20}
 
 
 def read(path):
@@ -91,17 +103,20 @@ def test_generating_again_gives_the_same_bytes(tmp_path):
 def test_counts(rows):
     count = {split: Counter((r["schema"], r["source"]) for r in part) for split, part in rows.items()}
     for name in SEEN:
-        assert count["train"][name, "grammar"] >= 70
+        assert count["train"][name, "grammar"] == 72
         assert count["val"][name, "grammar"] == 8
         assert count["test"][name, "grammar"] >= 8 <= count["test"][name, "handwritten"]
     for name in UNSEEN:
         assert count["test"][name, "grammar"] >= 12 <= count["test"][name, "handwritten"]
     for kind in ("xml", "citation", "report"):
-        assert len(of_kind(rows["train"], kind)) >= 70
+        assert sum(r["source"] == "grammar" for r in of_kind(rows["train"], kind)) == 72
         assert len(of_kind(rows["val"], kind)) == 8
         test = of_kind(rows["test"], kind)
         assert len(test) == 32
         assert sum(r["source"] == "handwritten" for r in test) >= 12
+    hand = {name: n for (name, source), n in count["train"].items() if source == "handwritten"}
+    assert hand == WRITTEN_TRAINING
+    assert {split: len(part) for split, part in rows.items()} == {"train": 1240, "val": 104, "test": 352}
     assert len(SEEN) >= 9
     assert len(UNSEEN) >= 4
 
@@ -169,9 +184,11 @@ def test_strings_are_in_the_text(every):
         for key, value in leaves(row["answer"]):
             if not isinstance(value, str) or key in DERIVED or re.fullmatch(r"\d{4}-\d\d-\d\d", value):
                 continue
-            if (row["schema"], value) not in EXCEPTIONS:
-                text = row["text"].lower() if value in enums else row["text"]
-                assert value in text, (row["id"], key, value)
+            text = row["text"].lower() if value in enums else row["text"]
+            other = PARAPHRASES.get((row["schema"], value))
+            if other and row["group"].endswith("/handwritten-train") and re.search(other, text):
+                continue
+            assert value in text, (row["id"], key, value)
 
 
 def test_numbers_of_grammar_rows_are_in_the_text(every):
@@ -196,7 +213,8 @@ def test_dates_are_in_the_text(every):
         text = row["text"].lower()
         for year, month, day in re.findall(r"\b(\d{4})-(\d\d)-(\d\d)\b", written(row["answer"])):
             assert str(int(day)) in text , row["id"]
-            assert months[int(month) - 1] in text or month in text, row["id"]
+            short = rf"\b0?{int(day)}[./] ?0?{int(month)}\b"  # 9.11., 8.8.2026
+            assert months[int(month) - 1] in text or month in text or re.search(short, text), row["id"]
             assert year == "2026" or year in text, row["id"]
 
 
@@ -211,6 +229,14 @@ def test_held_out_texts_do_not_resemble_training(rows, name):
 def test_near_copies_would_be_found():
     a = "please find two tickets from oslo to cork on the first of may for us"
     assert similarity(shingles(a), shingles(a + " thanks")) > ALIKE
+
+
+def test_hand_written_training_rows_end_the_file_and_have_their_own_group(rows):
+    n = sum(WRITTEN_TRAINING.values())
+    assert all(row["source"] == "grammar" for row in rows["train"][:-n])
+    for row in rows["train"][-n:]:
+        assert (row["source"], row["group"]) == ("handwritten", f"{row['schema']}/handwritten-train")
+    assert not {row["text"].lower() for row in rows["train"]} & {row["text"].lower() for row in rows["test"]}
 
 
 def test_groups_are_disjoint(rows):
