@@ -34,7 +34,7 @@ class Profile:
     eval_steps: int  # optimizer steps between quick validations
     test_rows: int  # held-out mails scored at the end (168 exist)
     mix_rows: int = 560  # rows of data/structured that 05 trains, before tickets
-    group_rows: int = 56  # held-out items of a full group in 05
+    group_rows: int = 48  # held-out items of a full group in 05
     replay_rows: int = 96  # general requests that the base answers itself, mixed into training
     probe_rows: int = 64  # general answers whose likelihood measures forgetting
     eval_batch_size: int = 32  # prompts decoded together

@@ -1,5 +1,6 @@
 """Execute one notebook in a fresh kernel of this interpreter, and explain a failure."""
 
+import logging
 import os
 import re
 import sys
@@ -108,6 +109,8 @@ def execute(
     output = layout.run_file(notebook, profile, ".ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     log_file = layout.run_file(notebook, profile, ".kernel.log")
+    # papermill warns of comments of parameters that it cannot parse; `nbparams` reads the tree.
+    logging.getLogger("papermill.translators").setLevel(logging.ERROR)
     # parameterised first, so that cell numbers in hooks and in `nb` agree
     ready = papermill.execute_notebook(
         nb, None, parameters=dict(params), prepare_only=True, kernel_name="python3"
