@@ -19,6 +19,7 @@ class Profile:
     model: str = BUNDLED  # bundled name, local directory or hub id
     revision: str | None = None  # commit of a hub model; required for a hub id
     precision: Precision = "bf16"  # compute dtype; a T4 has no bf16
+    attention: Literal["eager", "sdpa"] = "sdpa"  # of transformers
     min_gpus: int = 0  # refused below this
     vram_gib: float = 0.0  # memory per GPU the profile is made for; 0 on a CPU
     cell_timeout_s: int = 3600  # one cell running longer than this has hung
@@ -69,6 +70,7 @@ class Profile:
 CPU = Profile(
     name="cpu",
     device="cpu",
+    attention="eager",  # the fused kernel is slow backwards (sft_utils/README.md, Decisions)
     batch_size=2,  # small: more updates from the same rows (sft_utils/README.md, Decisions)
     train_rows=880,
     val_rows=48,
@@ -106,6 +108,7 @@ SMOKE = dataclasses.replace(
 _GPU = dataclasses.replace(
     CPU,
     device="cuda",
+    attention="sdpa",
     min_gpus=1,
     batch_size=8,
     train_rows=4096,

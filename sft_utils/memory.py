@@ -43,13 +43,15 @@ def predict(
     bits: int = 4,
     adapter_bytes: int = 2,
     checkpointing: bool = False,
+    attention: str = "sdpa",
 ) -> Budget:
     """Predict training memory from a model config alone.
 
     Weights: the projections at `bits` (NF4 adds 8-bit scales per 64 weights and their own scales,
     together 0.127 bits per weight), everything else at 16 bits. Activations: per token and layer
     the tensors that autograd keeps in 16 bits: inputs of the norms and projections, q, k, v, the
-    attention output, gate, up and their product, and the rank-wide LoRA products.
+    attention output, gate, up and their product, and the rank-wide LoRA products. Eager attention
+    also keeps the weights of every head, in float32 and in 16 bits, T x T each.
 
     Args:
         config: transformers config of the base model.
@@ -60,6 +62,7 @@ def predict(
         bits: 4 for NF4, 16 for bf16 or fp16.
         adapter_bytes: 2 where TRL casts the adapter to bf16 (QLoRA), 4 for float32.
         checkpointing: Keep only layer inputs and recompute the rest.
+        attention: `Profile.attention`.
     """
     layers, hidden = config.num_hidden_layers, config.hidden_size
     shapes = linear_shapes(config)
@@ -70,9 +73,12 @@ def predict(
     adapter = layers * sum(rank * (o + i) for o, i in shapes)
     q, kv, inner = shapes[0][0], shapes[1][0], shapes[4][0]
     kept = 6 * hidden + 3 * q + 2 * 2 * kv + 4 * inner + 7 * rank
-    per_token = layers * 2 * (hidden if checkpointing else kept)
+    per_layer = 2 * kept
+    if attention == "eager":
+        per_layer += config.num_attention_heads * tokens * (4 + 2)
+    per_token = layers * (2 * hidden if checkpointing else per_layer)
     if checkpointing:
-        per_token += 2 * kept  # the one layer being recomputed
+        per_token += per_layer  # the one layer being recomputed
     chunk = min(batch_size * supervised, 256)  # TRL projects supervised tokens in chunks of 256
     return Budget(
         weights=int(linear * per_weight + 2 * (embeddings + norms)),

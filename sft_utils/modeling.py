@@ -86,6 +86,7 @@ def load_model(
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            attn_implementation=profile.attention,
             **options,
         )
     except safetensors.SafetensorError as error:

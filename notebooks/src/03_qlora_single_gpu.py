@@ -120,6 +120,7 @@ source, revision = modeling.model_source(P)
 config = AutoConfig.from_pretrained(source, revision=revision)
 budget = memory.predict(
     config, rank=rank, batch_size=P.batch_size, bits=4, checkpointing=P.is_gpu,
+    attention=P.attention,
     tokens=max(len(r["input_ids"]) for r in encoded),
     supervised=max(map(masking.supervised, encoded)),
 )  # fmt: skip
