@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -53,10 +53,15 @@ class Items:
     train: list[Item]
     groups: dict[str, list[Item]]  # held out
     about: list[dict[str, Any]] = field(default_factory=list)  # what became of the reader's file
+    spare: list[Item] = field(default_factory=list)  # unseen schemas, held out, not asked
 
     def asked(self, *names: str) -> list[Item]:
         """Held-out items of some groups, one after the other; all without names."""
         return [item for name in names or self.groups for item in self.groups.get(name, ())]
+
+    def examples(self, item: Item, n: int) -> list[Item]:
+        """Solved examples for a prompt: trained ones, or spare ones of an unseen schema."""
+        return [i for i in (*self.train, *self.spare) if i.name == item.name][:n]
 
 
 SHARE = {"seen": 1.0, "unseen": 1.0, "tickets": 0.5, "xml": 0.5, "citation": 0.5, "report": 0.5}
@@ -86,14 +91,18 @@ def read(*, train_rows: int, group_rows: int, seed: int) -> Items:
         name: _draw([i for i in held if i.group == name], max(1, round(group_rows * share)), seed)
         for name, share in SHARE.items()
     }
-    return Items(train=(written + others)[:train_rows], groups=groups)
+    asked = {i.id for group in groups.values() for i in group}
+    spare = [i for i in held if i.group == "unseen" and i.id not in asked]
+    return Items(
+        train=(written + others)[:train_rows], groups=groups, spare=_draw(spare, len(spare), seed)
+    )
 
 
 def with_tickets(items: Items, rows: Sequence[dict[str, Any]]) -> Items:
     """The same examples, with ticket rows among those that are trained."""
     extra = [_ticket(row) for row in rows]
     mixed = sorted([*items.train, *extra], key=lambda i: sha256_text(i.id))
-    return Items(train=mixed, groups=items.groups, about=items.about)
+    return replace(items, train=mixed)
 
 
 def from_file(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sft_utils import layouts
+from sft_utils import layouts, schemas
 from sft_utils.artifacts import display_path
 from sft_utils.errors import DataError, ModelError, SFTError
 from sft_utils.preflight.capture import library_warnings
@@ -115,7 +115,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     held = layouts.read(options.eval_data) if options.eval_data else []
     facts: dict[str, Any] = {
         "turns": options.turns,
-        "schema": _schema(options.schema) if options.schema else None,
+        "schema": schemas.load_schema(options.schema) if options.schema else None,
         "eval_conversations": [layouts.conversation(row, i) for i, row in enumerate(held, 1)],
         "declared": {"max_length": options.max_length or None, "packing": options.packing},
         "observed": {"columns": sorted(set().union(*raw))},
@@ -151,18 +151,6 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     heard = RunRecord(tokenizer=tokenizer, conversations=chats[:1], messages=tuple(said))
     found = merge([*data, *found, *inspect(heard, stages=("settings",))])
     return [_advised(f, raw[0]) for f in found], len(raw)
-
-
-def _schema(path: Path) -> dict[str, Any]:
-    """A JSON schema from a file."""
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"--schema {display_path(path)}: {reason}") from error
-    if not isinstance(schema, dict):
-        raise DataError(f"--schema {display_path(path)}: a JSON object is expected")
-    return schema
 
 
 def _served(model: str, revision: str | None) -> tuple[Any, dict[str, Any]]:
