@@ -191,6 +191,22 @@ def f1_difference(a: Sequence[Score], b: Sequence[Score]) -> dict[str, Any]:
     return {"value": field_f1(a) - field_f1(b), "n": len(a), "ci95": interval}
 
 
+def rate_difference(a: Sequence[bool], b: Sequence[bool]) -> dict[str, Any]:
+    """Proportion of `a` minus that of `b` on the same items, paired bootstrap interval.
+
+    Raises:
+        ConfigError: The two lists do not score the same number of items, or none.
+    Example:
+        >>> rate_difference([True] * 8, [False] * 8)
+        {'value': 1.0, 'n': 8, 'ci95': [1.0, 1.0]}
+    """
+    if len(a) != len(b) or not len(a):
+        raise ConfigError(f"paired difference needs the same items: {len(a)} and {len(b)}")
+    gap = np.array(a, float) - np.array(b, float)
+    interval = bootstrap(lambda draws: gap[draws].mean(1), len(gap))
+    return {"value": float(gap.mean()), "n": len(gap), "ci95": interval}
+
+
 METRICS = ("parses", "schema_valid", "field_f1", "exact_match")
 
 

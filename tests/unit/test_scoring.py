@@ -106,3 +106,19 @@ def test_f1_is_micro_averaged():
     scores = [scoring.score(dumps(), GOLD, SCHEMA), scoring.score("{}", GOLD, SCHEMA)]
     assert scoring.field_f1(scores) == pytest.approx(2 * 7 / (2 * 7 + 0 + 7))
     assert scoring.f1_metric(scores)["n"] == 2
+
+
+def test_a_paired_difference_of_proportions_is_narrower_than_an_unpaired_one():
+    rng = np.random.default_rng(0)
+    hard = rng.random(200) < 0.5
+    a, b = hard | (rng.random(200) < 0.2), hard
+    found = scoring.rate_difference(a.tolist(), b.tolist())
+    assert found["value"] == pytest.approx(a.mean() - b.mean())
+    low, high = found["ci95"]
+    alone = scoring.rate(a.tolist())["ci95"]
+    assert 0 < low < found["value"] < high
+    assert high - low < alone[1] - alone[0]
+    with pytest.raises(ConfigError, match="same items: 2 and 1"):
+        scoring.rate_difference([True, False], [True])
+    with pytest.raises(ConfigError, match="same items: 0 and 0"):
+        scoring.rate_difference([], [])
