@@ -8,8 +8,8 @@ from typing import Any
 
 from sft_utils.errors import DataError
 
-KINDS = ("number", "text", "value")
-"""What an answer is: a number, a word or name, or printed output (strings, lists)."""
+KINDS = ("number", "text", "value", "output")
+"""What an answer is: a number, a word or name, a Python value, or what a program prints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +174,13 @@ def equal(said: str, gold: str, kind: str = "") -> bool:
         (True, True, True)
         >>> equal("ana.", "Ana", "text"), equal("58", "85")
         (True, False)
+        >>> equal("aB", "ab", "output"), equal("'ab'", "ab", "output")
+        (False, True)
     """
     kind = kind or kind_of(gold)
+    if kind == "output":
+        mine, right = to_value(said), to_value(gold)
+        return said.strip() == gold.strip() or (type(mine) is type(right) and mine == right)
     if kind == "number":
         mine, right = to_number(said), to_number(gold)
         if mine is None or right is None:

@@ -123,7 +123,7 @@ a[0], a[2] = a[2], a[0]
 a[1] = a[1] + {k}
 #@ | a
 print(a)"""),
-    p("growing_pair", 3, "a=1-5 b=2-8 n=3-4", """
+    p("growing_pair", 3, "a=1-7 b=2-9 n=3-4", """
 a, b = {a}, {b}
 for i in range({n}):
     a, b = b, a + b
@@ -151,14 +151,14 @@ for i in range({n}):
     s = s[1:] + s[0]
     #@ i | s
 print(s)""", heldout=True),
-    p("nested_loops", 3, "a=1-20 n=3-4 m=2-2", """
+    p("nested_loops", 3, "a=1-30 n=3-4 m=2-3", """
 x = {a}
 for i in range(1, {n}):
     for j in range({m}):
         x += i
     #@ i | x
 print(x)""", heldout=True),
-    p("two_functions", 3, "a=2-9 b=2-4 c=2-12", """
+    p("two_functions", 3, "a=2-9 b=2-5 c=2-12", """
 def f(x):
     return x + {a}
 
