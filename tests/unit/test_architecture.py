@@ -8,16 +8,16 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
-    {"artifacts", "schematext"},
-    {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
-    {"chat", "scoring", "taxonomy", "documents", "outlines"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed"},
+    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox"},
+    {"traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
+    {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
-    {"layouts"},
+    {"layouts", "reasoning"},
     {"tasks"},
     {"structured"},
     {"preflight"},

@@ -6,9 +6,9 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
-    "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "readme", "schemas",
-    "schematext", "outlines", "scoring", "taxonomy",
+    "answercheck", "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
+    "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "puzzles", "readme",
+    "sandbox", "schemas", "schematext", "outlines", "scoring", "statetraces", "taxonomy", "tracefaults", "traces",
 )  # fmt: skip
 
 

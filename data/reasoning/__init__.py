@@ -1,0 +1,1 @@
+"""Problems with a checkable answer and a checkable trace: words, programs, logic."""

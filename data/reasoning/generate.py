@@ -1,0 +1,79 @@
+"""Write train.jsonl, val.jsonl, test.jsonl, fewshot.jsonl and the tables in README.md.
+
+    python data/reasoning/generate.py                 write the files
+    python data/reasoning/generate.py --check         exit 1 if a committed file differs
+
+The same bytes every time. Programs are run in the sandbox, puzzles are solved by trying every world.
+"""
+
+import argparse
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, if not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from reasoning.rows import DOMAINS, HELD, SPLITS, Row, build
+from sft_utils.artifacts import write_text
+from sft_utils.data import dump_row, fingerprint
+
+HERE = Path(__file__).resolve().parent
+SEED = 606
+START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
+
+
+def build_files(seed: int = SEED) -> dict[str, str]:
+    """The text of every generated file, by its name."""
+    rows = build(seed)
+    files = {f"{split}.jsonl": "".join(map(dump_row, rows[split])) for split in SPLITS}
+    readme = (HERE / "README.md").read_text(encoding="utf-8")
+    head, rest = readme.split(START)
+    files["README.md"] = f"{head}{START}\n{_counts(rows, files)}{END}{rest.split(END)[1]}"
+    return files
+
+
+def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
+    lines = ["", "| file | rows | word | code | logic | sha256 | fingerprint |", "| --- " * 7 + "|"]
+    for split in SPLITS:
+        digest = hashlib.sha256(files[f"{split}.jsonl"].encode()).hexdigest()
+        by = Counter(row["domain"] for row in rows[split])
+        cells = " | ".join(str(by[domain]) for domain in DOMAINS)
+        lines.append(
+            f"| `{split}.jsonl` | {len(rows[split])} | {cells} | `{digest}` | `{fingerprint(rows[split])[:16]}…` |"
+        )
+    lines += ["", "| domain | structure | difficulty | held out | train | val | test |", "| --- " * 7 + "|"]
+    facts = {(row["domain"], row["structure"]): row["difficulty"] for part in rows.values() for row in part}
+    count = Counter((row["structure"], split) for split in SPLITS for row in rows[split])
+    for (domain, name), difficulty in sorted(facts.items(), key=lambda i: (DOMAINS.index(i[0][0]), i[1], i[0][1])):
+        cells = " | ".join(str(count[name, split]) for split in ("train", "val", "test"))
+        lines.append(
+            f"| {domain} | `{name}` | {difficulty} | {'yes' if name in HELD[domain] else 'no'} | {cells} |"
+        )
+    return "\n".join(lines) + "\n\n"
+
+
+def main() -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Generate the reasoning data set.")
+    parser.add_argument("--check", action="store_true", help="compare with the committed files")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
+    args = parser.parse_args()
+    files = build_files()
+    if not args.check:
+        for name, text in files.items():
+            write_text(args.out / name, text)
+        return 0
+    different = [
+        name
+        for name, text in files.items()
+        if not (HERE / name).exists() or (HERE / name).read_bytes() != text.encode()
+    ]
+    for name in different:
+        print(f"data/reasoning/{name} differs from what the generator writes. Run it without --check.")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

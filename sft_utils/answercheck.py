@@ -1,0 +1,219 @@
+"""The final answer of a text: find it, or say why there is none; compare it with the gold answer."""
+
+import ast
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from sft_utils.errors import DataError
+
+KINDS = ("number", "text", "value", "output")
+"""What an answer is: a number, a word or name, a Python value, or what a program prints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The final answer of a text."""
+
+    text: str | None  # as written, without the frame; None: there is none
+    why: str = ""  # "format" or "no stop" if there is none
+    start: int = -1  # where the statement begins; what comes before is the trace
+
+    def __bool__(self) -> bool:
+        return self.text is not None
+
+
+_STATED = re.compile(
+    r"(?:(?:final|correct)\s+)?answer\s*(?:is\b\s*:?|:|=)\s*(.+?)(?=$|\n|\.\s|\.$)", re.I | re.S
+)
+_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\u00a0|\u202f|\u2009|_|')(?=\d{3}(?!\d))")
+_SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
+_NUMBER = re.compile(
+    r"(?P<sign>[-+]?)\s*[$€£]?\s*(?P<sign2>-?)"
+    r"(?:(?P<whole>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
+    r"|(?P<num>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<den>\d+(?:\.\d+)?)"
+    r"|(?P<plain>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w]))?))\s*(?P<percent>%|percent\b)?"
+)
+_FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
+
+
+def extract(text: str, *, stopped: bool = True) -> Found:
+    r"""Find the final answer: the last "The answer is …", "#### …" or \boxed{…} of a text.
+
+    Args:
+        text: A completion.
+        stopped: The model ended by itself; otherwise a missing answer is called "no stop".
+    Example:
+        >>> extract("4 * 12 = 48.\nThe answer is 1,048.").text
+        '1,048'
+        >>> extract(r"So \boxed{\frac{3}{4}} of it.").text
+        '\\frac{3}{4}'
+        >>> extract("4 * 12 = 48.").why
+        'format'
+    """
+    found = [(m.start(), m.group(1)) for m in _STATED.finditer(text)]
+    found += [(m.start(), m.group(1)) for m in _HASHES.finditer(text)]
+    found += [(m.start(), inner) for m in _BOX.finditer(text)
+              if (inner := _braced(text, m.end())) is not None]  # fmt: skip
+    stated = [(at, clean(inner)) for at, inner in sorted(found)]
+    stated = [(at, inner) for at, inner in stated if inner]
+    if not stated:
+        return Found(None, "format" if stopped else "no stop")
+    start, inner = stated[-1]
+    if len(stated) > 1 and "\\boxed" in inner:
+        start = stated[-2][0]
+    return Found(inner, "", start)
+
+
+def _braced(text: str, at: int) -> str | None:
+    depth = 1
+    for i in range(at, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if not depth:
+            return text[at:i]
+    return None
+
+
+def clean(text: str) -> str:
+    r"""Strip what frames an answer: dollars of LaTeX, stars, quotes, a full stop.
+
+    Example:
+        >>> clean(" **$85$**. ")
+        '85'
+    """
+    text = text.strip()
+    if box := _BOX.search(text):
+        inner = _braced(text, box.end())
+        text = text if inner is None else inner
+    before = None
+    while before != text:
+        before = text
+        text = text.strip().strip("*`").strip()
+        text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text)
+        if len(text) > 1 and text[0] == text[-1] == "$":
+            text = text[1:-1]
+        text = re.sub(r"(?<=[^.])[.!]$", "", text)
+    return text
+
+
+def to_number(text: str) -> Fraction | None:
+    r"""The number that a short text states, or None: no number, or several that differ.
+
+    Percent signs divide by 100; units, currencies and thousands separators do not count.
+
+    Example:
+        >>> [str(to_number(t)) for t in ("$1,234.50", "-3 1/2 km", "25 %", "3/4", "about")]
+        ['2469/2', '-7/2', '1/4', '3/4', 'None']
+    """
+    text = _FRAC.sub(r" \1/\2 ", _TEXT.sub(r" \1 ", text)).replace("\\%", "%").replace("\\$", "$")
+    text = text.replace("\\!", "").replace("{,}", ",").translate(_SIGNS)
+    text = _THOUSANDS.sub("", text)
+    text = text.rsplit("=", 1)[-1]  # "x = 5"
+    text = re.sub(r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|[A-Za-z]+\^?\d\b", " ", text)  # m^2, m2
+    values = {_read(m) for m in _NUMBER.finditer(text)}
+    return values.pop() if len(values) == 1 else None
+
+
+def _read(match: re.Match[str]) -> Fraction | None:
+    try:
+        if match["whole"]:
+            value = int(match["whole"]) + Fraction(int(match["mn"]), int(match["md"]))
+        elif match["num"]:
+            value = Fraction(match["num"]) / Fraction(match["den"])
+        else:
+            value = Fraction(match["plain"])
+    except ZeroDivisionError:
+        return None
+    if "-" in (match["sign"], match["sign2"]):
+        value = -value
+    return value / 100 if match["percent"] else value
+
+
+def to_value(text: str) -> Any:
+    """Printed output as a value: a Python literal, else the text itself.
+
+    Example:
+        >>> to_value("[1, 'a']"), to_value("abc")
+        ([1, 'a'], 'abc')
+    """
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return text.strip()
+
+
+def kind_of(gold: str) -> str:
+    """What kind of answer a gold answer is.
+
+    Example:
+        >>> kind_of("85"), kind_of("3/4"), kind_of("Ana"), kind_of("[1, 2]")
+        ('number', 'number', 'text', 'value')
+    """
+    if re.fullmatch(r"[-+]?[$€£]?[\d.,/ ]*\d ?%?", gold.strip()) and to_number(gold) is not None:
+        return "number"
+    return "value" if gold.strip()[:1] in "[({'\"" else "text"
+
+
+def equal(said: str, gold: str, kind: str = "") -> bool:
+    """Do two answers mean the same?
+
+    Numbers are compared exactly as fractions, units and currencies aside; a gold number without
+    "%" also accepts the same figure with it, since a question may ask for percent. Names
+    disregard case, articles and quotes; output is compared as a Python value.
+
+    Args:
+        said: What `extract` found.
+        gold: The right answer.
+        kind: One of `KINDS`; empty: from the gold answer.
+    Example:
+        >>> equal("85.00 euros", "85"), equal("0.5", "1/2"), equal("[1,2]", "[1, 2]")
+        (True, True, True)
+        >>> equal("ana.", "Ana", "text"), equal("58", "85")
+        (True, False)
+        >>> equal("aB", "ab", "output"), equal("'ab'", "ab", "output")
+        (False, True)
+    """
+    kind = kind or kind_of(gold)
+    if kind == "output":
+        mine, right = to_value(said), to_value(gold)
+        return said.strip() == gold.strip() or (type(mine) is type(right) and mine == right)
+    if kind == "number":
+        mine, right = to_number(said), to_number(gold)
+        if mine is None or right is None:
+            return False
+        percent = re.search(r"%|percent", said) and not re.search(r"%|percent", gold)
+        return mine == right or bool(percent and mine * 100 == right)
+    if kind == "value":
+        mine, right = to_value(said), to_value(gold)
+        return type(mine) is type(right) and mine == right
+    return _plain(said) == _plain(gold)
+
+
+def _plain(text: str) -> str:
+    text = _TEXT.sub(r"\1", text).strip().strip("'\"").casefold()
+    text = re.sub(r"^(?:a|an|the)\s+", "", re.sub(r"\s+", " ", text))
+    return text.rstrip(".!?,;: ")
+
+
+def gsm8k(answer: str) -> tuple[str, str]:
+    """The trace and the final answer of a field with "#### N", calculator annotations removed.
+
+    Raises:
+        DataError: There is no "####" with a number behind it.
+    Example:
+        >>> gsm8k("He has 2*3=<<2*3=6>>6 pens." + chr(10) + "#### 6")
+        ('He has 2*3=6 pens.', '6')
+    """
+    trace, mark, last = answer.rpartition("####")
+    if not mark or to_number(last) is None:
+        seen = answer.strip()[-40:]
+        raise DataError(
+            f"no final number: a GSM8K answer ends in '#### N', this one in {seen!r}. "
+            "Add the line or leave the row out."
+        )
+    trace = re.sub(r"<<[^<>]*>>", "", trace).strip()
+    return trace, _THOUSANDS.sub("", last.strip()).lstrip("$€£")

@@ -1,0 +1,287 @@
+"""Problems of 06: the grader agrees with solvers of its own, the trace checker misses no fault."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
+sys.path.append(str(Path(__file__).resolve().parent))
+import reasoning_oracles as oracles
+from reasoning import rows as drawing
+from reasoning import words
+
+from sft_utils import answercheck, puzzles, reasoning, sandbox, statetraces, tracefaults, traces
+from sft_utils.errors import ConfigError, DataError
+from sft_utils.generation import Answer
+
+N = 1_000
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """New problems of every structure, of another seed than the files."""
+    made = {}
+    for domain in drawing.DOMAINS:
+        names = drawing.SEEN[domain] + drawing.HELD[domain]
+        rows = drawing.sample(domain, names, N + 40, Random(f"test/{domain}"), set())
+        made[domain] = [reasoning._item({"id": f"{domain}-{i}", **row}) for i, row in enumerate(rows)]
+    return made
+
+
+def agrees(item, answer):
+    """The grader takes the solver's answer, and no other."""
+    assert reasoning.grade(item, f"The answer is {answer}.").correct, (item, answer)
+    for wrong in {"word": (int(answer) + 1, f"-{answer}"), "logic": ("Nobody",), "code": (f"{answer}0",)}[item.domain]:
+        assert not reasoning.grade(item, f"The answer is {wrong}.").correct, (item, wrong)
+
+
+def test_words_agree_with_counting(drawn):
+    assert len(drawn["word"]) >= N
+    for item in drawn["word"]:
+        found = oracles.values(item.question, words.BY_NAME[item.structure].texts)
+        agrees(item, str(oracles.COUNT[item.structure](**found)))
+
+
+def test_puzzles_agree_with_reading_and_trying(drawn):
+    assert len(drawn["logic"]) >= N
+    for item in drawn["logic"]:
+        agrees(item, oracles.logic(item.structure, item.question))
+
+
+def test_programs_agree_with_running_the_question(drawn):
+    assert len(drawn["code"]) >= N
+    frame = [line for ask in drawing.programs.ASK for line in ask.split("\n") if line != "{code}"]
+    sources = []
+    for item in drawn["code"]:
+        source = item.question
+        for line in frame:
+            source = source.removeprefix(f"{line}\n").removesuffix(f"\n{line}")
+        sources.append(source)
+    for item, ran in zip(drawn["code"], sandbox.run_many(sources), strict=True):
+        assert ran.ok, (item, ran)
+        agrees(item, ran.stdout.rstrip("\n"))
+
+
+def test_every_right_trace_is_accepted(drawn):
+    n = 0
+    for item in (i for items in drawn.values() for i in items):
+        for grain in traces.GRAINS:
+            judged = reasoning.check(item, item.completion(grain))
+            assert judged.ok, (item, judged)
+            assert judged.answer_right
+            n += 1
+    assert n >= 3 * N
+
+
+@pytest.mark.parametrize(("domain", "kind"), [(d, k) for d, kinds in tracefaults.FAULTS.items() for k in kinds])
+def test_every_wrong_trace_is_rejected(drawn, domain, kind):
+    rng, seeded = Random(kind), Counter()
+    for item in drawn[domain]:
+        grain = rng.choice(traces.GRAINS)
+        text, fault = item.corrupted(rng, kind=kind, grain=grain)
+        judged = reasoning.check(item, text)
+        assert not judged.ok, (kind, text)
+        assert text != item.completion(grain)
+        seeded[fault] += 1
+        if domain == "word":
+            assert judged.reason in EXPECTED[fault], (fault, judged, text)
+    assert seeded[kind] >= N // 2, seeded
+    assert sum(seeded.values()) >= N
+
+
+EXPECTED = {
+    "wrong result": {"wrong arithmetic"}, "wrong operand": {"wrong step"},
+    "dropped step": {"wrong step", "answer does not follow"}, "swapped answer": {"answer does not follow"},
+    "other operation": {"wrong answer"},
+}  # fmt: skip
+
+
+def test_unknown_fault(drawn):
+    with pytest.raises(DataError, match="unknown for logic"):
+        drawn["logic"][0].corrupted(Random(1), kind="dropped step")
+
+
+def test_a_corrupted_number_leads_elsewhere(drawn):
+    rng, n = Random(5), 0
+    for item in drawn["word"]:
+        grain = rng.choice(traces.GRAINS)
+        made = item.corrupted_number(rng, grain=grain)
+        if made is None:
+            continue
+        n += 1
+        right = item.trace(grain)
+        common = next(i for i, (a, b) in enumerate(zip(right, made.prefix + "\0", strict=False)) if a != b)
+        assert right[common - len(made.prefix) :] != made.prefix[common:]
+        assert made.prefix[:-1].endswith(f"= {made.new}")
+        assert made.followed != item.answer
+        said = tracefaults.completion(made.prefix, made.followed)
+        assert reasoning.check(item, said).reason == "wrong arithmetic"
+    assert n >= N // 2
+    assert drawn["code"][0].corrupted_number(rng) is None
+
+
+QUESTION = "Ana has 4 boxes of 12 nuts and 37 more. How many nuts?"
+FINE = "In boxes: 4 * 12: 4 * 10 = 40, 4 * 2 = 8, 40 + 8 = 48. In all: 48 + 37: 48 + 30 = 78, 78 + 7 = 85.\nThe answer is 85."
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (FINE, ""),
+        ("4 * 12 = 48. 48 + 37 = 85.\nThe answer is 85.", ""),
+        ("4 × 12 nuts = 48 nuts, so 48 + 37 = 85.\n#### 85", ""),
+        ("4 * 12 + 37 = 85. The answer is 85.", ""),
+        (r"12 * 4 = 48 and 37 + 48 = 85, so \boxed{85}", ""),
+        (FINE.replace("40 + 8 = 48", "40 + 8 = 58"), "wrong arithmetic"),
+        (FINE.replace("48 + 30 = 78, 78 + 7 = 85", "48 + 7 = 55, 55 + 30 = 85"), ""),
+        (FINE.replace("48 + 30 = 78, 78 + 7 = 85", "48 + 20 = 68, 68 + 17 = 85"), "wrong step"),
+        (FINE.replace(", 78 + 7 = 85", ""), "wrong step"),
+        (FINE.replace("4 * 12:", "4 * 13:"), "wrong step"),
+        ("4 * 12 = 48. 48 + 38 = 86.\nThe answer is 86.", "wrong step"),
+        ("4 + 12 = 16. 16 + 37 = 53.\nThe answer is 53.", "wrong answer"),
+        ("4 * 12 = 48. 48 + 37 = 85.\nThe answer is 86.", "answer does not follow"),
+        ("4 * 12 = 48. The answer is 85.", "answer does not follow"),
+        ("37 / 0 = 5. The answer is 5.", "wrong arithmetic"),
+        ("The answer is 85.", "format"),
+        ("4 * 12 = 48. 48 + 37 = 85.", "format"),
+        ("", "format"),
+    ],
+)
+def test_reasons(text, reason):
+    judged = traces.check(text, question=QUESTION, answer="85")
+    assert judged.reason == reason, judged
+    assert judged.ok == (not reason)
+
+
+def test_no_stop():
+    judged = traces.check("4 * 12 = 48. 48 + 3", question=QUESTION, answer="85", stopped=False)
+    assert judged.reason == "no stop"
+
+
+def test_grade():
+    item = reasoning.Item(id="1", domain="word", structure="s", difficulty=2, question=QUESTION, answer="85")
+
+    def graded(text, stopped=True):
+        return reasoning.grade(item, Answer(text=text, n_prompt=1, n_new=1, stopped=stopped))
+
+    assert graded(FINE) == reasoning.Graded(True, "correct", "85", True)
+    assert graded("The answer is 85.").trace_ok is None
+    assert graded("The answer is 84.").reason == "wrong answer"
+    assert graded("I do not know.").reason == "format"
+    assert graded("4 * 12 = 48. 48 +", stopped=False).reason == "no stop"
+    lucky = graded("4 * 12 = 47. 48 + 37 = 85. The answer is 85.")
+    assert (lucky.correct, lucky.trace_ok) == (True, False)
+    assert graded("4 * 12 = 46. 46 + 37 = 83. The answer is 83.").reason == "wrong arithmetic"
+
+
+def test_funnel(drawn):
+    items = [drawn["word"][i] for i in (0, 0, 1, 2)]
+    texts = [items[0].completion(), items[1].completion(), items[2].completion(None), "no idea"]
+    kept, counts = reasoning.funnel(items, texts)
+    assert kept == [0]
+    assert counts == {"kept": 1, "repeated": 1, "format": 2}
+
+
+def test_splits_are_right_and_small():
+    for a in (*range(2, 130, 3), 305, 480):
+        for b in (*range(2, 100, 7), 120, 208):
+            for op, c in (("+", a + b), ("-", a - b), ("*", a * b), ("/", a)):
+                left = a * b if op == "/" else a
+                if c < 0 or left > 9_999:
+                    continue
+                parts = traces.split(f"{left} {op} {b}")
+                found = traces.equations(", ".join(parts))
+                assert all(e.right for e in found)
+                assert len(found) == len(parts)
+                assert not parts or found[-1].stated == c
+    assert traces.split("48 + 7") == traces.split("60 * 4") == []
+
+
+def test_unknown_grain():
+    with pytest.raises(ConfigError, match="coarse, worded, fine"):
+        traces.render([], "tiny")
+
+
+def test_equations_of_free_text():
+    found = traces.equations("She pays $1,200 - $50 = $1,150, i.e. 1150/2=575 each; 3.5 * 2 = 7. 3 = 3.")
+    assert [(e.right, e.stated) for e in found] == [(True, 1150), (True, 575), (True, 7)]
+    assert [e.right for e in traces.equations("2 + 3 * 4 = 14, 2 + 3 * 4 = 20, 10 - 4 - 3 = 3")] == [True, False, True]
+    assert traces.equations("On 3-4 days, 7 / 8 of it") == []
+
+
+def test_conditional_claims():
+    puzzle = {"kind": "truth", "names": ["Ada", "Ben"], "facts": [["says", "Ada", ["is", "Ben", False]]]}
+    made = puzzles.claims("If Ada is a liar, Ben is a truth-teller. If Ada is a liar, Ben is a liar.", puzzle)
+    assert [puzzles.entailed(puzzle, c) for c in made] == [True, False]
+    assert puzzles.solution(puzzle) is None
+    with pytest.raises(DataError, match="unknown"):
+        puzzles.worlds({"kind": "chess", "names": [], "facts": []})
+    with pytest.raises(DataError, match="unknown"):
+        puzzles.worlds({**puzzle, "facts": [["likes", "Ada", "Ben"]]})
+
+
+def test_claims_about_strangers_are_wrong():
+    puzzle = {"kind": "owns", "names": ["Ada", "Ben"], "things": ["cat", "dog"], "facts": [["has", "Ada", "cat"]]}
+
+    def reason(text):
+        return statetraces.check_claims(text, puzzle=puzzle, answer="Ben").reason
+
+    assert reason("Ben has the dog.\nThe answer is Ben.") == ""
+    assert reason("Zoe has the dog.\nThe answer is Ben.") == "wrong step"
+    assert reason("Ben has the fish.\nThe answer is Ben.") == "wrong step"
+    assert reason("Ben is nice.\nThe answer is Ben.") == "format"
+    assert reason("Ben has the dog.\nThe answer is Ada.") == "answer does not follow"
+
+
+def test_lucky_answers_of_puzzles_do_not_follow():
+    names = ["Ada", "Ben", "Cara"]
+    puzzle = {"kind": "order", "names": names, "facts": [["before", "Ada", "Ben"], ["before", "Ben", "Cara"]]}
+    judged = statetraces.check_claims("Ada > Ben.\nThe answer is Ada.", puzzle=puzzle, answer="Ada")
+    assert (judged.reason, judged.answer_right) == ("answer does not follow", True)
+
+
+def test_read_is_balanced_and_repeatable():
+    one = reasoning.read(train_rows=100, test_rows=50, seed=3, val_rows=30)
+    assert one == reasoning.read(train_rows=100, test_rows=50, seed=3, val_rows=30)
+    assert one != reasoning.read(train_rows=100, test_rows=50, seed=4, val_rows=30)
+    assert {k: len(v) for k, v in one.groups.items()} == {"word": 50, "word_heldout": 20}
+    assert all(i.heldout == name.endswith("_heldout") for name, g in one.groups.items() for i in g)
+    levels = Counter(i.difficulty for i in one.train)
+    assert max(levels.values()) - min(levels.values()) <= 1
+    assert len(one.asked("word", "word_heldout")) == len(one.asked()) == 70
+    three = reasoning.read(train_rows=90, test_rows=9, seed=3, domains=reasoning.DOMAINS, max_difficulty=2)
+    assert {i.domain for i in three.train} == set(reasoning.DOMAINS)
+    assert max(i.difficulty for i in three.train + three.asked()) == 2
+    with pytest.raises(ConfigError, match="poetry"):
+        reasoning.read(train_rows=1, test_rows=1, seed=1, domains=["poetry"])
+
+
+def test_gsm8k_files(tmp_path):
+    good = [{"question": f"Ana has {i} pens and 5 cups. How many?", "answer": f"{i} + 5 = <<{i}+5={i + 5}>>{i + 5}.\n#### {i + 5:,}"} for i in range(995, 1015)]
+    bad = [{"question": "Why?", "answer": "Because."}, {"question": 3, "answer": "#### 3"}, good[0]]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in good + bad))
+    items = reasoning.from_file(str(path), seed=1, train_rows=10, test_rows=100)
+    assert (len(items.train), len(items.groups["own"])) == (10, 4)
+    assert [number for number, _ in items.excluded] == [21, 22, 23]
+    assert "#### N" in items.excluded[0][1]
+    assert "repeats" in items.excluded[2][1]
+    for item in items.train + items.asked():
+        assert "<<" not in item.trace()
+        assert reasoning.grade(item, item.completion()).trace_ok, item
+        assert reasoning.grade(item, item.completion(None)).correct
+        assert not reasoning.grade(item, "The answer is 3.").correct
+    (tmp_path / "none.jsonl").write_text(json.dumps(bad[0]) + "\n")
+    with pytest.raises(DataError, match="no row can be used"):
+        reasoning.from_file(str(tmp_path / "none.jsonl"), seed=1, train_rows=10, test_rows=100)
+
+
+def test_turns():
+    item = reasoning.read(train_rows=1, test_rows=1, seed=1).train[0]
+    assert [m["role"] for m in item.turns()] == ["user", "assistant"]
+    assert item.turns(None)[1]["content"] == f"The answer is {item.answer}."
+    assert answercheck.extract(item.completion("coarse")).text == item.answer
