@@ -13,7 +13,7 @@ LAYERS = [
     {"traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
+    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal", "sizes"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},

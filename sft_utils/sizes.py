@@ -1,0 +1,52 @@
+"""Work sizes of single tracks, by profile: a new track does not make every other notebook stale.
+
+What all notebooks share stands in `config.Profile`; a size that one notebook alone uses stands here.
+"""
+
+import dataclasses
+
+from sft_utils.config import Profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Reasoning:
+    """06: items unless a unit is given."""
+
+    train_rows: int  # of three domains together
+    test_rows: int  # of the main domain; the others get a third, held-out structures 40 %
+    sampled: int  # questions of which the base model writes four traces
+    new_tokens: int  # the longest gold trace in fine steps has 227 tokens
+    max_difficulty: int  # steps of a word problem
+
+
+REASONING = {
+    "smoke": Reasoning(train_rows=24, test_rows=6, sampled=2, new_tokens=24, max_difficulty=4),
+    "cpu": Reasoning(train_rows=720, test_rows=96, sampled=8, new_tokens=192, max_difficulty=4),
+    "gpu": Reasoning(train_rows=2400, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5),
+}
+
+
+def reasoning(profile: Profile) -> Reasoning:
+    """Sizes of 06; all GPU profiles share one set."""
+    return REASONING["gpu" if profile.is_gpu else profile.name]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dialogues:
+    """07: dialogues unless a unit is given; both of a pair count."""
+
+    train_rows: int
+    test_rows: int
+    new_tokens: int  # the longest gold reply has fewer
+
+
+DIALOGUES = {
+    "smoke": Dialogues(train_rows=12, test_rows=4, new_tokens=16),
+    "cpu": Dialogues(train_rows=240, test_rows=40, new_tokens=48),
+    "gpu": Dialogues(train_rows=384, test_rows=112, new_tokens=64),
+}
+
+
+def dialogues(profile: Profile) -> Dialogues:
+    """Sizes of 07; all GPU profiles share one set."""
+    return DIALOGUES["gpu" if profile.is_gpu else profile.name]
