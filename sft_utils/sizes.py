@@ -9,6 +9,26 @@ from sft_utils.config import Profile
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Structured:
+    """05: rows of data/structured; tickets come on top, one for every 14 rows."""
+
+    train_rows: int
+    group_rows: int  # held-out items of a full group
+
+
+STRUCTURED = {
+    "smoke": Structured(train_rows=48, group_rows=4),
+    "cpu": Structured(train_rows=640, group_rows=48),
+    "gpu": Structured(train_rows=1560, group_rows=96),
+}
+
+
+def structured(profile: Profile) -> Structured:
+    """Sizes of 05; all GPU profiles share one set."""
+    return STRUCTURED["gpu" if profile.is_gpu else profile.name]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Reasoning:
     """06: items unless a unit is given."""
 

@@ -63,6 +63,7 @@ from sft_utils import (
     modeling,
     preflight,
     scoring,
+    sizes,
     structured,
     taxonomy,
     tickets,
@@ -78,7 +79,7 @@ run = start(
     "05_json_schema", profile, seed=seed, data=data, schema=schema, mapping=mapping,
     max_steps=max_steps, learning_rate=learning_rate, report_to=report_to,
 )  # fmt: skip
-P = run.profile
+P, SIZE = run.profile, sizes.structured(run.profile)
 
 # %% [markdown]
 # **Predict first.** A base model whose tokens are masked so that only valid JSON can come out: which
@@ -95,13 +96,13 @@ P = run.profile
 # %%
 if data:
     items = structured.from_file(data, schema=schema, mapping=mapping, seed=seed,
-                                 train_rows=P.mix_rows, group_rows=P.group_rows)  # fmt: skip
+                                 train_rows=SIZE.train_rows, group_rows=SIZE.group_rows)  # fmt: skip
     table(items.about, "what became of the file; numbers are lines")
 else:
     curated = require("01_data_preparation", profile)
     pool = tickets.read_rows(handed_file(curated, "train"))
-    items = structured.read(train_rows=P.mix_rows, group_rows=P.group_rows, seed=seed)
-    items = structured.with_tickets(items, tickets.prefer_handwritten(pool, P.mix_rows // 14))
+    items = structured.read(train_rows=SIZE.train_rows, group_rows=SIZE.group_rows, seed=seed)
+    items = structured.with_tickets(items, tickets.prefer_handwritten(pool, SIZE.train_rows // 14))
 tokenizer = modeling.load_tokenizer(P)
 JSON = [g for g in items.groups if items.groups[g][0].kind == "json"]  # seen first
 table(structured.overview(items), "an unseen schema has no training example")
