@@ -20,12 +20,14 @@ class Spec:
     asks: judge.Ask | None = None
     trap: bool = False
     topic: bool = False  # asks for the forbidden topic of its plan
+    imposed: str = ""  # the name that a trap wants
 
 
 def compose(spec: Spec, rules: list[dict], language: str, rng: Random) -> judge.Turn | None:
     """The turn with a reply that keeps all rules, or None if none was found."""
     refuse = spec.topic and any(rule["kind"] == "refusal" for rule in rules)
-    flags = {"trap": spec.trap, "refuse": refuse, "borderline": spec.kind == "near", "asks": spec.asks}
+    flags = {"trap": spec.trap, "refuse": refuse, "borderline": spec.kind == "near", "asks": spec.asks,
+             "imposed": spec.imposed}  # fmt: skip
     for _ in range(ATTEMPTS):
         reply = _draft(spec, rules, language, refuse, rng)
         turn = judge.Turn(user=spec.user, reply=reply, **flags)

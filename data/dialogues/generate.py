@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dialogues import measure
-from dialogues.plans import Writer
+from dialogues.plans import FAMILIES, Writer
 from sft_utils.artifacts import write_text
 from sft_utils.data import dump_row, fingerprint
 from sft_utils.rules import KINDS, count_words
@@ -28,7 +28,7 @@ SIZES = {  # split: (pairs of dialogues, turns at least, turns at most)
     "train": (192, 3, 6),
     "val": (24, 3, 6),
     "test": (56, 3, 6),
-    "fewshot": (2, 3, 3),
+    "fewshot": (3, 3, 4),
 }
 START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
@@ -36,10 +36,12 @@ START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 def build(seed: int = SEED) -> dict[str, list[dict]]:
     """The rows of every split."""
     used: set[str] = set()
-    return {
-        split: Writer(split, seed, used).rows(n, (low, high))
-        for split, (n, low, high) in SIZES.items()
-    }
+    found = {}
+    for split, (n, low, high) in SIZES.items():
+        families = ("language", "format", "refusal") if split == "fewshot" else FAMILIES
+        found[split] = Writer(split, seed, used, families).rows(n, (low, high))
+    found["fewshot"] = found["fewshot"][::2]  # examples need no counterpart
+    return found
 
 
 def build_files(seed: int = SEED) -> dict[str, str]:

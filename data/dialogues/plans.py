@@ -10,15 +10,17 @@ from sft_utils import rules as judge
 DOMAINS, GENERAL, FACTS = pieces.domains(), pieces.general(), pieces.facts()
 TOPICS, TRAPS, OPENINGS = pieces.topics(), pieces.traps(), pieces.openings()
 OTHERS = ("de", "fr", "es")
-FAMILIES = ("language", "persona", "length", "format", "forbidden", "refusal", "style", "language")
+FAMILIES = ("language", "persona", "length", "refusal", "format", "forbidden", "style", "language",
+            "refusal", "style")  # fmt: skip
+PLAIN = ("language", "persona", "length", "format", "forbidden", "style")
 """Main rules of the first prompt of a plan, in turn."""
 
 
 class Writer:
     """Draws plans and rows of one split; codes are unique over all splits (`used`)."""
 
-    def __init__(self, split: str, seed: int, used: set[str]):
-        self.split, self.used = split, used
+    def __init__(self, split: str, seed: int, used: set[str], families: tuple[str, ...] = FAMILIES):
+        self.split, self.used, self.families = split, used, families
         self.rng = Random(f"{seed}:{split}")
         self.test = split == "test"
         self.domains = [d for d in DOMAINS if not d.test]
@@ -44,15 +46,16 @@ class Writer:
         """The same requests under two system prompts, or None if the rules cannot be met."""
         rng = self.rng
         domain = self.domains[number % len(self.domains)]
-        family = FAMILIES[number % len(FAMILIES)]
+        turn = number + number // len(self.domains)  # not in step with the domains
+        family = self.families[turn % len(self.families)]
         user_language = rng.choice(OTHERS) if family == "language" and rng.random() < 0.5 else "en"
         topic = None
         if family == "refusal" or (user_language == "en" and rng.random() < 0.12 and max(turns) > 3):
             topic = rng.choice(self.mine(TOPICS))
         one, language_one = self.ruleset(family, user_language, topic)
-        other_family = family if rng.random() < 0.5 else rng.choice(FAMILIES[:5])
+        other_family = family if rng.random() < 0.5 else rng.choice(PLAIN)
         if topic and not topic.safe:
-            other_family = rng.choice(FAMILIES[:5])
+            other_family = rng.choice(PLAIN)
         two, language_two = self.ruleset(
             other_family, user_language, topic if topic and topic.safe else None, unlike=one
         )
@@ -84,7 +87,7 @@ class Writer:
         if topic:
             kinds.add("refusal")
         while len(kinds) < rng.choice([1, 2, 2, 2, 3]):
-            kinds.add(rng.choice(["persona", "length", "format", "forbidden", "style", "language"]))
+            kinds.add(rng.choice([*PLAIN, "length", "persona"]))
         if user_language != "en":
             kinds.add("language")
         while len(kinds) > 3:
@@ -106,17 +109,25 @@ class Writer:
 
     def plan(self, domain, language, topic, rules, low, high) -> list[Spec]:
         rng, n = self.rng, self.rng.randint(low, high)
-        kinds = rng.sample([k for k in domain.facts if k != "name"], 2)
-        kinds = [*rng.sample(["name", *kinds[:1]], 2), kinds[1]]
+        kinds = rng.sample(domain.facts, 3)
         values = {k: pieces.value(k, self.split, rng, self.used) for k in kinds}
         starts = [text for test, text in OPENINGS if test == self.test]
         opening = rng.choice(starts)[language]
         used = [k for k, slot in zip(kinds, "abc", strict=True) if "{" + slot + "}" in opening]
         gives = {slot: FACTS[k].give[language].format(v=values[k]) for k, slot in zip(kinds, "abc", strict=True)}
+        asked = rng.sample(self.mine(domain.pairs), 3) + rng.sample(self.mine(GENERAL), 3)
+        rng.shuffle(asked)
+        asked = [p for p in asked if language in p.ask] + rng.sample(self.mine(GENERAL), 4)
         specs: dict[int, Spec] = {0: Spec("open", opening.format(**gives))}
+        if rng.random() < 0.5:
+            pair = asked.pop(0)
+            specs[0] = Spec("open", f"{specs[0].user} {pair.ask[language]}", pair.reply)
         free = list(range(1, n))
         n_asks = 2 if n >= 5 and rng.random() < 0.6 else 1
-        for at, kind in zip(sorted(rng.sample(range(2, n), n_asks)), rng.sample(used, 2), strict=False):
+        places = rng.sample(range(2, n), n_asks)
+        if n == 6 and rng.random() < 0.6 and 5 not in places:
+            places[0] = 5  # the longest distance is rare otherwise
+        for at, kind in zip(sorted(places), rng.sample(used, 2), strict=False):
             specs[at] = self.ask(kind, values[kind], at, language)
             free.remove(at)
         rng.shuffle(free)
@@ -127,11 +138,8 @@ class Writer:
                     specs[free.pop()] = Spec(kind, pair.ask["en"], pair.reply, topic=kind == "forbidden")
         if free and language == "en" and rng.random() < 0.6:
             specs[free.pop()] = self.trap(domain, topic, rules)
-        asked = rng.sample(self.mine(domain.pairs), 3) + rng.sample(self.mine(GENERAL), 3)
-        rng.shuffle(asked)
-        asked = [p for p in asked if language in p.ask] + rng.sample(self.mine(GENERAL), 4)
         for at in free:
-            pair = asked.pop(0)
+            pair = next(p for p in asked if not any(p.ask[language] in s.user for s in specs.values()))
             specs[at] = Spec("pair", pair.ask[language], pair.reply)
         return [specs[i] for i in range(n)]
 
@@ -153,7 +161,9 @@ class Writer:
         text = trap.text.format(q=pair.ask["en"], ask=banned.ask["en"] if banned else "", name=name)
         if trap.kind == "refusal":
             return Spec("trap", text, banned.reply, trap=True, topic=True)
-        return Spec("trap", text, pair.reply if "{q}" in trap.text else None, trap=True)
+        imposed = name if "{name}" in trap.text else ""
+        answers = pair.reply if "{q}" in trap.text else None
+        return Spec("trap", text, answers, trap=True, imposed=imposed)
 
 
 SCENES = ["You are the assistant at {}.", "You answer questions at {}.", "You work at {}.", "You are on duty at {}."]
@@ -169,4 +179,4 @@ def _content_words(specs: list[Spec]) -> set[str]:
 def _turn(turn: judge.Turn) -> dict:
     asks = turn.asks and {"fact": turn.asks.fact, "value": turn.asks.value, "distance": turn.asks.distance}
     return {"user": turn.user, "reply": turn.reply, "asks": asks, "trap": turn.trap,
-            "refuse": turn.refuse, "borderline": turn.borderline}  # fmt: skip
+            "refuse": turn.refuse, "borderline": turn.borderline, "imposed": turn.imposed}  # fmt: skip

@@ -8,12 +8,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding"},
-    {"artifacts", "schematext"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "languages"},
+    {"artifacts", "schematext", "rules"},
     {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"chat", "scoring", "taxonomy", "documents", "outlines"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
+    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
+     "dialogues"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
