@@ -131,8 +131,8 @@ def refused(reply: str) -> bool:
 def check(rule: Rule, reply: str, turn: Turn) -> Verdict:
     """Did a reply keep one rule?
 
-    A reply without a letter or digit keeps no rule. Markdown, curly quotes and quotes around the whole reply are no
-    violation in themselves. Words of one reply are compared without case, as whole words.
+    A reply without a letter or digit keeps no rule. Markdown, curly quotes and quotes around the
+    whole reply are no violation in themselves. Words are compared whole and without case.
 
     Args:
         rule: Kind and parameters, see the head of this module.
@@ -203,7 +203,7 @@ def _persona(rule: Rule, reply: str, turn: Turn) -> str:
     where = rule[_one_of(rule, "where")]
     places = {
         "end": words[-1:],
-        "start": re.findall(r"[^\W_]+", SIGNATURE.sub("", text))[:3],
+        "start": re.findall(r"[^\W_]+", SIGNATURE.sub("", text.splitlines()[0]))[:3],
         "anywhere": words,
     }
     if where not in places:

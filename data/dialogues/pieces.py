@@ -152,8 +152,8 @@ Bianchi Sato Keller Popescu Delgado Weiss Lopes Farrell Yilmaz Hoffman Laurent N
 | Eriksen Pereira Zhang Dvorak Romano | Achterberg Quispe Thorne Ivanova Mbeki Sorensen Falk Vidal
 Zimmer Duarte Kimura Abebe Ruiz Stein Galvan Hauser Pryce Lindgren | Marlow Bekele Orsini"""
 PERSONAS = """Mira Anton Luca Greta Nora Felix Ida Theo Clara Oskar Juno Emil Vera Milo Lena Hugo
-Stella Ruben Paula Jonas | Edda Nils Rosa | Wanda Bruno Odette Casper Zelda Ivo Pilar Quentin Maeve
-Tobias | Alma Kai"""
+Stella Ruben Paula Jonas | Edda Nils Rosa Timo | Wanda Bruno Odette Casper Zelda Ivo Pilar Quentin Maeve
+Tobias | Alma Kai Ines Leo"""
 CITIES = """Lisbon Vienna Oslo Dublin Prague Seville Lyon Turin Ghent Malmo Bergen Porto Basel Leipzig
 Bristol Nantes Krakow Zagreb Riga Bilbao | Tallinn Graz Cork | Valencia Uppsala Bremen Toulouse
 Trieste Galway Ljubljana Aarhus | Verona Hull"""

@@ -17,7 +17,7 @@ PLAIN = ("language", "persona", "length", "format", "forbidden", "style")
 
 
 class Writer:
-    """Draws plans and rows of one split; codes are unique over all splits (`used`)."""
+    """Draws plans and rows of one split; no code or system prompt is in two splits (`used`)."""
 
     def __init__(self, split: str, seed: int, used: set[str], families: tuple[str, ...] = FAMILIES):
         self.split, self.used, self.families = split, used, families
@@ -37,9 +37,11 @@ class Writer:
             number = len(found) // 2
             pair = self.pair(number, turns)
             key = tuple(row["system"] + "\n".join(t["user"] for t in row["turns"]) for row in pair or ())
-            if pair and not seen & set(key):
+            known = self.used & {row["system"] for row in pair or ()}  # of another split
+            if pair and not known and not seen & set(key):
                 seen |= set(key)
                 found += pair
+        self.used |= {row["system"] for row in found}
         return found
 
     def pair(self, number: int, turns: tuple[int, ...]) -> list[dict] | None:
@@ -61,7 +63,7 @@ class Writer:
         )
         if two == one:
             return None
-        specs = self.plan(domain, user_language, topic, one, max(min(turns), 4 if topic else 3), max(turns))
+        specs = self.plan(domain, user_language, topic, one, two, max(min(turns), 4 if topic else 3), max(turns))
         words = sorted(_content_words(specs))
         scene = rng.choice(SCENES[-1:] if self.test and rng.random() < 0.5 else SCENES[:-1])
         pair = []
@@ -107,7 +109,7 @@ class Writer:
             return rule
         return rulebook.draw("forbidden", language, self.split, "", words, self.rng)
 
-    def plan(self, domain, language, topic, rules, low, high) -> list[Spec]:
+    def plan(self, domain, language, topic, rules, others, low, high) -> list[Spec]:
         rng, n = self.rng, self.rng.randint(low, high)
         kinds = rng.sample(domain.facts, 3)
         values = {k: pieces.value(k, self.split, rng, self.used) for k in kinds}
@@ -137,7 +139,7 @@ class Writer:
                     pair = rng.choice(pairs)
                     specs[free.pop()] = Spec(kind, pair.ask["en"], pair.reply, topic=kind == "forbidden")
         if free and language == "en" and rng.random() < 0.6:
-            specs[free.pop()] = self.trap(domain, topic, rules)
+            specs[free.pop()] = self.trap(domain, topic, rules, others)
         for at in free:
             pair = next(p for p in asked if not any(p.ask[language] in s.user for s in specs.values()))
             specs[at] = Spec("pair", pair.ask[language], pair.reply)
@@ -150,13 +152,13 @@ class Writer:
         asks = judge.Ask(fact=kind, value=value, distance=at)
         return Spec("ask", self.rng.choice(fact.ask)[language], answers, asks=asks)
 
-    def trap(self, domain, topic, rules) -> Spec:
+    def trap(self, domain, topic, rules, others) -> Spec:
         rng = self.rng
         kinds = {"any"} | {rule["kind"] for rule in rules if rule["kind"] != "refusal" or topic}
         trap = rng.choice([t for t in self.mine(TRAPS) if t.kind in kinds])
         pair = rng.choice(self.mine(domain.pairs))
         banned = rng.choice(topic.ask) if topic else None
-        own = [rule["name"] for rule in rules if rule["kind"] == "persona"]
+        own = [rule["name"] for rule in [*rules, *others] if rule["kind"] == "persona"]
         name = rng.choice([p for p in pieces.pool("persona", self.split) if p not in own])
         text = trap.text.format(q=pair.ask["en"], ask=banned.ask["en"] if banned else "", name=name)
         if trap.kind == "refusal":
