@@ -122,7 +122,7 @@ def planted(rule, turn, dialogue):
         yield text.splitlines()[0]
     elif "case" in rule:
         yield text.upper()
-        yield text.capitalize()
+        yield f"Ok. {text}"
     elif kind == "refusal" and turn.refuse:
         yield "The price is 20 euros per person."
         yield compose.SPEECH["ack"][0][spoken_by(dialogue)]
