@@ -176,9 +176,7 @@ def play(arm, model, change=lambda messages: messages):
     said = {d.id: [] for d in test}
     for k in range(max(len(d.turns) for d in test)):
         here = [d for d in test if len(d.turns) > k]
-        prompts = [
-            change(dialogues.messages(d, k, [a.text for a in said[d.id]])) for d in here
-        ]
+        prompts = [change(dialogues.messages(d, k, [a.text for a in said[d.id]])) for d in here]
         got = generation.generate(
             model, tokenizer, [chat.prompt_ids(tokenizer, p) for p in prompts],
             max_new_tokens=SIZE.new_tokens, batch_size=P.eval_batch_size,
@@ -435,11 +433,11 @@ metrics = {name: entry for arm in ARMS for name, entry in found[arm].items()
            if name.split(".", 1)[1] in MAIN or arm in ("base", "tuned")}  # fmt: skip
 renamed = {name.replace(f"minus_{best}", "minus_best_prompt"): entry for name, entry in gains.items()
            if name.split(".", 1)[1] in MAIN}  # fmt: skip
-README = [n for n in ("base.adherence", f"{best}.adherence", "tuned.adherence",
-          "tuned_minus_best_prompt.adherence", "tuned.context_recall")]  # fmt: skip
+README = dict.fromkeys(["base.adherence", f"{best}.adherence", "tuned.adherence",
+                        "tuned_minus_best_prompt.adherence", "tuned.context_recall"])  # fmt: skip
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
     tracking.log_summary(tracker, metrics | renamed)
-with checkpoint(run, headline="tuned.adherence", readme=list(dict.fromkeys(README))) as c:
+with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
     for name, entry in (metrics | renamed).items():
         c.metric(name, entry)
     c.equal("gold replies that break a rule", len(kept) - sum(kept), 0)

@@ -8,12 +8,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed"},
-    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages"},
+    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules"},
     {"traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines"},
-    {"config", "masking", "generation", "data", "nbsource", "audit"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal", "sizes"},
+    {"clusters", "config", "masking", "generation", "data", "nbsource", "audit"},
+    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal", "sizes",
+     "dialogues"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},

@@ -1,0 +1,1 @@
+"""Dialogues under a system prompt with checkable rules, and the grammar that writes them."""
