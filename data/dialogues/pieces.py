@@ -172,7 +172,7 @@ WORDS = {"name": NAMES, "persona": PERSONAS, "city": CITIES, "brand": BRANDS, "d
 NUMBERS = {  # the values of one split are in no other, whatever the kind
     "people": ((2, 3, 4, 6, 8), (5,), (7, 10, 11, 12), (9,)),
     "amount": ((14, 16, 18, 20, 24, 25, 30, 36, 40), (15, 45), (21, 27, 33, 48, 60, 75), (35,)),
-    "budget": ((400, 600, 900, 1200, 1500, 2000, 2400), (800, 1800), (700, 1100, 1300, 1700, 2600), (500,)),
+    "budget": ((400, 600, 900, 1200, 1500, 2000, 2400), (1800, 2200), (1100, 1300, 1700, 1900, 2600), (2800,)),
 }
 TIMES = {"arrival", "pickup", "visit", "delivery", "callback", "departure"}
 MINUTES = {"train": (0, 30, 45, 10), "val": (20,), "test": (15, 50, 35), "fewshot": (40,)}

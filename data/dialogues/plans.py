@@ -173,7 +173,7 @@ SCENES = ["You are the assistant at {}.", "You answer questions at {}.", "You wo
 
 def _content_words(specs: list[Spec]) -> set[str]:
     """Longer words that the user says and no English answer needs."""
-    said = {w.lower() for spec in specs[1:] for w in re.findall(r"[a-z]{5,}", spec.user) if not spec.trap}
+    said = {w.lower() for spec in specs[1:] for w in re.findall(r"\b[a-z]{5,}\b", spec.user) if not spec.trap}
     needed = {w.lower() for spec in specs if spec.answers for w in re.findall(r"\w+", spec.answers["en"])}
     return said - needed - {"there", "which", "where", "could", "would", "about", "again", "should", "these"}
 

@@ -4,7 +4,6 @@ import re
 import sys
 from collections import Counter, defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -13,19 +12,15 @@ from sft_utils.artifacts import ROOT
 from sft_utils.rules import KINDS, check, check_all, count_words, refused
 
 sys.path.insert(0, str(ROOT / "data"))
-from dialogues import compose, measure, pieces, plans, rulebook  # noqa: E402  # isort: skip
-from dialogues.generate import FOLDER, build_files  # noqa: E402  # isort: skip
+from dialogues import compose, measure, pieces, plans, rulebook  # isort: skip
+from dialogues.generate import FOLDER, build_files  # isort: skip
 
 SPLITS = ("train", "val", "test", "fewshot")
 
 
 @pytest.fixture(scope="module")
 def every():
-    return {split: dialogues_of(split) for split in SPLITS}
-
-
-def dialogues_of(split):
-    return api.read(split)
+    return {split: api.read(split) for split in SPLITS}
 
 
 def all_of(every):
@@ -266,8 +261,6 @@ def test_measured_language_detection():
 
 
 def test_a_reply_that_cannot_be_is_given_up():
-    spec = compose.Spec("pair", "Where?", {c: "A far too long answer for one word." for c in pieces.LANGUAGES})
+    spec = compose.Spec("pair", "Where?", dict.fromkeys(pieces.LANGUAGES, "A far too long answer for one word."))
     assert compose.compose(spec, [{"kind": "length", "max_words": 1}], "en", plans.Random(1)) is None
 
-
-assert Path(FOLDER) == ROOT / "data" / "dialogues"
