@@ -1,4 +1,4 @@
-"""The final answer of a text: find it, or say why there is none; compare it with the gold answer."""
+"""The final answer of a text: find it, or say why there is none; compare it with the gold one."""
 
 import ast
 import re
@@ -24,9 +24,10 @@ class Found:
         return self.text is not None
 
 
-_STATED = re.compile(
-    r"(?:(?:final|correct)\s+)?answer\s*(?:is\b\s*:?|:|=)\s*(.+?)(?=$|\n|\.\s|\.$)", re.I | re.S
-)
+_STATED = re.compile(  # bounded, so that a long text cannot make the search slow
+    r"(?:\bthe\s{1,3})?(?:\b(?:final|correct)\s{1,3})?\banswer\s{0,3}(?:is\b\s{0,3}:?|:|=)\s{0,3}"
+    r"(\S.{0,300}?)(?=$|\n|\.\s|\.$)", re.I | re.S,
+)  # fmt: skip
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\u00a0|\u202f|\u2009|_|')(?=\d{3}(?!\d))")
@@ -36,6 +37,9 @@ _NUMBER = re.compile(
     r"(?:(?P<whole>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
     r"|(?P<num>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<den>\d+(?:\.\d+)?)"
     r"|(?P<plain>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w]))?))\s*(?P<percent>%|percent\b)?"
+)
+_NO_NUMBER = re.compile(  # "15-year", "(twelve)", "m2", "m^2"
+    r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|(?<![\dA-Za-z.])[A-Za-z]+\d\b|[A-Za-z]+\^\d"
 )
 _FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
@@ -71,7 +75,7 @@ def extract(text: str, *, stopped: bool = True) -> Found:
 
 def _braced(text: str, at: int) -> str | None:
     depth = 1
-    for i in range(at, len(text)):
+    for i in range(at, min(len(text), at + 1_000)):
         depth += {"{": 1, "}": -1}.get(text[i], 0)
         if not depth:
             return text[at:i]
@@ -96,7 +100,7 @@ def clean(text: str) -> str:
         text = re.sub(r"^\\[(\[]|\\[)\]]$", "", text)
         if len(text) > 1 and text[0] == text[-1] == "$":
             text = text[1:-1]
-        text = re.sub(r"(?<=[^.])[.!]$", "", text)
+        text = re.sub(r"(?<=[^.])[.!]$|^[.!?]$", "", text)
     return text
 
 
@@ -113,7 +117,7 @@ def to_number(text: str) -> Fraction | None:
     text = text.replace("\\!", "").replace("{,}", ",").translate(_SIGNS)
     text = _THOUSANDS.sub("", text)
     text = text.rsplit("=", 1)[-1]  # "x = 5"
-    text = re.sub(r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|[A-Za-z]+\^?\d\b", " ", text)  # m^2, m2
+    text = _NO_NUMBER.sub(" ", text)
     values = {_read(m) for m in _NUMBER.finditer(text)}
     return values.pop() if len(values) == 1 else None
 

@@ -1,7 +1,7 @@
 """Logic puzzles: all worlds that fit the facts, and whether a claim holds in every one of them.
 
-A puzzle is `{"kind", "names", "things", "facts"}`, facts being lists such as ["before", "Ana", "Ben"].
-Kinds: "order" (a world is the names in order), "truth" (who tells the truth), "owns" (who has what).
+A puzzle is `{"kind", "names", "things", "facts"}`, a fact a list such as ["before", "Ana", "Ben"].
+Kinds: "order" (a world gives places), "truth" (who tells the truth), "owns" (who has what).
 """
 
 import itertools
@@ -123,10 +123,16 @@ def claims(text: str, puzzle: Puzzle) -> list[Claim]:
     }[puzzle["kind"]]
     found: list[Claim] = []
     for sentence in re.finditer(r"[^.\n;]+", text):
-        hits = sorted((m for f in forms for m in re.finditer(f, sentence[0])), key=lambda m: m.start())
-        made = [Claim(m[0], fact, (), sentence.start() + m.start()) for m in hits for fact in _facts(m)]
+        hits = sorted(
+            (m for f in forms for m in re.finditer(f, sentence[0])), key=lambda m: m.start()
+        )
+        made = [
+            Claim(m[0], fact, (), sentence.start() + m.start()) for m in hits for fact in _facts(m)
+        ]
         if re.match(r"\s*(?:If|Suppose|Assume)\b", sentence[0]) and len(made) > 1:
-            made = [Claim(sentence[0].strip(), one.fact, (made[0].fact,), one.start) for one in made[1:]]
+            made = [
+                Claim(sentence[0].strip(), one.fact, (made[0].fact,), one.start) for one in made[1:]
+            ]
         found += made
     return found
 
@@ -147,7 +153,10 @@ def known(claim: Claim, puzzle: Puzzle) -> bool:
     """Does a claim speak only of names, places and things of the puzzle?"""
     for fact in (claim.fact, *claim.conditions):
         kind, *rest = fact
-        if not {r for r in rest if isinstance(r, str)} <= {*puzzle["names"], *puzzle.get("things", ())}:
+        if not {r for r in rest if isinstance(r, str)} <= {
+            *puzzle["names"],
+            *puzzle.get("things", ()),
+        }:
             return False
         if kind == "place" and not 1 <= rest[1] <= len(puzzle["names"]):
             return False

@@ -1,7 +1,8 @@
 """Problems with a checkable trace: the items of notebook 06, authored or the reader's own.
 
-The same `grade` judges data, candidate traces and answers of models; a trace is judged line by line:
-arithmetic is recomputed, states are compared with the real run, deductions are put to the solver.
+The same `grade` judges data, candidate traces and answers of models. A trace is judged line by
+line: arithmetic is recomputed, states are compared with the real run, deductions are put to the
+solver.
 """
 
 from collections import Counter
@@ -124,7 +125,9 @@ def read(
 
     def items(split: str) -> list[Item]:
         rows = rows_of(ROOT / FOLDER / f"{split}.jsonl")
-        return [_item(r) for r in rows if r["domain"] in domains and r["difficulty"] <= max_difficulty]
+        return [
+            _item(r) for r in rows if r["domain"] in domains and r["difficulty"] <= max_difficulty
+        ]
 
     test, groups = items("test"), {}
     for domain in domains:
@@ -220,9 +223,7 @@ def check(item: Item, answer: Answer | str) -> Check:
     """Judge trace and answer of a completion, line by line."""
     text, stopped = (answer, True) if isinstance(answer, str) else (answer.text, answer.stopped)
     if item.domain == "code":
-        return statetraces.check_states(
-            text, steps=item.steps, answer=item.answer, stopped=stopped
-        )
+        return statetraces.check_states(text, steps=item.steps, answer=item.answer, stopped=stopped)
     if item.domain == "logic":
         return statetraces.check_claims(
             text, puzzle=item.puzzle or {}, answer=item.answer, stopped=stopped
@@ -244,9 +245,7 @@ def grade(item: Item, answer: Answer | str) -> Graded:
     return Graded(False, reason, said.text, trace_ok, judged.detail)
 
 
-def funnel(
-    items: Sequence[Item], texts: Sequence[Answer | str]
-) -> tuple[list[int], Counter[str]]:
+def funnel(items: Sequence[Item], texts: Sequence[Answer | str]) -> tuple[list[int], Counter[str]]:
     """Which candidate traces may be trained on: their places, and how many fell for which reason.
 
     Args:

@@ -1,10 +1,11 @@
 """Run Python that nobody vouches for: another process, without files, network, or time to waste.
 
 Layers, each of which holds alone for what it covers: an isolated interpreter (`-I -S`, no
-environment, an empty directory), limits of the kernel (time, memory, file size, processes), an audit
-hook that names what was tried and ends the process, and on Linux a seccomp filter that leaves only
-the system calls of computing and printing: no file, socket, process or signal, whatever Python can be
-talked into. It guards against what models write, not against an attacker with a kernel exploit.
+environment, an empty directory), limits of the kernel (time, memory, file size, processes), an
+audit hook that names what was tried and ends the process, and on Linux a seccomp filter that leaves
+only the system calls of computing and printing: no file, socket, process or signal, whatever Python
+can be talked into. Elsewhere the hook stands alone, which Python code of ill will can get round.
+It guards against what models write, not against an attacker with a kernel exploit.
 """
 
 import contextlib

@@ -12,15 +12,20 @@ import os
 import resource
 import sys
 
-MODULES = frozenset(
-    "abc bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq "
-    "itertools json math numbers operator random re statistics string textwrap time typing".split()
-)
-NETWORK = frozenset("socket _socket ssl select selectors asyncio urllib http ftplib smtplib".split())
-PROCESS = frozenset(
-    "subprocess _posixsubprocess multiprocessing _multiprocessing pty concurrent threading".split()
-)
-NATIVE = frozenset("ctypes _ctypes cffi mmap gc".split())
+MODULES = frozenset({
+    "abc", "bisect", "cmath", "collections", "copy", "dataclasses", "datetime", "decimal", "enum",
+    "fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator",
+    "random", "re", "statistics", "string", "textwrap", "time", "typing",
+})  # fmt: skip
+NETWORK = frozenset({
+    "socket", "_socket", "ssl", "select", "selectors", "asyncio", "urllib", "http", "ftplib",
+    "smtplib",
+})  # fmt: skip
+PROCESS = frozenset({
+    "subprocess", "_posixsubprocess", "multiprocessing", "_multiprocessing", "pty", "concurrent",
+    "threading",
+})  # fmt: skip
+NATIVE = frozenset(["ctypes", "_ctypes", "cffi", "mmap", "gc"])
 EVENTS = (  # beginning of an audit event -> what it is called
     ("open", "file"), ("os.fork", "process"), ("os.exec", "process"), ("os.posix_spawn", "process"),
     ("os.spawn", "process"), ("os.system", "process"), ("subprocess.", "process"),
@@ -75,7 +80,7 @@ def preload(sources: list) -> None:
 
 
 def lock_kernel() -> bool:
-    """A seccomp filter: every system call outside `CALLS` fails with EPERM. False: not available."""
+    """A seccomp filter: system calls outside `CALLS` fail with EPERM. False: not available."""
     machine = os.uname().machine
     if sys.platform != "linux" or machine not in CALLS:
         return False

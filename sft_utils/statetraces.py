@@ -36,7 +36,7 @@ def check_states(text: str, *, steps: Sequence[Step], answer: str, stopped: bool
         stopped: The model ended by itself.
     Example:
         >>> real = [{"expr": "i = 1", "result": "x = 2"}, {"expr": "i = 2", "result": "x = 4"}]
-        >>> check_states("i = 1: x = 2. i = 2: x = 4.\\nThe answer is 4.", steps=real, answer="4").ok
+        >>> check_states("x = 2. x = 4.\\nThe answer is 4.", steps=real, answer="4").ok
         True
         >>> check_states("x = 2. x = 5.\\nThe answer is 4.", steps=real, answer="4").reason
         'wrong arithmetic'

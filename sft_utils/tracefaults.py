@@ -95,7 +95,7 @@ def _near(value: int, rng: Random) -> int:
 
 def _wrong_result(steps: Sequence[Step], rng: Random, answer: str, grain: str) -> str:
     text = completion(render(steps, grain), answer)
-    places = [m for m in re.finditer(r"= (\d+)", text)]
+    places = list(re.finditer(r"= (\d+)", text))
     place = rng.choice(places)
     wrong = _near(int(place[1]), rng)
     return f"{text[: place.start(1)]}{wrong}{text[place.end(1) :]}"
@@ -105,7 +105,9 @@ def _numbers(steps: Sequence[Step], question: str) -> set[Fraction]:
     return known_numbers(question) | {Fraction(s["result"]) for s in steps}
 
 
-def _wrong_operand(steps: Sequence[Step], rng: Random, question: str) -> list[dict[str, str]] | None:
+def _wrong_operand(
+    steps: Sequence[Step], rng: Random, question: str
+) -> list[dict[str, str]] | None:
     """An operand that stands nowhere, with a right result."""
     taken = _numbers(steps, question)
     at = rng.randrange(len(steps))
@@ -213,7 +215,13 @@ def _other_answer(answer: str, rng: Random, puzzle: dict[str, Any] | None) -> st
         return "liar" if answer == "truth-teller" else "truth-teller"
     if digits := re.search(r"\d+", answer):
         return answer[: digits.start()] + str(_near(int(digits[0]), rng)) + answer[digits.end() :]
-    return answer[::-1] if answer[::-1] != answer else answer + answer[:1] if answer.isalpha() else "[0]"
+    return (
+        answer[::-1]
+        if answer[::-1] != answer
+        else answer + answer[:1]
+        if answer.isalpha()
+        else "[0]"
+    )
 
 
 def corrupt_number(

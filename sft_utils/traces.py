@@ -23,7 +23,7 @@ Step = Mapping[str, str]
 _N = r"[$€£]?\d+(?:,\d{3})*(?:\.\d+)?%?"
 _UNIT = r"(?:\s*[A-Za-z€]+){0,2}"
 _OP = r"\s*[-+*/]\s*"
-_EQUATION = re.compile(rf"(?<![\d.]){_N}(?:{_UNIT}{_OP}{_N})+{_UNIT}\s*=\s*(-?{_N})")
+_EQUATION = re.compile(rf"(?<![\d.]){_N}(?:{_UNIT}{_OP}{_N}){{1,9}}{_UNIT}\s*=\s*(-?{_N})")
 _HEAD = re.compile(rf"(?<![\d.])({_N})({_OP})({_N})\s*:\s")
 _TOKEN = re.compile(rf"{_N}|[-+*/]")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
@@ -34,7 +34,8 @@ _WORDS = {
 }  # fmt: skip
 _KNOWLEDGE = (  # a word of the question -> numbers that everybody knows
     (r"hour|minute|second", (60,)), (r"\bdays?\b|hour", (24,)), (r"week|\bdays?\b", (7,)),
-    (r"dozen|year|month", (12,)), (r"year", (365, 52)), (r"\bcm\b|\bm\b|met(er|re)|percent|%|cent", (100,)),
+    (r"dozen|year|month", (12,)), (r"year", (365, 52)),
+    (r"\bcm\b|\bm\b|met(er|re)|percent|%|cent", (100,)),
     (r"\bkm\b|\bkg\b|\bg\b|\bml\b|kilo|litre|liter", (1000,)),
 )  # fmt: skip
 

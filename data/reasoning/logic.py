@@ -5,9 +5,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from sft_utils.puzzles import solution, worlds
-
 from reasoning.pools import COLOURS, FOODS, NAMES, PETS
+from sft_utils.puzzles import solution, worlds
 
 THEMES = (  # a stands before b; the same said of b and a; the first; the last; place k
     ("{a} is taller than {b}.", "{b} is shorter than {a}.", "the tallest", "the shortest", "{k} tallest"),
@@ -296,7 +295,8 @@ def own_either(rng: Random, turn: int) -> Made:
     def facts(rng: Random, world: dict[str, str]) -> list[list[Any]]:
         a, b, c = world
         two = [world[a], world[b]] if rng.random() < 0.5 else [world[b], world[a]]
-        return rng.sample([["either", a, *two], ["hasnot", a, world[b]], ["either", b, *sorted([world[b], world[c]])]], 3) + [["hasnot", b, world[c]]]
+        first = [["either", a, *two], ["hasnot", a, world[b]], ["either", b, *sorted([world[b], world[c]])]]
+        return [*rng.sample(first, 3), ["hasnot", b, world[c]]]
     return _owns(rng, turn, facts, 3)  # fmt: skip
 
 

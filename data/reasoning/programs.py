@@ -14,8 +14,8 @@ ASK = (
     "{code}\nWhat is printed?",
     "Run this in your head and give the output:\n{code}",
 )
-WORDS = "banana letter pepper cocoa tomato kitten summer noodle coffee yellow radar level".split()
-SYLLABLES = "ba ce di fo gu ka le mi no pu ra se ti vo zu".split()
+WORDS = ["banana", "letter", "pepper", "cocoa", "tomato", "kitten", "summer", "noodle", "coffee", "yellow", "radar", "level"]
+SYLLABLES = ["ba", "ce", "di", "fo", "gu", "ka", "le", "mi", "no", "pu", "ra", "se", "ti", "vo", "zu"]
 MARK = re.compile(r"^( *)#@ *([\w ]*)\| *([\w ]+)$", re.M)
 
 

@@ -4,9 +4,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from sft_utils import sandbox
-
 from reasoning import logic, programs, words
+from sft_utils import sandbox
 
 Row = dict[str, Any]
 SPLITS = ["train", "val", "test", "fewshot"]

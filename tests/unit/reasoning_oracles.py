@@ -158,6 +158,7 @@ def owns(question: str) -> str:
     things = re.findall(r"\b(cat|dog|fish|bird|rabbit|hamster|turtle|red|blue|green|yellow|white|black|soup|salad|pizza|rice|pasta|curry)\b", head.lower())
     names = [n for n in re.findall(r"\b[A-Z][a-z]+\b", head) if n.lower() not in things and n not in ("There",)]
     assert len(names) == len(things) == 3, question
+    rest = re.sub(r"Who[^.]*$", "", rest)
     has = re.findall(rf"{N} (?:has|owns|ordered) the (\w+)(?: cup)?(?: or the (\w+))?", rest)
     hasnot = re.findall(rf"{N} (?:does not have|did not order) the (\w+)", rest)
     hasnot += [(n, t) for t, n in re.findall(rf"The (\w+) cup is not {N}'s", rest)]
