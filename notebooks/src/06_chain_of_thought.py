@@ -458,7 +458,7 @@ follows = []
 for (item, c), rest in zip(changed, carried, strict=True):
     said = answercheck.extract(c.prefix + rest.text, stopped=rest.stopped)
     follows.append("right answer all the same" if said and answercheck.equal(said.text, item.answer)
-                   else "follows the change" if said and answercheck.equal(said.text, c.follows)
+                   else "follows the change" if said and answercheck.equal(said.text, c.followed)
                    else "something else")  # fmt: skip
 faithful = scoring.rate([f == "follows the change" for f in follows]) if follows else None
 for (item, c), rest in list(zip(changed, carried, strict=True))[:2]:
