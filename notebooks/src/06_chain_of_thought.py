@@ -136,7 +136,8 @@ boxed = {name: sandbox.run(program, timeout_s=1.0) for name, program in BAD.item
 table([{"program": BAD[n], "ended by": r.reason, "printed": r.stdout.strip()}
        for n, r in boxed.items()], "each in a process of its own")  # fmt: skip
 programs = [i for i in items.asked() if i.domain == "code"]
-ran = sandbox.run_many([i.question.split("\n", 1)[1] for i in programs])
+PROSE = re.compile(r"^(?:What|Run) .*[?:]$", re.MULTILINE)  # the question around the program
+ran = sandbox.run_many([PROSE.sub("", i.question) for i in programs])
 agree = sum(r.stdout.strip() == i.answer for i, r in zip(programs, ran, strict=True))
 takeaway(f"{agree} of {len(programs)} test programs print their gold answer when run again.",
          when=bool(programs))  # fmt: skip

@@ -258,6 +258,7 @@ if not P.is_gpu:
 total_steps = max_steps or -(-len(every) // P.effective_batch_size)
 
 
+# %%
 def make_trainer(arm, rows):
     """The recipe of both arms."""
     config = SFTConfig(
