@@ -1,6 +1,6 @@
 """Work sizes of single tracks, by profile: a new track does not make every other notebook stale.
 
-What all notebooks share stands in `config.Profile`; a size that one notebook alone uses stands here.
+What all notebooks share stands in `config.Profile`; a size that one notebook uses stands here.
 """
 
 import dataclasses
@@ -70,3 +70,33 @@ DIALOGUES = {
 def dialogues(profile: Profile) -> Dialogues:
     """Sizes of 07; all GPU profiles share one set."""
     return DIALOGUES["gpu" if profile.is_gpu else profile.name]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetting:
+    """10: rows unless a unit is given."""
+
+    grid_rows: int  # mails of each grid run
+    final_rows: int  # mails of the run that is promoted, and of its twin without replay
+    val_rows: int  # mails that score a grid run
+    test_rows: int
+    grid_items: int  # general items of each task for a grid run
+    items: int  # general items of each task before and after; 400 are all
+    questions: int  # ordinary questions that measure format bleed
+    rates: tuple[float, ...]
+    shares: tuple[float, ...]  # replay rows as a share of all rows
+
+
+FORGETTING = {
+    "smoke": Forgetting(grid_rows=4, final_rows=8, val_rows=2, test_rows=4, grid_items=2, items=4,
+                        questions=4, rates=(2e-3,), shares=(0.0, 0.3)),
+    "cpu": Forgetting(grid_rows=120, final_rows=320, val_rows=24, test_rows=120, grid_items=48,
+                      items=400, questions=60, rates=(1e-3, 4e-3), shares=(0.0, 0.15, 0.4)),
+    "gpu": Forgetting(grid_rows=512, final_rows=2048, val_rows=96, test_rows=168, grid_items=200,
+                      items=400, questions=120, rates=(1e-4, 3e-4, 1e-3), shares=(0.0, 0.15, 0.4)),
+}  # fmt: skip
+
+
+def forgetting(profile: Profile) -> Forgetting:
+    """Sizes of 10; all GPU profiles share one set."""
+    return FORGETTING["gpu" if profile.is_gpu else profile.name]

@@ -1,0 +1,496 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 10 · What did it unlearn, and what does it cost to keep?
+#
+# An adapter that is good at one task has moved every other answer too. Here the move is measured with
+# questions that have nothing to do with the task, and the cheapest cure, replay, is priced: how much
+# general ability does it keep, and what does that cost on the task?
+
+# %% [markdown]
+# **You will be able to** measure forgetting on paired items · read a frontier of learning against
+# forgetting · pick a point by a rule instead of by taste · detect format bleed.
+#
+# **Needs** 01 (mails), 03 (the promoted adapter). **Not covered**: long contexts, safety, other
+# languages.
+
+# %% [markdown]
+# <!-- generated:cost -->
+# <!-- /generated -->
+
+# %% tags=["parameters"]
+profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
+seed: int = 17  # one seed for data order and initialisation
+tasks: str = ""  # lm-eval tasks with commas; empty: the profile's own (README of data/general)
+file: str = ""  # your JSONL file with question, choices, answer; replaces the tasks
+report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
+
+# %%
+from sft_utils import runtime
+
+runtime.quiet()  # before the libraries below are imported: no warnings about kernels and widgets
+
+import shutil
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import BitsAndBytesConfig, PrinterCallback
+from trl import SFTConfig, SFTTrainer
+
+from sft_utils import (
+    chat,
+    general,
+    generation,
+    manifest,
+    masking,
+    modeling,
+    preflight,
+    scoring,
+    sizes,
+    tasks as task_of,
+    tickets,
+    tracking,
+    training,
+)  # fmt: skip
+from sft_utils.artifacts import handed_file, require, sha256_json
+from sft_utils.errors import ConfigError, TemplateError, expect_error
+from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
+from sft_utils.runtime import seed_everything, start
+
+run = start("10_forgetting", profile, seed=seed, tasks=tasks, file=file, report_to=report_to)
+P, SIZE = run.profile, sizes.forgetting(run.profile)
+
+# %% [markdown]
+# **Predict first.** Which suffers more from training on ticket JSON: facts, grammar, or following
+# instructions? What share of ordinary questions does the tuned model answer with JSON? How much of the
+# task gain does replay cost?
+
+# %% [markdown]
+# ## What could the base model do?
+#
+# Short items of five kinds. Four are multiple choice, scored by likelihood through the
+# lm-evaluation-harness; the fifth wants an instruction obeyed, and code checks it. Both sides of every
+# comparison read the same prompts, template included; that is asserted, since another template moves
+# these numbers more than training does.
+
+# %%
+TASKS = general.task_names(P, wanted=tasks, file=file)
+tokenizer = modeling.load_tokenizer(P)
+base = modeling.plain_copy(P) if not P.is_gpu else modeling.load_model(P).eval()
+results = {"base": general.evaluate(base, tokenizer, tasks=TASKS, limit=SIZE.items)}
+table([{"task": t, "base": general.accuracy(results["base"], [t])} for t in TASKS],
+      "accuracy [95 % interval]")  # fmt: skip
+CHOICE = [t for t in TASKS if t != "instructions"]  # together: general accuracy
+
+# %% [markdown]
+# A number that decides something is computed twice. The second way shares no code with the harness:
+# context and answer through the model, log-probabilities of the answer's tokens added up.
+
+# %%
+exact = base if P.is_gpu else modeling.load_model(P, dtype=torch.float32).eval()
+probe = [t for t in CHOICE if t in ("facts", "grammar")]
+theirs = general.evaluate(exact, tokenizer, tasks=probe, limit=6)
+ours = {(t, name): pairs for t in probe for name, pairs in general.requests(t, tokenizer)}
+gaps = []
+for r in theirs:
+    again = general.loglikelihoods(exact, tokenizer, ours[r.task, r.id])
+    gaps += [abs(x - y) for x, y in zip(again, r.scores, strict=True)]
+del exact
+takeaway(f"Largest difference of {len(gaps)} log-likelihoods: {max(gaps, default=0):.1e} nats.")
+
+# %% [markdown]
+# Without the template the same model is another model: this is the difference that a careless "after"
+# would book as forgetting. The package refuses the comparison.
+
+# %%
+bare = general.evaluate(base, tokenizer, tasks=CHOICE, limit=SIZE.grid_items, chat_template=False)
+same = general.evaluate(base, tokenizer, tasks=CHOICE, limit=SIZE.grid_items)
+gap = general.accuracy(bare)["value"] - general.accuracy(same)["value"]
+takeaway(f"The untouched base model without its template: {gap:+.1%} accuracy.")
+with expect_error(TemplateError):
+    general.accuracy_difference(bare, same)
+
+# %% [markdown]
+# ## What did the task adapter of 03 unlearn?
+#
+# Three more measures beside accuracy: perplexity of prose nobody trained on, *format bleed* (the share
+# of ordinary questions that are answered in JSON), and the nats per token that ordinary answers have
+# lost, the budget that 03 kept.
+
+# %%
+asked = general.questions(SIZE.questions)
+texts = [r["text"] for r in tickets.read_rows("data/general/heldout_text.jsonl")]
+probes = [masking.assistant_labels(tokenizer, [{"role": "user", "content": g["question"]},
+                                               {"role": "assistant", "content": g["answer"]}],
+                                   max_length=P.max_length)
+          for g in tickets.read_rows("data/probes/general.jsonl", P.probe_rows)]  # fmt: skip
+
+
+def lost(model):
+    """Nats per token of ordinary answers."""
+    return float(np.mean(modeling.answer_nll(model, probes, tokenizer.pad_token_id)))
+
+
+def spoken(model, questions):
+    """Greedy answers to ordinary questions."""
+    prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": q}]) for q in questions]
+    return [a.text for a in generation.generate(
+        model, tokenizer, prompts, max_new_tokens=32, batch_size=P.eval_batch_size)]  # fmt: skip
+
+
+said, extra = {}, {}
+
+
+def measure(arm, model):
+    """Everything general about one state."""
+    if arm not in results:
+        results[arm] = general.evaluate(model, tokenizer, tasks=TASKS, limit=SIZE.items)
+    said[arm] = spoken(model, asked)
+    nats = general.text_nats(model, tokenizer, texts)
+    extra[arm] = {"general_accuracy": general.accuracy(results[arm], CHOICE),
+                  "format_bleed": general.json_share(said[arm]),
+                  "perplexity": general.perplexity(nats), "nll": lost(model)}  # fmt: skip
+
+
+# %%
+trained = require("03_qlora_single_gpu", profile)
+four_bit = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float16 if P.precision == "fp16" else torch.bfloat16,
+)  # fmt: skip
+measure("base", base)
+there = PeftModel.from_pretrained(
+    modeling.load_model(P, quantization=four_bit), handed_file(trained, "adapter")
+).eval()
+copy = None if P.is_gpu else modeling.plain_copy(P)
+measure("tuned", there if P.is_gpu else modeling.merge_into(copy, there))
+del there
+FACES = ["general_accuracy", "format_bleed", "perplexity"]
+table([{"measure": m, **{arm: extra[arm][m] for arm in ("base", "tuned")}} for m in FACES],
+      "base, and the adapter that 03 promoted")  # fmt: skip
+gone = {t: general.accuracy_difference([r for r in results["tuned"] if r.task == t],
+                                       [r for r in results["base"] if r.task == t]) for t in TASKS}  # fmt: skip
+for t, change in gone.items():
+    takeaway(f"{t}: {scoring.verdict(change)}")
+print(f"{asked[0]}\n  base   {said['base'][0]!r}\n  tuned  {said['tuned'][0]!r}")
+
+# %% [markdown]
+# ## What does replay buy?
+#
+# Replay rows are ordinary requests which the *base model answered itself*: they fit any base, and they
+# are not the probe. A grid of learning rate and replay share, each run short; one more run replays
+# authored dialogues instead of the model's own answers.
+
+# %%
+curated = require("01_data_preparation", profile)
+pool = tickets.prefer_handwritten(
+    tickets.read_rows(handed_file(curated, "train")), max(SIZE.final_rows, SIZE.grid_rows)
+)
+val = tickets.read_rows(handed_file(curated, "val"), SIZE.val_rows)
+TASK = task_of.TICKETS
+requests = [[{"role": "user", "content": r["question"]}]
+            for r in tickets.read_rows("data/replay/questions.jsonl")]  # fmt: skip
+replies = generation.generate(
+    base, tokenizer, [chat.prompt_ids(tokenizer, c) for c in requests], max_new_tokens=64,
+    batch_size=P.eval_batch_size,
+)  # fmt: skip
+own_words = [[*c, {"role": "assistant", "content": a.text}]
+             for c, a in zip(requests, replies, strict=True) if a.stopped and a.text.strip()]  # fmt: skip
+authored = [[{"role": "system", "content": d["system"]},
+             {"role": "user", "content": d["turns"][0]["user"]},
+             {"role": "assistant", "content": d["turns"][0]["reply"]}]
+            for d in tickets.read_rows("data/dialogues/train.jsonl")]  # fmt: skip
+takeaway(f"{len(own_words)} requests answered by the base model to the end, {len(authored)} authored.")
+
+
+def mixed(n_mails, share, source):
+    """Mails and replay rows; the share counts all rows."""
+    n = min(round(n_mails * share / (1 - share)), len(source))
+    return [TASK.conversation(r) for r in pool[:n_mails]] + source[:n]
+
+
+# %%
+lora = LoraConfig(
+    r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+)
+seed_everything(seed)
+# On a CPU the small base stays in bf16; GPU profiles train an adapter on a 4-bit base, as in 03.
+model = get_peft_model(modeling.load_model(P, quantization=four_bit if P.is_gpu else None), lora)
+modeling.to_bf16_adapter(model)
+initial = modeling.adapter_state(model)
+if not P.is_gpu:
+    training.fit_loss_chunks(64)
+facts = manifest.build(run)
+findings = []
+
+
+def served(m):
+    """The state that generates: a merged copy on a CPU, the model itself on a GPU."""
+    return m.eval() if copy is None else modeling.merge_into(copy, m)
+
+
+# %%
+def train(name, conversations, rate, callbacks=()):
+    """One run from the same initial adapter; resumable, checked before the first step."""
+    rows = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
+    modeling.restore_adapter(model, initial)
+    model.train()
+    config = SFTConfig(
+        output_dir=str(run.dir / "train" / name), learning_rate=rate,
+        max_steps=-(-len(rows) // P.effective_batch_size),
+        per_device_train_batch_size=P.batch_size, gradient_accumulation_steps=P.grad_accumulation,
+        train_sampling_strategy="group_by_length", lr_scheduler_type="cosine", warmup_steps=0.05,
+        weight_decay=0.0, max_grad_norm=1.0, loss_type="chunked_nll", max_length=P.max_length,
+        bf16=P.is_gpu and P.precision == "bf16", fp16=P.is_gpu and P.precision == "fp16",
+        use_cpu=not P.is_gpu, gradient_checkpointing=P.is_gpu, logging_steps=1,
+        save_steps=P.eval_steps, save_total_limit=1, seed=seed, data_seed=seed,
+        report_to=report_to, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = SFTTrainer(
+        model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        callbacks=[training.Progress(run.progress_file), *callbacks],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    found = preflight.check(trainer, conversations, tokenizer)
+    findings.extend(found)
+    preflight.gate(found)
+    identity = {"run_id": facts["run_id"], "rows": sha256_json([r["input_ids"] for r in rows]),
+                "rate": rate}  # fmt: skip
+    training.train_resumable(trainer, run.dir / "train" / name, identity)
+    return trainer
+
+
+def answered(m, rows):
+    """Field scores of greedy answers to mails."""
+    prompts = [chat.prompt_ids(tokenizer, TASK.prompt(r)) for r in rows]
+    return TASK.score(rows, generation.generate(
+        m, tokenizer, prompts, max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size))  # fmt: skip
+
+
+# %%
+GRID = [(rate, share, "own words", own_words) for rate in SIZE.rates for share in SIZE.shares]
+GRID.append((SIZE.rates[-1], SIZE.shares[-1], "authored", authored))
+points = []
+for rate, share, kind, source in GRID:
+    name = f"grid-{rate:g}-{share:g}-{kind.replace(' ', '-')}"
+    train(name, mixed(SIZE.grid_rows, share, source), rate)
+    state = served(model)
+    some = general.evaluate(state, tokenizer, tasks=CHOICE, limit=SIZE.grid_items)
+    points.append({
+        "rate": rate, "share": share, "replay": kind if share else "none",
+        "field_f1": scoring.f1_metric(answered(state, val)),
+        "general": general.accuracy_difference(some, same), "lost": lost(state) - extra["base"]["nll"],
+        "bleed": general.json_share(spoken(state, asked[: SIZE.questions // 2])),
+    })  # fmt: skip
+table([{**p, "rate": f"{p['rate']:g}"} for p in points],
+      f"{SIZE.grid_rows} mails each; field F1 on {len(val)} validation mails")  # fmt: skip
+
+# %% [markdown]
+# The rule: among points whose general accuracy is not below the base model's (the paired interval
+# reaches zero) and whose format bleed is at most 2 %, the best field F1. If no point qualifies, the
+# one that bleeds and loses least, and the text says so.
+
+# %%
+BLEED = 0.02
+fit = [p for p in points if p["general"]["ci95"][1] >= 0 and p["bleed"]["value"] <= BLEED]
+picked = max(fit, key=lambda p: p["field_f1"]["value"]) if fit else min(
+    points, key=lambda p: (p["bleed"]["value"], p["lost"]))  # fmt: skip
+takeaway(f"{len(fit)} of {len(points)} points qualify; picked: rate {picked['rate']:g}, replay share "
+         f"{picked['share']:.0%} ({picked['replay']}).")
+SHADE = {"none": COLOURS["broken"], "own words": COLOURS["lora"], "authored": COLOURS["qlora"]}
+with figure(
+    f"Replay moves a run from {max(p['lost'] for p in points if not p['share']):+.2f} nats lost to "
+    f"{min(p['lost'] for p in points):+.2f}",
+    f"{len(points)} runs of {SIZE.grid_rows} mails; size: replay share; ring: picked; profile {P.name}",
+    alt="; ".join(f"{p['rate']:g}/{p['share']:.0%} {p['replay']}: F1 {p['field_f1']['value']:.2f}, lost "
+                  f"{p['lost']:+.2f}" for p in points),
+) as ax:
+    for p in points:
+        value, (low, high) = p["field_f1"]["value"], p["field_f1"]["ci95"]
+        ax.errorbar(p["lost"], value, yerr=[[value - low], [high - value]], color=SHADE[p["replay"]],
+                    fmt="o", markersize=5 + 12 * p["share"], capsize=2, linewidth=1)  # fmt: skip
+        ax.annotate(f"{p['rate']:g}", (p["lost"], value), fontsize=7, xytext=(6, 3),
+                    textcoords="offset points")  # fmt: skip
+    ax.plot(picked["lost"], picked["field_f1"]["value"], "o", markersize=20, fillstyle="none", color="black")
+    for kind, colour in SHADE.items():
+        ax.plot([], [], "o", color=colour, label=f"replay: {kind}")
+    ax.set(xlabel="nats per token that ordinary answers lost (left is better)", ylabel="field F1 (validation)")
+    ax.legend(fontsize=7, frameon=False)
+
+# %% [markdown]
+# ## Does the picked point hold?
+#
+# It is trained again on more mails, through the gate of 03: scored while it trains, promoted by the
+# task metric within the forgetting budget. Its twin has the same mails and rate and no replay. Both
+# meet test mails that decided nothing.
+
+# %%
+BUDGET = trained["parameters"]["forgetting_budget"]
+
+
+def scored(m, full):
+    """What the gate asks: task metric and forgetting of the present state."""
+    state = served(m)
+    return {"task": scoring.field_f1(answered(state, val if full else val[: P.smoke_val_rows])),
+            "forgetting": lost(state) - extra["base"]["nll"]}  # fmt: skip
+
+
+test = tickets.read_rows(tickets.TEST, SIZE.test_rows)
+source = authored if picked["replay"] == "authored" else own_words
+share = picked["share"] or max(SIZE.shares)
+train("narrow", mixed(SIZE.final_rows, 0.0, source), picked["rate"])
+state = served(model)
+scores = {"narrow": answered(state, test)}
+measure("narrow", state)
+
+# %%
+folder = run.dir / "train" / "replay" / "candidates"
+gate = training.TaskGate(scored, folder, every=P.eval_steps, progress=run.progress_file)
+trainer = train("replay", mixed(SIZE.final_rows, share, source), picked["rate"], [gate])
+gate.finish(model, trainer.state.global_step, modeling.load_adapter_into)
+promoted = training.choose(gate.history, budget=BUDGET)
+modeling.load_adapter_into(model, gate.adapter_dir(promoted.step))
+state = served(model)
+scores["replay"] = answered(state, test)
+measure("replay", state)
+takeaway(f"Step {promoted.step} of {trainer.state.global_step} is promoted: validation F1 "
+         f"{promoted.task:.3f}, {promoted.forgetting:+.3f} nats per token (budget {BUDGET:g}).")
+
+# %%
+ARMS = ["base", "tuned", "narrow", "replay"]
+table([{"measure": m, **{arm: extra[arm][m] for arm in ARMS}} for m in FACES]
+      + [{"measure": "field_f1", "base": trained["metrics"]["base.field_f1"],
+          "tuned": trained["metrics"]["tuned.field_f1"],
+          **{arm: scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}}],
+      f"field F1: n = {len(test)} test mails; base and tuned from 03")  # fmt: skip
+moved = {arm: general.accuracy_difference(results[arm], results["base"], CHOICE) for arm in ARMS[1:]}
+for arm, change in moved.items():
+    takeaway(f"general accuracy of {arm} against base: {scoring.verdict(change)}")
+
+# %%
+floor = trained["metrics"]["base.field_f1"]["value"]
+
+
+def f1_of(items, draws):
+    """Field F1 of resampled mails."""
+    tp = np.array([s.tp for s in items])[draws].sum(1)
+    off = np.array([s.fp + s.fn for s in items])[draws].sum(1)
+    return 2 * tp / np.maximum(2 * tp + off, 1)
+
+
+def kept_share(draws):
+    """Share of the task gain without replay that is there with replay."""
+    gain = np.maximum(f1_of(scores["narrow"], draws) - floor, 1e-6)
+    return (f1_of(scores["replay"], draws) - floor) / gain
+
+
+everything = np.arange(len(test))[None]
+kept = {"value": float(kept_share(everything)[0]), "n": len(test),
+        "ci95": scoring.bootstrap(kept_share, len(test))}  # fmt: skip
+takeaway(f"Replay keeps {kept['value']:.1%} [{kept['ci95'][0]:.1%}, {kept['ci95'][1]:.1%}] of the task "
+         f"gain, and format bleed goes from {extra['narrow']['format_bleed']['value']:.1%} to "
+         f"{extra['replay']['format_bleed']['value']:.1%}.")
+bled = [k for k, text in enumerate(said["narrow"]) if general.is_json_answer(text)]
+for k in (bled or [0])[:2]:
+    print(f"{asked[k]}\n  narrow {said['narrow'][k]!r}\n  replay {said['replay'][k]!r}\n")
+
+# %% [markdown]
+# ## Break it on purpose: a budget that nothing meets
+#
+# **Predict.** The gate has candidates, and a budget below the least of them. Does it promote the least
+# bad one?
+
+# %%
+least = min(c.forgetting for c in gate.history)
+with expect_error(ConfigError, match="no checkpoint forgets less"):
+    training.choose(gate.history, budget=least - 1)
+
+# %% [markdown]
+# **Why.** A gate that always promotes something is a decoration. Train less, replay more, or accept a
+# larger budget in writing.
+#
+# ## Break it on purpose: forgetting that accuracy cannot see
+#
+# **Predict.** Multiple choice compares likelihoods of given answers; nobody lets the model speak. Can
+# accuracy stay while every spoken answer changes?
+
+# %%
+unchanged = sum(a == b for a, b in zip(said["base"], said["narrow"], strict=True))
+takeaway(f"Without replay general accuracy moved by {moved['narrow']['value']:+.1%}, and {unchanged} of "
+         f"{len(asked)} spoken answers are still the base model's.")
+
+# %% [markdown]
+# **Why.** Likelihood items ask what the model knows, spoken answers what it does. Both are needed.
+
+# %% tags=["checkpoint", "long-ok"]
+real = P.name != "smoke"
+adapter = run.dir / "adapter"
+shutil.rmtree(adapter, ignore_errors=True)
+model.save_pretrained(adapter)
+modeling.clean_adapter_config(adapter, P)
+tokenizer.save_pretrained(adapter)
+manifest.write_beside(adapter, {**facts, "promoted_step": promoted.step, "replay_share": share})
+metrics = {f"{arm}.{m}": extra[arm][m] for arm in ARMS for m in FACES}
+metrics |= {f"{arm}_minus_base.general_accuracy": change for arm, change in moved.items()}
+metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
+metrics["replay.task_gain_kept"] = kept
+README = ["base.general_accuracy", "narrow_minus_base.general_accuracy", "narrow.format_bleed",
+          "replay_minus_base.general_accuracy", "replay.format_bleed", "replay.task_gain_kept"]  # fmt: skip
+with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
+    tracking.log_summary(tracker, metrics)
+with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
+    for name, entry in metrics.items():
+        c.metric(name, entry)
+    c.equal("preflight findings", [f.id for f in findings], [])
+    c.between("lm-eval against our log-likelihoods, nats", max(gaps, default=0.0), 0.0, 1e-3)
+    c.true("all arms read the same prompts",
+           all(general.same_prompts(results[arm], results["base"]) for arm in ARMS))
+    c.true("promoted within the budget", promoted.forgetting <= BUDGET)
+    c.at_least("general accuracy against base, upper bound",
+               moved["replay"]["ci95"][1], 0.0, when=real)  # fmt: skip
+    c.at_least("1 - format bleed with replay", 1 - extra["replay"]["format_bleed"]["value"],
+               1 - BLEED, when=real)  # fmt: skip
+    c.at_least("share of the task gain kept", kept["value"], 0.95, when=real)
+    c.save_file("adapter", adapter)
+
+# %% [markdown]
+# **Summary**
+# - Forgetting is a paired difference on items that have nothing to do with the task, under one
+#   template.
+# - Replay with the base model's own answers is cheap; the frontier says how cheap.
+# - The point is picked by a rule on validation data, trained again, and judged on test data.
+#
+# **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
+# model forgets in the same places. Grid points are short runs with one seed each.
+#
+# **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate?
+# (3) Give `file=` a set of your own questions: what must never be forgotten in your product?
+#
+# **Next**: 11, the report.
+
+# %%
+def bleeds(answers: list[str]) -> float:
+    """Share of answers that start like JSON."""
+    return 0.0  # FILL ME IN (1 line)
+
+
+def check(yours: float, expected: float) -> None:
+    print("solved" if abs(yours - expected) < 1e-9 else "not solved yet", "· yours", yours)
+    print("expected", expected)
+
+
+check(bleeds(['{"a": 1}', "Paris.", ' {"b": null', "It is {warm}."]), 0.5)
+
+# %% [markdown]
+# **Sources**: EleutherAI lm-evaluation-harness 0.4.13 · Biderman et al., "LoRA Learns Less and Forgets
+# Less" (arXiv 2405.09673) · Luo et al., "An Empirical Study of Catastrophic Forgetting in Large
+# Language Models" (arXiv 2308.08747) · Warstadt et al., "BLiMP" (arXiv 1912.00582), minimal pairs ·
+# Huang et al., "Mitigating Catastrophic Forgetting with Self-Synthesized Rehearsal" (arXiv 2403.01244).
