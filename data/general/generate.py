@@ -16,14 +16,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parents[1]))  # for sft_utils, if not installed
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, if not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from general import arithmetic, grammar
 from sft_utils.artifacts import write_text
 from sft_utils.data import dump_row
 
+HERE = Path(__file__).resolve().parent
 Row = dict[str, Any]
 
 SEED = 1010

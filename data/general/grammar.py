@@ -275,7 +275,7 @@ def relative(r: random.Random) -> Pair:
     verb = r.choice(["found", "bought", "sold", "cleaned", "painted"])
     if r.random() < 0.5:
         return _pair(f"the {one} who {verb} the {thing} is here", f"the {one} which {verb} the {thing} is here")
-    name, pronoun = r.choice(NAMES)
+    name = r.choice(NAMES)[0]
     return _pair(f"this is the {thing} that {name} {verb}", f"this is the {thing} who {name} {verb}")
 
 

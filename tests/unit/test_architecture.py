@@ -13,8 +13,10 @@ LAYERS = [
     {"basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"chat", "scoring", "taxonomy", "documents", "outlines"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
-    {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
+    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
+     "harness"},
+    {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress",
+     "general"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
     {"layouts"},
@@ -79,7 +81,7 @@ def test_the_runner_never_imports_torch(name):
 @pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
 def test_optional_packages_are_imported_lazily(name):
     lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers",
-            "jsonschema", "lxml", "llguidance"}  # fmt: skip
+            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets"}  # fmt: skip
     assert not imported(FILES[name], top_level_only=True) & lazy
 
 

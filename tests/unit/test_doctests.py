@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
+    "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "general", "generation", "grounding",
     "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "readme", "schemas",
     "schematext", "outlines", "scoring", "taxonomy",
 )  # fmt: skip
