@@ -2,8 +2,8 @@
 
 import contextlib
 import copy
+import io
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,16 +174,12 @@ def _unpadded(ids: Sequence[int]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Without lm-eval's progress bars and its remarks on every task and every prompt."""
+    """Without lm-eval's progress bars (no setting turns them off) and its remarks on tasks."""
     logger = logging.getLogger("lm_eval")
-    level, bars = logger.level, os.environ.get("TQDM_DISABLE")
+    level = logger.level
     logger.setLevel(logging.ERROR)
-    os.environ["TQDM_DISABLE"] = "1"
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
-        if bars is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = bars
