@@ -14,8 +14,9 @@ LAYERS = [
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines"},
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal", "sizes",
-     "dialogues"},
-    {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
+     "dialogues", "harness"},
+    {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress",
+     "general"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
     {"layouts", "reasoning"},
@@ -80,7 +81,7 @@ def test_the_runner_never_imports_torch(name):
 @pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
 def test_optional_packages_are_imported_lazily(name):
     lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers",
-            "jsonschema", "lxml", "llguidance"}  # fmt: skip
+            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets"}  # fmt: skip
     assert not imported(FILES[name], top_level_only=True) & lazy
 
 

@@ -6,11 +6,11 @@ import importlib
 import pytest
 
 WITH_EXAMPLES = (
-    "answercheck", "clusters", "constrain", "coverage", "data", "dialogues", "documents", "duplicates",
-    "errors", "filters", "generation", "grounding", "jsonanswers", "languages", "layouts",
-    "loading", "nbcompare", "nbparams", "outlines", "personal", "puzzles", "readme", "rules",
-    "sandbox", "schemas", "schematext", "scoring", "statetraces", "taxonomy", "tracefaults",
-    "traces",
+    "answercheck", "clusters", "constrain", "coverage", "data", "dialogues", "documents",
+    "duplicates", "errors", "filters", "general", "generation", "grounding", "jsonanswers",
+    "languages", "layouts", "loading", "nbcompare", "nbparams", "outlines", "personal", "puzzles",
+    "readme", "rules", "sandbox", "schemas", "schematext", "scoring", "statetraces", "taxonomy",
+    "tracefaults", "traces",
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""Items that measure general ability; see README.md."""

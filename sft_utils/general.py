@@ -1,0 +1,267 @@
+"""General ability: lm-eval on local items, a second computation of its numbers, format bleed.
+
+The items and their tasks are in data/general. Nothing here needs a network, and nothing is written.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sft_utils import harness, modeling, rendering
+from sft_utils.artifacts import ROOT, sha256_json
+from sft_utils.config import Profile
+from sft_utils.data import rows_of
+from sft_utils.errors import ConfigError, TemplateError
+from sft_utils.harness import CHOICE, FOLDER, HUB, LOCAL, Result
+from sft_utils.jsonanswers import extract_json, parse_json
+from sft_utils.masking import IGNORE
+from sft_utils.scoring import bootstrap, rate
+
+ASKED = {
+    "facts": ("{question}", "The answer is"),
+    "arithmetic": ("{question}", "The answer is"),
+    "cloze": ("Continue the text.", "{text}"),
+    "grammar": ("Write one correct English sentence.", ""),
+}
+"""Task -> what the user says, and how the answer begins. Written a second time on purpose: the
+task files say the same to lm-eval, and tests/parity compares the prompts that come out."""
+
+
+def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[str, ...]:
+    """Which tasks a profile measures.
+
+    Args:
+        wanted: Names with commas, of ours or of lm-eval; empty means the profile's own.
+        file: A JSONL file of the reader's with `question`, `choices` and `answer`; it replaces all.
+    Raises:
+        ConfigError: Tasks of the hub on a machine that is offline; no such file.
+    """
+    if file:
+        if not (ROOT / file).is_file():
+            raise ConfigError(f"no file {file}; give a JSONL file with question, choices, answer")
+        return (file,)
+    names = tuple(n.strip() for n in wanted.split(",") if n.strip())
+    names = names or (HUB if profile.is_gpu else LOCAL)
+    offline = {os.environ.get(n, "") for n in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")} - {"", "0"}
+    foreign = [n for n in names if n not in LOCAL]
+    if foreign and offline and not profile.is_gpu:
+        raise ConfigError(
+            f"{', '.join(foreign)}: these data sets come from the hub, and profile "
+            f"{profile.name!r} runs offline. Use {', '.join(LOCAL)}, give a local file, or a GPU "
+            "profile with network."
+        )
+    return names
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    *,
+    tasks: Sequence[str] = LOCAL,
+    limit: int | None = None,
+    chat_template: bool = True,
+    batch_size: int = 32,
+) -> list[Result]:
+    """Run lm-eval in this process.
+
+    Args:
+        model: A loaded model, with adapter or without.
+        tasks: Result of `task_names`.
+        limit: Items per task, evenly spread over ours; the first ones of a hub task.
+        chat_template: Ask through the template, or as plain text.
+        batch_size: Sequences computed together.
+    Returns:
+        One result per item, in the order of tasks and files.
+    Raises:
+        ConfigError: A task that lm-eval does not know, or whose data cannot be had.
+    """
+    from lm_eval import evaluator
+
+    results: list[Result] = []
+    training = model.training
+    with harness.quietly():
+        lm = harness.wrap(model, tokenizer, batch_size)
+        for name in tasks:
+            loaded, n = harness.load(name)
+            some = None
+            if n is not None and limit is not None and limit < n:
+                some = {task: [i * n // limit for i in range(limit)] for task in loaded["tasks"]}
+            found = evaluator.evaluate(
+                lm,
+                task_dict=loaded,
+                limit=None if n is not None else limit,
+                samples=some,
+                bootstrap_iters=0,  # its standard errors are not used: ours are paired
+                log_samples=True,
+                apply_chat_template=chat_template,
+            )
+            for task, samples in found["samples"].items():
+                ours = name if n is not None else task
+                results += [
+                    harness.record(ours, s) for s in sorted(samples, key=lambda s: s["doc_id"])
+                ]
+    model.train(training)
+    return results
+
+
+def prompts_hash(results: Sequence[Result]) -> str:
+    """Identity of everything the model was shown: prompts and choices, item by item."""
+    return sha256_json([[r.task, r.id, r.prompt, list(r.choices)] for r in results])
+
+
+def same_prompts(a: Sequence[Result], b: Sequence[Result]) -> bool:
+    """Whether two evaluations asked the same in the same words; only then can they be compared.
+
+    Raises:
+        TemplateError: They did not; names the first item that differs.
+    """
+    for x, y in zip(a, b, strict=False):
+        if (x.task, x.id) != (y.task, y.id):
+            raise TemplateError(f"item {x.task}/{x.id} stands against {y.task}/{y.id}")
+        if (x.prompt, x.choices) != (y.prompt, y.choices):
+            raise TemplateError(
+                f"{x.task}/{x.id} was asked in two ways: {x.prompt[-60:]!r}, {y.prompt[-60:]!r}. "
+                "Evaluate both sides with one tokenizer and one template."
+            )
+    if len(a) != len(b):
+        raise TemplateError(f"{len(a)} items against {len(b)}: give both sides the same limit")
+    return True
+
+
+def accuracy(results: Sequence[Result], tasks: Sequence[str] = ()) -> dict[str, Any]:
+    """Share of right items of some tasks (all without names) as a metric entry."""
+    return rate([r.correct for r in results if not tasks or r.task in tasks])
+
+
+def accuracy_difference(
+    a: Sequence[Result], b: Sequence[Result], tasks: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Accuracy of `a` minus `b` on the same items, paired bootstrap interval.
+
+    Raises:
+        TemplateError: The two sides did not read the same prompts.
+    """
+    same_prompts(a, b)
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if not tasks or x.task in tasks]
+    gained = np.array([float(x.correct) - float(y.correct) for x, y in pairs])
+    interval = bootstrap(lambda draws: gained[draws].mean(1), len(gained))
+    return {"value": float(gained.mean()), "n": len(gained), "ci95": interval}
+
+
+def requests(
+    task: str, tokenizer: Any, *, chat_template: bool = True
+) -> list[tuple[str, list[tuple[str, str]]]]:
+    """(id, its pairs of context and continuation) of a choice task, built without lm-eval.
+
+    Raises:
+        ConfigError: Not a local task with choices.
+    """
+    if task not in CHOICE:
+        raise ConfigError(f"{task!r} is none of the local tasks with choices: {', '.join(CHOICE)}")
+    said, begun = ASKED[task]
+    found = []
+    for row in rows_of(FOLDER / f"{task}.jsonl"):
+        question, start = said.format(**row), begun.format(**row)
+        if chat_template:
+            chat = [{"role": "user", "content": question}]
+            context = rendering.render(tokenizer, chat, generation=True) + start
+        else:
+            context = f"{question} {start}".rstrip()
+        space = " " if start or not chat_template else ""
+        found.append((row["id"], [(context, space + choice) for choice in row["choices"]]))
+    return found
+
+
+def loglikelihoods(
+    model: Any, tokenizer: Any, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32
+) -> list[float]:
+    """log p(continuation | context) in nats, computed without lm-eval.
+
+    Context and continuation are tokenised together and cut where the context alone ends; white
+    space at the end of the context belongs to the continuation. Special tokens are added only if
+    the text does not bring its own.
+    """
+    rows = []
+    for context, continuation in pairs:
+        head = context.rstrip()
+        whole = context + continuation
+        own = bool(tokenizer.bos_token) and whole.startswith(tokenizer.bos_token)
+        ids = tokenizer(whole, add_special_tokens=not own)["input_ids"]
+        n = len(tokenizer(head, add_special_tokens=not own)["input_ids"])
+        rows.append({"input_ids": ids, "labels": [IGNORE] * n + ids[n:]})
+    return [-nats for nats, _ in _nats(model, tokenizer, rows, batch_size)]
+
+
+def _nats(
+    model: Any, tokenizer: Any, rows: Sequence[dict[str, list[int]]], batch_size: int
+) -> list[tuple[float, int]]:
+    """(nats, scored tokens) of each row, computed in the order of length."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+    training = model.training
+    means = modeling.answer_nll(
+        model, [rows[i] for i in order], tokenizer.pad_token_id, batch_size=batch_size
+    )
+    model.train(training)
+    mean = dict(zip(order, means, strict=True))
+    counts = [sum(label != IGNORE for label in row["labels"][1:]) for row in rows]
+    return [(mean[i] * counts[i], counts[i]) for i in range(len(rows))]
+
+
+def text_nats(
+    model: Any, tokenizer: Any, texts: Sequence[str], *, batch_size: int = 16
+) -> list[tuple[float, int]]:
+    """(nats, tokens) of each text as plain text, from its second token on, without a template."""
+    rows = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows.append({"input_ids": ids, "labels": [IGNORE, *ids[1:]]})
+    return _nats(model, tokenizer, rows, batch_size)
+
+
+def perplexity(nats: Sequence[tuple[float, int]]) -> dict[str, Any]:
+    """exp(nats per token) over texts as a metric entry; n texts, bootstrap over them.
+
+    Example:
+        >>> round(perplexity([(6.931471805599453, 10)] * 4)["value"], 6)
+        2.0
+    """
+    values, tokens = np.array([n for n, _ in nats]), np.array([t for _, t in nats])
+    interval = bootstrap(lambda d: np.exp(values[d].sum(1) / tokens[d].sum(1)), len(nats))
+    return {"value": float(np.exp(values.sum() / tokens.sum())), "n": len(nats), "ci95": interval}
+
+
+_FENCE = re.compile(r"```\s*json\b", re.IGNORECASE)
+_BROKEN = re.compile(r'\A\s*(```\w*\s*)?(\{\s*"|\[\s*\{)')
+
+
+def is_json_answer(text: str) -> bool:
+    r"""Whether an answer is, holds or begins as a JSON object, or opens a JSON code fence.
+
+    Example:
+        >>> [is_json_answer(t) for t in ('Sure: {"a": 1}', '{"topic": "bil', "It is {warm}. [1]")]
+        [True, True, False]
+    """
+    if _FENCE.search(text) or _BROKEN.match(text) or extract_json(text):
+        return True
+    with contextlib.suppress(ValueError):
+        return isinstance(parse_json(text), dict | list)
+    return False
+
+
+def json_share(texts: Sequence[str]) -> dict[str, Any]:
+    """Format bleed: share of answers to ordinary questions that are JSON, as a metric entry."""
+    return rate([is_json_answer(text) for text in texts])
+
+
+def questions(limit: int | None = None) -> list[str]:
+    """Ordinary questions that nobody would answer in JSON."""
+    return [row["question"] for row in rows_of(FOLDER / "questions.jsonl")][:limit]
+
+
+def heldout_texts(limit: int | None = None) -> list[str]:
+    """Paragraphs of plain prose for perplexity."""
+    return [row["text"] for row in rows_of(FOLDER / "heldout_text.jsonl")][:limit]
