@@ -27,7 +27,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-tasks: str = ""  # lm-eval tasks with commas; empty: the profile's own (README of data/general)
+suite: str = ""  # lm-eval tasks with commas; empty: the profile's own (README of data/general)
 file: str = ""  # your JSONL file with question, choices, answer; replaces the tasks
 report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
 
@@ -55,7 +55,7 @@ from sft_utils import (
     preflight,
     scoring,
     sizes,
-    tasks as task_of,
+    tasks,
     tickets,
     tracking,
     training,
@@ -65,7 +65,7 @@ from sft_utils.errors import ConfigError, TemplateError, expect_error
 from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
 from sft_utils.runtime import seed_everything, start
 
-run = start("10_forgetting", profile, seed=seed, tasks=tasks, file=file, report_to=report_to)
+run = start("10_forgetting", profile, seed=seed, suite=suite, file=file, report_to=report_to)
 P, SIZE = run.profile, sizes.forgetting(run.profile)
 
 # %% [markdown]
@@ -82,7 +82,7 @@ P, SIZE = run.profile, sizes.forgetting(run.profile)
 # these numbers more than training does.
 
 # %%
-TASKS = general.task_names(P, wanted=tasks, file=file)
+TASKS = general.task_names(P, wanted=suite, file=file)
 tokenizer = modeling.load_tokenizer(P)
 base = modeling.plain_copy(P) if not P.is_gpu else modeling.load_model(P).eval()
 results = {"base": general.evaluate(base, tokenizer, tasks=TASKS, limit=SIZE.items)}
@@ -149,6 +149,7 @@ def spoken(model, questions):
 said, extra = {}, {}
 
 
+# %%
 def measure(arm, model):
     """Everything general about one state."""
     if arm not in results:
@@ -195,7 +196,7 @@ pool = tickets.prefer_handwritten(
     tickets.read_rows(handed_file(curated, "train")), max(SIZE.final_rows, SIZE.grid_rows)
 )
 val = tickets.read_rows(handed_file(curated, "val"), SIZE.val_rows)
-TASK = task_of.TICKETS
+TASK = tasks.TICKETS
 requests = [[{"role": "user", "content": r["question"]}]
             for r in tickets.read_rows("data/replay/questions.jsonl")]  # fmt: skip
 replies = generation.generate(
