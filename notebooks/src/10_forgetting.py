@@ -239,14 +239,11 @@ def served(m):
 
 
 # %%
-def train(name, conversations, rate, callbacks=()):
-    """One run from the same initial adapter; resumable, checked before the first step."""
-    rows = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
-    modeling.restore_adapter(model, initial)
-    model.train()
-    config = SFTConfig(
+def arguments(name, n_rows, rate):
+    """The recipe of all runs."""
+    return SFTConfig(
         output_dir=str(run.dir / "train" / name), learning_rate=rate,
-        max_steps=-(-len(rows) // P.effective_batch_size),
+        max_steps=-(-n_rows // P.effective_batch_size),
         per_device_train_batch_size=P.batch_size, gradient_accumulation_steps=P.grad_accumulation,
         train_sampling_strategy="group_by_length", lr_scheduler_type="cosine", warmup_steps=0.05,
         weight_decay=0.0, max_grad_norm=1.0, loss_type="chunked_nll", max_length=P.max_length,
@@ -255,8 +252,16 @@ def train(name, conversations, rate, callbacks=()):
         save_steps=P.eval_steps, save_total_limit=1, seed=seed, data_seed=seed,
         report_to=report_to, disable_tqdm=True,
     )  # fmt: skip
+
+
+# %%
+def train(name, conversations, rate, callbacks=()):
+    """One run from the same initial adapter; resumable, checked before the first step."""
+    rows = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
+    modeling.restore_adapter(model, initial)
+    model.train()
     trainer = SFTTrainer(
-        model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        model, arguments(name, len(rows), rate), train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         callbacks=[training.Progress(run.progress_file), *callbacks],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
