@@ -261,7 +261,8 @@ def train(name, conversations, rate, callbacks=()):
     modeling.restore_adapter(model, initial)
     model.train()
     trainer = SFTTrainer(
-        model, arguments(name, len(rows), rate), train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
+        model, arguments(name, len(rows), rate), train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
         callbacks=[training.Progress(run.progress_file), *callbacks],
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
