@@ -1,0 +1,39 @@
+"""Sizes of single tracks: every profile has them, and answers have room."""
+
+import dataclasses
+
+import pytest
+
+from sft_utils import dialogues, reasoning, sizes
+from sft_utils.config import PROFILES, get_profile
+
+TRACKS = (sizes.structured, sizes.reasoning, sizes.dialogues, sizes.forgetting)
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_has_sizes(track, name):
+    values = [v for v in dataclasses.astuple(track(get_profile(name))) if not isinstance(v, tuple)]
+    assert min(values) > 0
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_smoke_is_smaller_than_cpu_and_gpu_is_larger(track):
+    smoke, cpu, gpu = (dataclasses.asdict(track(get_profile(n))) for n in ("smoke", "cpu", "gpu-24gb"))
+    for name, value in cpu.items():
+        if isinstance(value, int):
+            assert smoke[name] <= value <= gpu[name], name
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu-24gb"])
+def test_gold_answers_fit_into_the_limit(name, tokenizer):
+    limit = sizes.reasoning(get_profile(name))
+    items = reasoning.read(
+        train_rows=2000, test_rows=200, seed=1, domains=reasoning.DOMAINS,
+        max_difficulty=limit.max_difficulty,
+    )  # fmt: skip
+    texts = [i.completion() for i in items.train + items.asked()]
+    assert max(len(ids) for ids in tokenizer(texts)["input_ids"]) < limit.new_tokens
+    replies = [t.reply for d in dialogues.read("test") for t in d.turns]
+    longest = max(len(ids) for ids in tokenizer(replies)["input_ids"])
+    assert longest < sizes.dialogues(get_profile(name)).new_tokens
