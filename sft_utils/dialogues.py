@@ -13,6 +13,7 @@ from typing import Any
 from sft_utils.artifacts import ROOT, sha256_text
 from sft_utils.chat import Message
 from sft_utils.clusters import cluster_difference, cluster_rate
+from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import Answer
@@ -30,6 +31,27 @@ _NUMBERS = {
     "11": "eleven elf onze once", "12": "twelve zwölf douze doce",
 }  # fmt: skip
 """Small numbers as words: a reply may say "four" for 4."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """07: dialogues unless a unit is given; both of a pair count."""
+
+    train_rows: int
+    test_rows: int
+    new_tokens: int  # the longest gold reply has fewer
+
+
+SIZES = {
+    "smoke": Sizes(train_rows=12, test_rows=4, new_tokens=16),
+    "cpu": Sizes(train_rows=240, test_rows=40, new_tokens=48),
+    "gpu": Sizes(train_rows=384, test_rows=112, new_tokens=64),
+}
+
+
+def sizes(profile: Profile) -> Sizes:
+    """Sizes of 07; all GPU profiles share one set."""
+    return SIZES["gpu" if profile.is_gpu else profile.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,36 @@ ASKED = {
 }
 """Task -> what the user says, and how the answer begins. Written a second time on purpose: the
 task files say the same to lm-eval, and tests/parity compares the prompts that come out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """10: rows unless a unit is given."""
+
+    grid_rows: int  # mails of each grid run
+    final_rows: int  # mails of the run that is promoted, and of its twin without replay
+    val_rows: int  # mails that score a grid run
+    test_rows: int
+    grid_items: int  # general items of each task for a grid run
+    items: int  # general items of each task before and after; 400 are all
+    questions: int  # ordinary questions that measure format bleed
+    rates: tuple[float, ...]
+    shares: tuple[float, ...]  # replay rows as a share of all rows
+
+
+SIZES = {
+    "smoke": Sizes(grid_rows=4, final_rows=8, val_rows=2, test_rows=4, grid_items=2, items=4,
+                        questions=4, rates=(2e-3,), shares=(0.0, 0.3)),
+    "cpu": Sizes(grid_rows=120, final_rows=320, val_rows=24, test_rows=120, grid_items=48,
+                      items=400, questions=60, rates=(1e-3, 4e-3), shares=(0.0, 0.15, 0.4)),
+    "gpu": Sizes(grid_rows=512, final_rows=2048, val_rows=96, test_rows=168, grid_items=200,
+                      items=400, questions=120, rates=(1e-4, 3e-4, 1e-3), shares=(0.0, 0.15, 0.4)),
+}  # fmt: skip
+
+
+def sizes(profile: Profile) -> Sizes:
+    """Sizes of 10; all GPU profiles share one set."""
+    return SIZES["gpu" if profile.is_gpu else profile.name]
 
 
 def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[str, ...]:

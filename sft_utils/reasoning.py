@@ -13,6 +13,7 @@ from typing import Any
 from sft_utils import answercheck, loading, statetraces, traces
 from sft_utils.artifacts import ROOT, sha256_text
 from sft_utils.chat import Message
+from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import Answer
@@ -25,6 +26,29 @@ KIND = {"word": "number", "code": "output", "logic": "text"}
 """Domain -> how its answers are compared; see `answercheck.equal`."""
 HELD_SHARE = 0.4
 """Items of held-out structures as a share of `test_rows`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """06: items unless a unit is given."""
+
+    train_rows: int  # of three domains together
+    test_rows: int  # of the main domain; the others get a third, held-out structures 40 %
+    sampled: int  # questions of which the base model writes four traces
+    new_tokens: int  # the longest gold trace in fine steps has 227 tokens
+    max_difficulty: int  # steps of a word problem
+
+
+SIZES = {
+    "smoke": Sizes(train_rows=24, test_rows=6, sampled=2, new_tokens=24, max_difficulty=3),
+    "cpu": Sizes(train_rows=720, test_rows=96, sampled=8, new_tokens=160, max_difficulty=3),
+    "gpu": Sizes(train_rows=2400, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5),
+}
+
+
+def sizes(profile: Profile) -> Sizes:
+    """Sizes of 06; all GPU profiles share one set."""
+    return SIZES["gpu" if profile.is_gpu else profile.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import Any
 from sft_utils import documents, outlines, schemas, tasks, taxonomy, tickets
 from sft_utils.artifacts import ROOT, sha256_text
 from sft_utils.chat import Message
+from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.generation import Answer
 from sft_utils.scoring import Score, field_counts, score
@@ -22,6 +23,26 @@ from sft_utils.scoring import Score, field_counts, score
 FOLDER = "data/structured"
 REPORT = f"{FOLDER}/report.json"
 PASSAGE = re.compile(r"^\[\d+\] (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """05: rows of data/structured; tickets come on top, one for every 14 rows."""
+
+    train_rows: int
+    group_rows: int  # held-out items of a full group
+
+
+SIZES = {
+    "smoke": Sizes(train_rows=48, group_rows=4),
+    "cpu": Sizes(train_rows=640, group_rows=48),
+    "gpu": Sizes(train_rows=1560, group_rows=96),
+}
+
+
+def sizes(profile: Profile) -> Sizes:
+    """Sizes of 05; all GPU profiles share one set."""
+    return SIZES["gpu" if profile.is_gpu else profile.name]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,6 @@ from sft_utils import (
     modeling,
     preflight,
     scoring,
-    sizes,
     structured,
     taxonomy,
     tickets,
@@ -79,7 +78,7 @@ run = start(
     "05_json_schema", profile, seed=seed, data=data, schema=schema, mapping=mapping,
     max_steps=max_steps, learning_rate=learning_rate, report_to=report_to,
 )  # fmt: skip
-P, SIZE = run.profile, sizes.structured(run.profile)
+P, SIZE = run.profile, structured.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** A base model whose tokens are masked so that only valid JSON can come out: which

@@ -62,7 +62,6 @@ from sft_utils import (
     reasoning,
     sandbox,
     scoring,
-    sizes,
     tracking,
     training,
 )  # fmt: skip
@@ -75,7 +74,7 @@ run = start(
     "06_chain_of_thought", profile, seed=seed, data=data, max_steps=max_steps,
     learning_rate=learning_rate, report_to=report_to,
 )  # fmt: skip
-P, SIZE = run.profile, sizes.reasoning(run.profile)
+P, SIZE = run.profile, reasoning.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** How many of ten word problems does the base model solve, with worked examples in

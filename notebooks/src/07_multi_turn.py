@@ -56,7 +56,6 @@ from sft_utils import (
     preflight,
     rules,
     scoring,
-    sizes,
     tracking,
     training,
 )  # fmt: skip
@@ -69,7 +68,7 @@ run = start(
     "07_multi_turn", profile, seed=seed, max_steps=max_steps, learning_rate=learning_rate,
     report_to=report_to,
 )  # fmt: skip
-P, SIZE = run.profile, sizes.dialogues(run.profile)
+P, SIZE = run.profile, dialogues.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** In which turn does the base model break its rules most? Does it find a booking

@@ -54,7 +54,6 @@ from sft_utils import (
     modeling,
     preflight,
     scoring,
-    sizes,
     tasks,
     tickets,
     tracking,
@@ -66,7 +65,7 @@ from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
 from sft_utils.runtime import seed_everything, start
 
 run = start("10_forgetting", profile, seed=seed, suite=suite, file=file, report_to=report_to)
-P, SIZE = run.profile, sizes.forgetting(run.profile)
+P, SIZE = run.profile, general.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** Which suffers more from training on ticket JSON: facts, grammar, or following

@@ -13,7 +13,7 @@ LAYERS = [
     {"traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines"},
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal", "sizes",
+    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
      "dialogues", "harness"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress",
      "general"},

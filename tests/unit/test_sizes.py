@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from sft_utils import dialogues, reasoning, sizes
+from sft_utils import dialogues, general, reasoning, structured
 from sft_utils.config import PROFILES, get_profile
 
-TRACKS = (sizes.structured, sizes.reasoning, sizes.dialogues, sizes.forgetting)
+TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes)
 
 
 @pytest.mark.parametrize("track", TRACKS)
@@ -27,7 +27,7 @@ def test_smoke_is_smaller_than_cpu_and_gpu_is_larger(track):
 
 @pytest.mark.parametrize("name", ["cpu", "gpu-24gb"])
 def test_gold_answers_fit_into_the_limit(name, tokenizer):
-    limit = sizes.reasoning(get_profile(name))
+    limit = reasoning.sizes(get_profile(name))
     items = reasoning.read(
         train_rows=2000, test_rows=200, seed=1, domains=reasoning.DOMAINS,
         max_difficulty=limit.max_difficulty,
@@ -36,4 +36,4 @@ def test_gold_answers_fit_into_the_limit(name, tokenizer):
     assert max(len(ids) for ids in tokenizer(texts)["input_ids"]) < limit.new_tokens
     replies = [t.reply for d in dialogues.read("test") for t in d.turns]
     longest = max(len(ids) for ids in tokenizer(replies)["input_ids"])
-    assert longest < sizes.dialogues(get_profile(name)).new_tokens
+    assert longest < dialogues.sizes(get_profile(name)).new_tokens
