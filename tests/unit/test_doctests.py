@@ -8,7 +8,7 @@ import pytest
 WITH_EXAMPLES = (
     "constrain", "coverage", "data", "documents", "duplicates", "errors", "filters", "generation", "grounding",
     "jsonanswers", "layouts", "loading", "nbcompare", "nbparams", "personal", "readme", "schemas",
-    "schematext", "outlines", "scoring", "taxonomy",
+    "schematext", "outlines", "handover", "preferences", "scoring", "taxonomy",
 )  # fmt: skip
 
 
