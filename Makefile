@@ -57,7 +57,7 @@ nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DAT
 	@$(nbrun) run --nb "$$NB" --profile "$$PROFILE" $(params)
 
 .PHONY: run-all
-run-all: setup ## run all notebooks in order; skips unchanged ones, continues after a failure
+run-all: setup ## run all notebooks; skips unchanged ones, a failure stops only what needs it
 	@$(nbrun) run-all --profile "$$PROFILE" $(params)
 
 .PHONY: list

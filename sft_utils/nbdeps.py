@@ -11,7 +11,7 @@ from typing import Any
 from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
 from sft_utils.errors import RunnerError
 from sft_utils.manifest import versions
-from sft_utils.nbsource import NAME, Layout, read_source
+from sft_utils.nbsource import NAME, Layout, notebook_names, read_source
 
 MODULE_NAME = re.compile(r"sft_utils((?:\.\w+)+)")
 
@@ -21,6 +21,7 @@ class Dependencies:
     """Everything whose content can change what a notebook prints."""
 
     upstream: tuple[str, ...]  # notebooks it requires, in order of their numbers
+    optional: tuple[str, ...]  # notebooks whose results it reads if they are there
     modules: tuple[str, ...]  # sft_utils modules, transitively; "chat", "preflight/batches"
     data: tuple[Path, ...]  # files under data/, absolute
 
@@ -28,9 +29,10 @@ class Dependencies:
 def dependencies(layout: Layout, notebook: str) -> Dependencies:
     """Derive the dependencies of a notebook from its code.
 
-    Upstream notebooks are the literals in `require("NN_slug", ...)`, data files the string
-    literals below data/ that exist (a folder counts with all its files), modules the
-    `sft_utils` imports, also those inside functions or named for `python -m sft_utils.x`.
+    Upstream notebooks are the literals in `require("NN_slug", ...)`; a notebook that calls
+    `recorded(...)` reads the results of all earlier ones, whatever of them is there. Data files
+    are the string literals below data/ that exist (a folder counts with all its files), modules
+    the `sft_utils` imports, also those inside functions or named for `python -m sft_utils.x`.
 
     Raises:
         RunnerError: The notebook or a module it imports is no valid Python.
@@ -47,8 +49,11 @@ def dependencies(layout: Layout, notebook: str) -> Dependencies:
         trees.append(_tree(path.read_text(encoding="utf-8"), f"sft_utils/{module}.py"))
         waiting |= set(_imports(layout, trees[-1])) - modules
     data = {path for part in trees for path in _data_files(layout, part)}
+    upstream = tuple(sorted(set(_required(tree)) - {notebook}))
+    earlier = [n for n in notebook_names(layout) if n < notebook and n not in upstream]
     return Dependencies(
-        upstream=tuple(sorted(set(_required(tree)) - {notebook})),
+        upstream=upstream,
+        optional=tuple(earlier) if "recorded" in _called(tree) else (),
         modules=tuple(sorted(modules)),
         data=tuple(sorted(data)),
     )
@@ -74,7 +79,7 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
     """One hash over all that decides a notebook's result; equal means "unchanged".
 
     Counted: the notebook's source, the modules and data files it reaches, package versions,
-    the results of upstream notebooks without their times, the profile, the parameters and
+    the results of the notebooks it reads without their times, the profile, the parameters and
     the files parameters point at.
 
     Args:
@@ -86,7 +91,7 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
     deps = dependencies(layout, notebook)
     package = layout.root / "sft_utils"
     upstream = {}
-    for name in deps.upstream:
+    for name in (*deps.upstream, *deps.optional):
         path = layout.run_file(name, profile, ".json")
         upstream[name] = _said(read_json(path)) if path.is_file() else None
     named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
@@ -154,11 +159,21 @@ def _required(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if not (isinstance(node, ast.Call) and node.args):
             continue
-        called = node.func.attr if isinstance(node.func, ast.Attribute) else None
-        called = node.func.id if isinstance(node.func, ast.Name) else called
+        called = _name(node)
         first = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
         if called == "require" and isinstance(first, str) and NAME.fullmatch(first):
             yield first
+
+
+def _called(tree: ast.AST) -> set[str | None]:
+    return {_name(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def _name(call: ast.Call) -> str | None:
+    """Name of the function called, without the module in front."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else None
 
 
 def _data_files(layout: Layout, tree: ast.AST) -> Iterator[Path]:

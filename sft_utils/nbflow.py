@@ -1,4 +1,4 @@
-"""Run notebooks in order: skip the unchanged, stop at the first failure, continue there."""
+"""Run notebooks in order: skip the unchanged; a failure stops only what needs it."""
 
 import contextlib
 import datetime
@@ -10,7 +10,7 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, storage_error, write_json
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbdeps import state_hash
+from sft_utils.nbdeps import state_hash, upstream_closure
 from sft_utils.nbexec import execute, repeat_command
 from sft_utils.nbparams import Scalar, convert, defaults, split
 from sft_utils.nbprogress import HEARTBEAT_S, say
@@ -40,7 +40,7 @@ class Outcome:
     """What became of a run."""
 
     notebook: str
-    status: str  # "ok", "unchanged" or "failed"
+    status: str  # "ok", "unchanged", "failed", or "blocked": something it requires failed
     wall_s: float  # seconds spent now; 0 for an unchanged notebook
     result: Mapping[str, Any]  # the result JSON; empty after a failure
 
@@ -186,22 +186,32 @@ def run_all(
     cell_timeout_s: int | None = None,
     show: Callable[[str], None] = say,
 ) -> list[Outcome]:
-    """Run all in order up to the first failure; the same call afterwards continues there.
+    """Run all in order; a failure blocks what requires it, and nothing else.
+
+    The same call afterwards runs what failed, was blocked or has changed.
 
     Returns:
-        One outcome per notebook reached; the last one has status "failed" after a failure,
-        whose message has been shown.
+        One outcome per notebook. The message of each failure has been shown.
     """
-    outcomes = []
+    outcomes: list[Outcome] = []
+    lost: set[str] = set()
     for run in runs:
         try:
+            missing = sorted(lost & set(upstream_closure(run.layout, run.notebook)))
+            if missing:
+                lost.add(run.notebook)
+                needs = ", ".join(name.split("_")[0] for name in missing)
+                show(f"{run.notebook} [{run.profile}] not run: it needs {needs}, which failed")
+                outcomes.append(
+                    Outcome(notebook=run.notebook, status="blocked", wall_s=0.0, result={})
+                )
+                continue
             outcome = run_one(run, models, force=force, cell_timeout_s=cell_timeout_s, show=show)
         except (RunnerError, ConfigError) as error:
             show(str(error))
             outcome = Outcome(notebook=run.notebook, status="failed", wall_s=0.0, result={})
+            lost.add(run.notebook)
         outcomes.append(outcome)
-        if outcome.status == "failed":
-            break
     return outcomes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, storage_error
 from sft_utils.errors import ConfigError
-from sft_utils.nbdeps import upstream_closure
+from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Run, lock, run_one
 from sft_utils.nbparams import convert, defaults
 from sft_utils.nbprogress import say
@@ -69,6 +69,8 @@ def replay(layout: Layout, recorded: Mapping[str, Any], models: dict[str, str]) 
                 layout, there, name, profile
             ):
                 run_one(run, models)
+        for name in dependencies(layout, notebook).optional:
+            hand_over(layout, there, name, profile)
         run = Run(layout=there, notebook=notebook, profile=profile, params=params)
         return dict(run_one(run, models, force=True).result)
 

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("run", "run one notebook")
     one.add_argument("--nb", required=True, help="number or full name")
-    every = add("run-all", "run all notebooks in order; skip unchanged, stop at a failure")
+    every = add("run-all", "run all notebooks in order; a failure stops what needs it")
     for command in (one, every):
         command.add_argument(
             "--param", action="append", default=[], help="name=value, or several, shell-quoted"
@@ -115,7 +115,10 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
     say(summary(outcomes))
     failed = [o.notebook for o in outcomes if o.status == "failed"]
     if failed:
-        say(f"stopped at {failed[0]}; the same command continues there")
+        blocked = [o.notebook for o in outcomes if o.status == "blocked"]
+        rest = f"; not run because of that: {', '.join(blocked)}" if blocked else ""
+        say(f"failed: {', '.join(failed)}{rest}")
+        say("the same command continues with these")
     return 1 if failed else 0
 
 
@@ -159,8 +162,10 @@ def _list(options: argparse.Namespace, layout: Layout) -> int:
     for notebook in notebook_names(layout):
         seconds = expected_s(layout, notebook, options.profile)
         time = "time unknown" if seconds is None else f"about {clock(seconds)}"
-        needs = ", ".join(name[:2] for name in dependencies(layout, notebook).upstream)
-        say(f"{notebook}  {question(layout, notebook)}  ({time}; needs {needs or 'nothing'})")
+        deps = dependencies(layout, notebook)
+        needs = ", ".join(name[:2] for name in deps.upstream) or "nothing"
+        reads = ", reads whatever has run" if deps.optional else ""
+        say(f"{notebook}  {question(layout, notebook)}  ({time}; needs {needs}{reads})")
     return 0
 
 

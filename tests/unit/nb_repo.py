@@ -133,3 +133,45 @@ def write_result(path: Path, **changes: Any) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result | changes))
     return result | changes
+
+THIRD = """# %% [markdown]
+# # 02 · Does it need neither?
+
+# %% tags=["parameters"]
+profile: str = "cpu"  # any
+
+# %%
+from sft_utils import tiny
+
+# %%
+tiny.save("02_third", profile, 0.25, parameters={"profile": profile})
+"""
+
+REPORT = """# %% [markdown]
+# # 03 · What is there to report?
+
+# %% tags=["parameters"]
+profile: str = "cpu"  # any
+
+# %%
+from sft_utils import tiny
+
+# %%
+seen = tiny.recorded(profile)
+tiny.save("03_report", profile, len(seen) / 10, parameters={"profile": profile}, seen=seen)
+"""
+
+RECORDED = """
+
+def recorded(profile):
+    files = sorted(pathlib.Path(os.environ["SFT_RUNS"], profile).glob("0[0-2]_*.json"))
+    return [p.stem for p in files if p.stem.count(".") == 0]
+"""
+
+
+def add_report(layout: Layout) -> None:
+    """Two more notebooks: one that requires nothing, one that reads whatever has run."""
+    for name, text in {"02_third": THIRD, "03_report": REPORT}.items():
+        (layout.root / f"notebooks/src/{name}.py").write_text(text, encoding="utf-8")
+    tiny = layout.root / "sft_utils/tiny.py"
+    tiny.write_text(tiny.read_text(encoding="utf-8") + RECORDED, encoding="utf-8")

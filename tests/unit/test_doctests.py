@@ -7,10 +7,10 @@ import pytest
 
 WITH_EXAMPLES = (
     "answercheck", "clusters", "constrain", "coverage", "data", "dialogues", "documents",
-    "duplicates", "errors", "filters", "general", "generation", "grounding", "jsonanswers",
-    "languages", "layouts", "loading", "nbcompare", "nbparams", "outlines", "personal", "puzzles",
-    "readme", "rules", "sandbox", "schemas", "schematext", "scoring", "statetraces", "taxonomy",
-    "tracefaults", "traces",
+    "duplicates", "errors", "filters", "general", "generation", "grounding", "handover",
+    "jsonanswers", "languages", "layouts", "loading", "nbcompare", "nbparams", "outlines",
+    "personal", "preferences", "puzzles", "readme", "rules", "sandbox", "schemas", "schematext",
+    "scoring", "statetraces", "taxonomy", "tracefaults", "traces",
 )  # fmt: skip
 
 

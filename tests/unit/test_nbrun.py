@@ -14,7 +14,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from nb_repo import MODELS, edit, make_repo, write_result
+from nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 from sft_utils import nbrun
 from sft_utils.errors import ConfigError, RunnerError
@@ -194,7 +194,7 @@ def test_after_a_failure_the_same_command_continues_there(done, capsys):
         "at Cell In[",
         "notebook so far: outputs/runs/cpu/01_second.ipynb",
         "repeat just this one: make nb NB=01 PROFILE=cpu",
-        "stopped at 01_second",
+        "failed: 01_second",
     ):
         assert part in text
     assert "Traceback" not in text
@@ -203,6 +203,27 @@ def test_after_a_failure_the_same_command_continues_there(done, capsys):
     edit(done, "notebooks/src/01_second.py", '    raise KeyError("lost")', "    return x / 2")
     assert nbrun.main(["run-all"], done) == 0
     assert started(capsys.readouterr().out) == ["01_second"]
+
+
+def test_a_failure_stops_only_what_requires_it(layout, capsys):
+    """00 fails: 01 requires it and is blocked, 02 and the report run; the table names all four."""
+    add_report(layout)
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", 'raise KeyError("lost")\ntiny.save(')
+    assert nbrun.main(["run-all"], layout) == 1
+    text = capsys.readouterr().out
+    assert started(text) == ["00_first", "02_third", "03_report"]
+    table = {line.split()[0]: line.split()[1] for line in text.splitlines() if line[:2].isdigit()
+             and " failed at " not in line and "[cpu]" not in line}  # fmt: skip
+    assert table == {"00_first": "failed", "01_second": "blocked", "02_third": "ok", "03_report": "ok"}
+    assert "01_second [cpu] not run: it needs 00, which failed" in text
+    assert "failed: 00_first; not run because of that: 01_second" in text
+    report = json.loads(layout.run_file("03_report", "cpu", ".json").read_text())
+    assert report["seen"] == ["02_third"]
+    edit(layout, "notebooks/src/00_first.py", 'raise KeyError("lost")\n', "")
+    assert nbrun.main(["run-all"], layout) == 0
+    assert started(capsys.readouterr().out) == ["00_first", "01_second", "03_report"]
+    report = json.loads(layout.run_file("03_report", "cpu", ".json").read_text())
+    assert report["seen"] == ["00_first", "01_second", "02_third"], "new results must be read"
 
 
 def test_the_frame_in_our_module_is_named(layout):

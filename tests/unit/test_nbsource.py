@@ -2,7 +2,7 @@
 
 import nbformat
 import pytest
-from nb_repo import FIRST, MODELS, SECOND, edit, make_repo, write_result
+from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import dependencies, state_hash, upstream_closure
@@ -151,6 +151,18 @@ def test_dependencies_are_derived(layout):
     assert found.modules == ("constants", "tiny", "unused")
     assert found.data == (layout.root / "data/rows.jsonl",)
     assert dependencies(layout, "00_first").modules == ("constants", "tiny")
+
+
+def test_what_reads_recorded_runs_depends_on_all_earlier_ones_and_needs_none(layout):
+    add_report(layout)
+    found = dependencies(layout, "03_report")
+    assert found.upstream == ()
+    assert found.optional == ("00_first", "01_second", "02_third")
+    assert upstream_closure(layout, "03_report") == []
+    assert dependencies(layout, "02_third").optional == ()
+    before = state_hash(layout, "03_report", "cpu", {})
+    write_result(layout.run_file("02_third", "cpu", ".json"))
+    assert state_hash(layout, "03_report", "cpu", {}) != before
 
 
 def test_a_module_launched_by_name_counts(layout):

@@ -1,0 +1,230 @@
+"""What lies beside the results: data and model cards, tracking runs, hashes, costs, the runbook."""
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file
+from sft_utils.errors import HandoffError
+
+HASHES = ("config", "data", "template", "tokenizer", "base_weights", "lock", "code")
+SHARED = ("template", "tokenizer", "base_weights", "lock")  # one pipeline has one of each
+
+RUNBOOK = (
+    ("make setup", "the pinned environment and the base model, verified by hash"),
+    ("make test", "the package on this machine, before anything is trained"),
+    ("make nb NB=01 PROFILE={profile}", "curate the new mails; read the funnel before going on"),
+    (
+        "make nb NB=03 PROFILE={profile}",
+        "train, gate and promote; or DATA=rows.jsonl for your file",
+    ),
+    ("make run-all PROFILE={profile}", "the other tracks; a failure stops only what needs it"),
+    ("make regress PROFILE={profile}", "compare with the committed numbers; explain what moved"),
+    ("make nb NB=11 PROFILE={profile}", "this report again, from the new runs"),
+    ("make reproduce RUN={run}", "replay the adapter's run; it must come out equal"),
+    ("make publish PROFILE={profile}", "new baseline and README tables, once the change is wanted"),
+)
+"""Command and purpose, in order; `{run}` is the run id of 03, `{profile}` that of the report."""
+
+FORMULA = "FLOPs = 4 N D + 6 A D (N frozen base parameters, A adapter parameters, D tokens trained)"
+"""Forward costs 2 FLOPs per parameter and token, backward 2 for activations and 2 for weight
+gradients; frozen weights need no weight gradient. Attention scores are left out (small at these
+lengths), and the vocabulary projection counts in full although only supervised tokens need it."""
+
+
+def data_cards(folder: Path = ROOT / "data") -> list[dict[str, Any]]:
+    """What each data set says about itself, and what its files hold now.
+
+    Returns:
+        name, title, about (first paragraph), licence, files (name, rows, sha256) per data card.
+    """
+    cards = []
+    for path in sorted(folder.glob("*/README.md")):
+        text = path.read_text(encoding="utf-8")
+        title = re.search(r"(?m)^# (.+)$", text)
+        blocks = [b for b in text[title.end() if title else 0 :].split("\n\n") if b.strip()]
+        licence = re.search(r"(?i)licence[^.]{0,80}?(CC-BY-4\.0|CC0-1\.0|Apache-2\.0|MIT)", text)
+        cards.append(
+            {
+                "name": path.parent.name,
+                "title": title[1].removeprefix("Data card: ") if title else path.parent.name,
+                "about": " ".join(blocks[0].split()).replace("**", "") if blocks else "",
+                "licence": licence[1] if licence else "not stated",
+                "files": [
+                    {"name": p.name, "rows": _lines(p), "sha256": sha256_file(p)}
+                    for p in sorted(path.parent.glob("*.jsonl"))
+                ],
+            }
+        )
+    return cards
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as handle:
+        return sum(1 for line in handle if line.strip())
+
+
+def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """One card per adapter that a run handed on; says whether the files are still those."""
+    cards = []
+    for name, result in results.items():
+        if "adapter" not in result.get("files", {}):
+            continue
+        card = {
+            "notebook": name,
+            "run_id": result["run_id"],
+            "sha256": result["files"]["adapter"]["sha256"],
+            "path": result["files"]["adapter"]["path"],
+            "data": result["manifest"].get("data", ""),
+            "headline": {result["headline"]: result["metrics"][result["headline"]]},
+        }
+        try:
+            folder = handed_file(result, "adapter")
+        except HandoffError as error:
+            cards.append({**card, "files": f"not usable: {error}"})
+            continue
+        config = read_json(folder / "adapter_config.json")
+        beside = folder / "manifest.json"
+        trained = read_json(beside) if beside.is_file() else {}
+        cards.append(
+            {
+                **card,
+                "files": "present, hash verified",
+                "base_model": config["base_model_name_or_path"],
+                "base_revision": config.get("revision"),
+                "rank": config["r"],
+                "alpha": config["lora_alpha"],
+                "target_modules": sorted(config["target_modules"]),
+                "parameters": parameters(folder / "adapter_model.safetensors"),
+                **{k: trained[k] for k in ("promoted_step", "learning_rate") if k in trained},
+            }
+        )
+    return cards
+
+
+def parameters(path: Path) -> int:
+    """Parameters in a safetensors file, from its header.
+
+    Source: github.com/huggingface/safetensors, Format (8 bytes length, then JSON)
+    """
+    with path.open("rb") as handle:
+        (size,) = struct.unpack("<Q", handle.read(8))
+        header = json.loads(handle.read(size))
+    return sum(math.prod(t["shape"]) for k, t in header.items() if k != "__metadata__")
+
+
+def base_parameters(source: str) -> int | None:
+    """Parameters of a base model in a local folder; None for a hub id."""
+    files = sorted(Path(source).glob("*.safetensors"))
+    return sum(map(parameters, files)) if files else None
+
+
+def tracking_runs(profile: str, results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """W&B runs in the run folders, newest first; `current` marks those of the recorded results."""
+    runs = []
+    for path in runs_dir(profile).glob("*/tracking/wandb/*run-*"):
+        match = re.fullmatch(r"(offline-)?run-(\d{8})_(\d{6})-(\w+)", path.name)
+        if not match:
+            continue
+        notebook = path.parents[2].name
+        day, clock = match[2], match[3]
+        runs.append(
+            {
+                "notebook": notebook,
+                "id": match[4],
+                "started": f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}",
+                "mode": "offline" if match[1] else "online",
+                "current": results.get(notebook, {}).get("run_id") == match[4],
+            }
+        )
+    return sorted(runs, key=lambda r: (r["started"], r["id"]), reverse=True)
+
+
+def manifests(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Run ids and hashes of every result, versions, and what the tracks do not share."""
+    runs, values = [], {key: {} for key in SHARED}
+    versions: dict[str, dict[str, list[str]]] = {}
+    for name, result in results.items():
+        facts = result["manifest"]
+        git = facts.get("git", {})
+        runs.append(
+            {
+                "notebook": name,
+                "run_id": result["run_id"],
+                "seed": facts.get("seed"),
+                "commit": git.get("commit", "unknown"),
+                "dirty": git.get("dirty"),
+                **{key: facts.get(key, "") for key in HASHES},
+            }
+        )
+        for key in SHARED:
+            if facts.get(key):
+                values[key].setdefault(facts[key], []).append(name[:2])
+        for package, version in facts.get("versions", {}).items():
+            versions.setdefault(package, {}).setdefault(version, []).append(name[:2])
+    return {
+        "runs": runs,
+        "versions": dict(sorted(versions.items())),
+        "differs": {key: found for key, found in values.items() if len(found) > 1},
+    }
+
+
+def costs(
+    profile: str, results: Mapping[str, dict[str, Any]], n_base: int | None
+) -> list[dict[str, Any]]:
+    """Seconds, memory, steps, tokens and FLOPs of each recorded run.
+
+    Tokens and steps are those of the trainer's own log (the last checkpoint of each training);
+    bare loops such as range tests and all generation are in the seconds only.
+
+    Args:
+        profile: Name of the profile, for the run folders.
+        results: By full name.
+        n_base: Parameters of the base model; None leaves FLOPs out.
+    """
+    rows = []
+    for name, result in results.items():
+        tokens, steps = _trained(runs_dir(profile) / name)
+        adapter = runs_dir(profile) / name / "adapter" / "adapter_model.safetensors"
+        flops = None
+        if tokens and n_base and adapter.is_file():
+            flops = 4 * n_base * tokens + 6 * parameters(adapter) * tokens
+        rows.append(
+            {
+                "notebook": name,
+                "seconds": result.get("wall_s"),
+                "peak_gib": result.get("peak_rss_gib"),
+                "hardware": result.get("hardware"),
+                "steps": steps,
+                "tokens": tokens,
+                "flops": flops,
+            }
+        )
+    return rows
+
+
+def _trained(folder: Path) -> tuple[int | None, int | None]:
+    """Tokens and optimizer steps of all trainings below a run folder."""
+    last: dict[Path, tuple[int, int]] = {}
+    for path in folder.glob("**/checkpoint-*/trainer_state.json"):
+        state = read_json(path)
+        counted = [int(e["num_tokens"]) for e in state["log_history"] if "num_tokens" in e]
+        if counted:
+            entry = (int(state["global_step"]), counted[-1])
+            last[path.parents[1]] = max(last.get(path.parents[1], entry), entry)
+    if not last:
+        return None, None
+    return sum(t for _, t in last.values()), sum(s for s, _ in last.values())
+
+
+def runbook(profile: str, results: Mapping[str, dict[str, Any]]) -> list[dict[str, str]]:
+    """Commands to train again, with the names of this report filled in."""
+    run = next((r["run_id"] for n, r in results.items() if n.startswith("03_")), "ID")
+    return [
+        {"command": c.format(profile=profile, run=run), "purpose": p.format(profile=profile)}
+        for c, p in RUNBOOK
+    ]

@@ -1,0 +1,336 @@
+"""The report says what was recorded, with n and interval, and nothing else."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from nb_repo import write_result
+
+from sft_utils import handfiles, handover, handpage, preferences
+from sft_utils.artifacts import ROOT, read_json, sha256_path
+from sft_utils.config import PROFILES
+from sft_utils.errors import DataError, HandoffError
+
+RECORDED = sorted((ROOT / "outputs" / "reference" / "cpu").glob("*.json"))
+
+
+def metric(value, low, high, n=8):
+    return {"value": value, "n": n, "ci95": [low, high]}
+
+
+PAIR = {
+    "base.field_f1": metric(0.25, 0.1, 0.4),
+    "tuned.field_f1": metric(0.75, 0.6, 0.9),
+    "tuned_minus_base.field_f1": metric(0.5, 0.3, 0.7),
+    "tuned_minus_base.general_nll": metric(0.5, 0.3, 0.7),
+    "train.steps": {"value": 7},
+}
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Recorded runs at smoke: 03 with a difference, 05 that failed; nothing else."""
+    monkeypatch.setenv("SFT_RUNS", str(tmp_path))
+    facts = {"data": "d", "template": "t", "base_weights": "b", "versions": {"trl": "1.14.2"}}
+    common = {"profile": "smoke", "headline": "tuned.field_f1", "readme_metrics": [], "metrics": PAIR}
+    write_result(tmp_path / "smoke/03_qlora_single_gpu.json", notebook="03_qlora_single_gpu",
+                 passed=True, manifest=facts, **common)  # fmt: skip
+    broken = {"name": "it works", "value": 0, "bound": "== 1", "passed": False}
+    write_result(tmp_path / "smoke/05_json_schema.json", notebook="05_json_schema", passed=False,
+                 checks=[broken], manifest=facts | {"template": "other"}, **common)  # fmt: skip
+    return tmp_path / "smoke"
+
+
+def report():
+    results = handover.recorded("smoke")
+    return {
+        "profile": "smoke", "tracks": handover.tracks(results, "11_report"),
+        "next_step": {"decision": "none", "metrics": {}, "failure_split": {}},
+        "costs": handfiles.costs("smoke", results, 1000), "base_parameters": 1000,
+        "flops_formula": handfiles.FORMULA, "data_cards": handfiles.data_cards(),
+        "model_cards": handfiles.model_cards(results),
+        "tracking_runs": handfiles.tracking_runs("smoke", results),
+        "manifests": handfiles.manifests(results),
+        "runbook": handfiles.runbook("smoke", results), "limits": handover.limits(),
+    }  # fmt: skip
+
+
+def test_missing_and_failed_tracks_are_named(runs):
+    states = {t["number"]: t["status"] for t in report()["tracks"]}
+    assert states == {**dict.fromkeys(handover.TRACKS, "not run"), "03": "measured", "05": "checks failed"}
+    text = handpage.page(report())
+    assert text.count("not run</p>") == len(handover.TRACKS) - 2
+    assert "Failed: it works" in text
+    assert "Not all tracks share one template" in text
+
+
+def test_a_track_whose_input_failed_is_marked(runs):
+    path = runs / "03_qlora_single_gpu.json"
+    for name in ("00_is_sft_the_right_tool", "01_data_preparation"):
+        write_result(runs / f"{name}.json", notebook=name, profile="smoke", headline="tuned.f1")
+    gone = {t["number"]: t.get("inputs_gone") for t in report()["tracks"]}
+    assert gone["03"] == []
+    (runs / "01_data_preparation.json").unlink()
+    assert {t["number"]: t.get("inputs_gone") for t in report()["tracks"]}["03"] == ["01"]
+    path.write_text(path.read_text().replace('"passed": true', '"passed": false', 1))
+
+
+def test_only_results_of_this_notebook_and_profile_count(runs):
+    (runs / "times.json").write_text("{}")
+    (runs / "03_qlora_single_gpu.state.json").write_text("{}")
+    assert list(handover.recorded("smoke")) == ["03_qlora_single_gpu", "05_json_schema"]
+    write_result(runs / "06_other.json", notebook="06_other", profile="cpu")
+    with pytest.raises(HandoffError, match="06_other at cpu: it was copied"):
+        handover.recorded("smoke")
+    (runs / "06_other.json").write_text("{half")
+    with pytest.raises(HandoffError, match="06_other.json is no result"):
+        handover.recorded("smoke")
+
+
+def test_readings():
+    def reads(name, **change):
+        found = handover.claim({**PAIR, **change}, name)
+        return found and found["reading"]
+
+    f1 = "tuned_minus_base.field_f1"
+    assert reads(f1) == "better"
+    assert reads("tuned_minus_base.general_nll") == "worse", "losing likelihood is no gain"
+    assert reads(f1, **{f1: metric(0.5, -0.1, 0.9)}) == "no difference"
+    assert reads(f1, **{f1: metric(-0.5, -0.9, -0.1)}) == "worse"
+    assert reads(f1, **{f1: {"value": 0.5, "n": 8}}) == "single measurement"
+    assert reads("train.steps") == "single measurement"
+    assert reads("base_minus_tuned.field_f1") == "worse: the intervals do not touch"
+    near = {"tuned.field_f1": metric(0.45, 0.3, 0.6)}
+    assert reads("base_minus_tuned.field_f1", **near) == "the intervals touch"
+    assert reads("tuned_minus_few_shot.field_f1") is None, "an arm is missing, nothing is guessed"
+
+
+def test_the_best_prompt_is_the_best_untrained_arm():
+    metrics = {"base.f": metric(0.1, 0, 1), "few_shot_8.f": metric(0.4, 0, 1), "few_shot.f": metric(0.3, 0, 1),
+               "base_constrained.f": metric(0.6, 0, 1), "tuned.f": metric(0.9, 0, 1)}  # fmt: skip
+    assert handover.best_prompt(metrics, "f") == "few_shot_8"
+    assert handover.best_prompt(metrics, "g") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "entry", "said"),
+    [
+        ("tuned.field_f1", metric(0.8, 0.6, 0.9), "its arms say 0.550"),
+        ("tuned_minus_base.field_f1", metric(0.55, 0.3, 0.7), "recorded as 0.550"),
+        ("tuned.field_f1", metric(0.95, 0.6, 0.9), "outside its interval"),
+        ("tuned.field_f1", metric(0.75, 0.6, 0.9, n=None), "an interval without n"),
+        ("tuned.field_f1", {"value": float("nan")}, "is no number"),
+        ("tuned.field_f1", {"value": "0.75"}, "is no number"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_found(name, entry, said):
+    assert handover.faults({"metrics": PAIR}) == []
+    assert any(said in fault for fault in handover.faults({"metrics": {**PAIR, name: entry}}))
+
+
+def test_arms_on_other_items_do_not_bind_a_difference():
+    other = {**PAIR, "tuned.field_f1": metric(0.8, 0.6, 0.9, n=4)}
+    assert handover.faults({"metrics": other}) == []
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[p.stem for p in RECORDED])
+def test_committed_results_are_sound_and_have_claims(path):
+    result = read_json(path)
+    if result["notebook"].startswith("11"):
+        return
+    assert handover.faults(result) == []
+    shown = handover.claims(result["notebook"][:2], result)
+    assert shown
+    for claim in shown:
+        side = claim["difference"] or claim["after"]
+        assert side.get("n") or claim["reading"] == "single measurement", claim["name"]
+
+
+def test_named_claims_exist_in_the_committed_results():
+    """A claim that no run holds any more would silently leave the report."""
+    for path in RECORDED:
+        metrics = read_json(path)["metrics"]
+        for name in handover.TRACKS.get(path.stem[:2], ("", ()))[1]:
+            if not name.startswith("*"):
+                assert handover.claim(metrics, name), f"{path.stem}: {name}"
+
+
+def test_failures_are_split_exactly():
+    metrics = {"tuned.schema_valid": metric(0.9, 0, 1, n=40), "tuned.exact_match": metric(0.5, 0, 1, n=40)}
+    found = handover.failure_split(metrics, "tuned")
+    assert (found["value"], found["n"]) == (4 / 20, 20)
+    assert found["ci95"][0] < 0.2 < found["ci95"][1]
+    assert handover.failure_split(metrics, "base") is None
+    perfect = {**metrics, "tuned.schema_valid": metric(1.0, 0, 1), "tuned.exact_match": metric(1.0, 0, 1)}
+    assert handover.failure_split(perfect, "tuned") is None
+
+
+def test_every_notebook_states_its_limits():
+    names = {p.stem for p in (ROOT / "notebooks/src").glob("[0-9]*.py")}
+    found = handover.limits()
+    assert set(found) == names
+    assert all(len(text) > 60 and "**" not in text for text in found.values())
+
+
+class Page(HTMLParser):
+    """Tags, attributes and visible text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.text, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_the_page_stands_alone_and_is_accessible(runs):
+    text = handpage.page(report())
+    page = Page(text)
+    names = [tag for tag, _ in page.tags]
+    assert not {"script", "link", "img", "iframe"} & set(names)
+    assert not re.search(r"url\(|@import|https?://", text)
+    assert page.tags[0] == ("html", {"lang": "en"})
+    assert any(t == "meta" and a.get("name") == "viewport" for t, a in page.tags)
+    assert "prefers-color-scheme:dark" in text
+    assert "@media print" in text
+    links = [a["href"][1:] for t, a in page.tags if t == "a"]
+    assert links
+    assert set(links) <= set(page.ids)
+    assert names.count("table") == names.count("caption") > 5
+    assert all(a.get("scope") in ("row", "col") for t, a in page.tags if t == "th")
+    drawn = [a for t, a in page.tags if t == "svg"]
+    assert drawn
+    assert all(a["role"] == "img" and a["aria-label"] for a in drawn)
+    assert names.count("desc") == len(drawn)
+
+
+def test_every_number_of_a_claim_comes_from_the_json(runs):
+    """Change one value in the JSON: the old number is gone, the new one is there."""
+    value = json.loads(json.dumps(report()))
+    before = handpage.page(value)
+    assert "0.750" in before
+    assert "0.777" not in before
+    changed = json.loads(json.dumps(value).replace("0.75", "0.777"))
+    after = handpage.page(changed)
+    assert "0.750" not in after
+    assert "0.777" in after
+
+
+def test_hostile_text_stays_text(runs):
+    path = runs / "03_qlora_single_gpu.json"
+    bad = "<script>alert(1)</script>"
+    path.write_text(path.read_text().replace('"measured', '"x').replace("abc123", bad))
+    text = handpage.page(report())
+    assert bad not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_runbook_commands_exist():
+    """Targets and variables of every command stand in the Makefile; profiles are known."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    steps = handfiles.runbook("cpu", {"03_x": {"run_id": "abc"}})
+    assert len(steps) == len(handfiles.RUNBOOK)
+    assert any("RUN=abc" in s["command"] for s in steps)
+    for step in steps:
+        make, target, *given = step["command"].split()
+        assert make == "make"
+        assert re.search(rf"(?m)^{target}:.*##", makefile), target
+        for part in given:
+            name, value = part.split("=")
+            assert re.search(rf"(?m)^{name} \?=", makefile), name
+            if name == "PROFILE":
+                assert value in PROFILES
+            if name == "NB":
+                assert list((ROOT / "notebooks/src").glob(f"{value}_*.py")), part
+
+
+def tensors(path: Path, shapes):
+    """A safetensors file with a header and no data worth reading."""
+    header = json.dumps({f"t{i}": {"dtype": "F32", "shape": s, "data_offsets": [0, 0]}
+                         for i, s in enumerate(shapes)}).encode()  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def test_costs_follow_the_formula(runs):
+    folder = runs / "03_qlora_single_gpu"
+    tensors(folder / "adapter/adapter_model.safetensors", [[4, 3], [8]])
+    for step, tokens in ((2, 50), (4, 100)):
+        state = folder / f"train/checkpoint-{step}/trainer_state.json"
+        state.parent.mkdir(parents=True)
+        log = [{"step": step, "num_tokens": float(tokens)}, {"eval": 1}]
+        state.write_text(json.dumps({"global_step": step, "log_history": log}))
+    row, other = handfiles.costs("smoke", handover.recorded("smoke"), 1000)
+    assert (row["steps"], row["tokens"]) == (4, 100), "the last checkpoint, not the sum"
+    assert row["flops"] == 4 * 1000 * 100 + 6 * 20 * 100
+    assert (other["tokens"], other["flops"]) == (None, None)
+    assert handfiles.costs("smoke", handover.recorded("smoke"), None)[0]["flops"] is None
+
+
+def test_model_cards_check_the_files(runs):
+    path = runs / "03_qlora_single_gpu.json"
+    folder = runs / "03_qlora_single_gpu/adapter"
+    tensors(folder / "adapter_model.safetensors", [[2, 2]])
+    config = {"base_model_name_or_path": "tiny", "r": 4, "lora_alpha": 8, "target_modules": ["v", "q"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    result = read_json(path)
+    result["files"] = {"adapter": {"path": "outputs/adapter", "sha256": sha256_path(folder)}}
+    path.write_text(json.dumps(result))
+    card = handfiles.model_cards(handover.recorded("smoke"))[0]
+    assert (card["rank"], card["parameters"], card["files"]) == (4, 4, "present, hash verified")
+    assert "present, hash verified" in handpage.page(report())
+    wanted = {"03_qlora_single_gpu": ("adapter",)}
+    files, why = handover.inputs(handover.recorded("smoke"), wanted)
+    assert (files, why) == ({"adapter": folder}, "")
+    tensors(folder / "adapter_model.safetensors", [[2, 3]])
+    assert "was changed after" in handfiles.model_cards(handover.recorded("smoke"))[0]["files"]
+    files, why = handover.inputs(handover.recorded("smoke"), wanted)
+    assert not files
+    assert "was changed after" in why
+
+
+def test_inputs_say_why_they_are_not_there(runs):
+    results = handover.recorded("smoke")
+    assert handover.inputs(results, {"01_x": ("train",)}) == ({}, "01_x has not run")
+    assert handover.inputs(results, {"05_json_schema": ()}) == ({}, "05_json_schema holds failed checks")
+    results["03_qlora_single_gpu"]["parameters"] = {"data": "mine.jsonl"}
+    assert "a file of the reader's" in handover.inputs(results, {"03_qlora_single_gpu": ()})[1]
+
+
+def test_tracking_runs_are_listed_and_matched(runs):
+    there = runs / "03_qlora_single_gpu/tracking/wandb"
+    for name in ("offline-run-20260102_030405-abc123", "run-20260101_030405-old", "latest-run"):
+        (there / name).mkdir(parents=True)
+    found = handfiles.tracking_runs("smoke", handover.recorded("smoke"))
+    assert [(r["id"], r["mode"], r["current"]) for r in found] == [
+        ("abc123", "offline", True), ("old", "online", False),
+    ]  # fmt: skip
+    assert found[0]["started"] == "2026-01-02 03:04"
+    assert handfiles.tracking_runs("cpu", {}) == []
+    assert "<p>none</p>" in handpage.page(report() | {"tracking_runs": []})
+
+
+def test_data_cards_name_licence_and_files():
+    cards = {c["name"]: c for c in handfiles.data_cards()}
+    folders = {p.parent.name for p in (ROOT / "data").glob("*/README.md")}
+    assert set(cards) == folders
+    assert {c["licence"] for c in cards.values()} == {"CC-BY-4.0"}
+    assert all(c["about"] for c in cards.values())
+    test = next(f for f in cards["tickets"]["files"] if f["name"] == "test.jsonl")
+    assert test["rows"] == len((ROOT / "data/tickets/test.jsonl").read_text().splitlines())
+
+
+def test_pairs_need_a_wrong_answer():
+    with pytest.raises(DataError, match="one gold answer, answer and verdict per prompt"):
+        preferences.pairs([[]], [], [], [])
+    with pytest.raises(DataError, match="nothing to prefer"):
+        preferences.pairs([], [], [], [])
+    assert set(preferences.SIZES) == {"smoke", "cpu", "gpu"}
+    assert preferences.sizes(PROFILES["gpu-24gb"]) is preferences.SIZES["gpu"]
