@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file
+from sft_utils.basemodel import BUNDLED
 from sft_utils.errors import HandoffError
 
+DATA = "data/"  # named like this, all files below it count as read (nbdeps)
 HASHES = ("config", "data", "template", "tokenizer", "base_weights", "lock", "code")
 SHARED = ("template", "tokenizer", "base_weights", "lock")  # one pipeline has one of each
 
@@ -30,29 +32,32 @@ RUNBOOK = (
 )
 """Command and purpose, in order; `{run}` is the run id of 03, `{profile}` that of the report."""
 
+LICENCES = {BUNDLED: "Apache-2.0"}  # of base models; of others the card says nothing
+
 FORMULA = "FLOPs = 4 N D + 6 A D (N frozen base parameters, A adapter parameters, D tokens trained)"
 """Forward costs 2 FLOPs per parameter and token, backward 2 for activations and 2 for weight
 gradients; frozen weights need no weight gradient. Attention scores are left out (small at these
 lengths), and the vocabulary projection counts in full although only supervised tokens need it."""
 
 
-def data_cards(folder: Path = ROOT / "data") -> list[dict[str, Any]]:
+def data_cards() -> list[dict[str, Any]]:
     """What each data set says about itself, and what its files hold now.
 
     Returns:
         name, title, about (first paragraph), licence, files (name, rows, sha256) per data card.
     """
     cards = []
-    for path in sorted(folder.glob("*/README.md")):
+    for path in sorted((ROOT / DATA).glob("*/README.md")):
         text = path.read_text(encoding="utf-8")
         title = re.search(r"(?m)^# (.+)$", text)
         blocks = [b for b in text[title.end() if title else 0 :].split("\n\n") if b.strip()]
         licence = re.search(r"(?i)licence[^.]{0,80}?(CC-BY-4\.0|CC0-1\.0|Apache-2\.0|MIT)", text)
+        name = title[1].removeprefix("Data card: ") if title else path.parent.name
         cards.append(
             {
                 "name": path.parent.name,
-                "title": title[1].removeprefix("Data card: ") if title else path.parent.name,
-                "about": " ".join(blocks[0].split()).replace("**", "") if blocks else "",
+                "title": name[:1].upper() + name[1:],
+                "about": re.sub(r"[*`]", "", " ".join(blocks[0].split())) if blocks else "",
                 "licence": licence[1] if licence else "not stated",
                 "files": [
                     {"name": p.name, "rows": _lines(p), "sha256": sha256_file(p)}
@@ -80,6 +85,7 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "sha256": result["files"]["adapter"]["sha256"],
             "path": result["files"]["adapter"]["path"],
             "data": result["manifest"].get("data", ""),
+            **made_for(name),
             "headline": {result["headline"]: result["metrics"][result["headline"]]},
         }
         try:
@@ -96,6 +102,7 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "files": "present, hash verified",
                 "base_model": config["base_model_name_or_path"],
                 "base_revision": config.get("revision"),
+                "base_licence": LICENCES.get(config["base_model_name_or_path"]),
                 "rank": config["r"],
                 "alpha": config["lora_alpha"],
                 "target_modules": sorted(config["target_modules"]),
@@ -104,6 +111,16 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return cards
+
+
+def made_for(notebook: str) -> dict[str, str]:
+    """The question a model was trained to answer and what its notebook does not show."""
+    path = ROOT / "notebooks" / "src" / f"{notebook}.py"
+    text = re.sub(r"(?m)^# ?", "", path.read_text(encoding="utf-8")) if path.is_file() else ""
+    question = re.search(r"(?m)^# \d\d · (.+)$", text)
+    limit = re.search(r"\*\*What this does not show\*\*[:.]?\s*(.+?)(?:\n\n|\Z)", text, re.S)
+    found = {"question": question, "limits": limit}
+    return {key: " ".join(match[1].split()) for key, match in found.items() if match}
 
 
 def parameters(path: Path) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sft_utils.artifacts import handed_file, read_json, runs_dir
 from sft_utils.errors import HandoffError
+from sft_utils.handfiles import made_for
 from sft_utils.nbdeps import upstream_closure
 from sft_utils.nbsource import NAME, Layout, notebook_names
 from sft_utils.readme import number
@@ -220,15 +221,13 @@ def failure_split(metrics: Mapping[str, Entry], arm: str, suffix: str = "") -> E
     return {"value": form / wrong, "n": wrong, "ci95": wilson(form, wrong)} if wrong else None
 
 
-def limits(layout: Layout | None = None) -> dict[str, str]:
+def limits() -> dict[str, str]:
     """What each notebook says it does not show, by full name, from its source."""
-    layout = layout or Layout.of()
     found = {}
-    for name in notebook_names(layout):
-        text = re.sub(r"(?m)^# ?", "", layout.source(name).read_text(encoding="utf-8"))
-        match = re.search(r"\*\*What this does not show\*\*[:.]?\s*(.+?)(?:\n\n|\Z)", text, re.S)
-        if match:
-            found[name] = " ".join(match[1].split())
+    for name in notebook_names(Layout.of()):
+        text = made_for(name).get("limits")
+        if text:
+            found[name] = text
     return found
 
 

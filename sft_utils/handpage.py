@@ -82,9 +82,14 @@ def _glance(tracks: list[Mapping[str, Any]]) -> str:
             said = [escape(label(first)), entry(first["difference"], signed=True)]
             rows.append([name, *said, _reading(first["reading"])])
         else:
-            said = [escape(one["headline"]), entry(one["metrics"][one["headline"]])]
+            said = [escape(_words(one["headline"])), entry(one["metrics"][one["headline"]])]
             rows.append([name, *said, "checks failed" if one["failed_checks"] else "measured"])
     return table(["track", "claim", "value", "reading"], rows, "At a glance")
+
+
+def _words(name: str) -> str:
+    arm, _, metric = name.partition(".")
+    return f"{metric}: {arm}".replace("_", " ")
 
 
 def _note(text: str, *, bad: bool = False) -> str:
@@ -174,7 +179,9 @@ def _data(card: Mapping[str, Any]) -> str:
 
 def _model(card: Mapping[str, Any]) -> str:
     known = {
+        "made to ask": card.get("question"),
         "base model": card.get("base_model"),
+        "its licence": card.get("base_licence"),
         "revision": card.get("base_revision"),
         "adapter": card["path"],
         "sha256": card["sha256"],
@@ -185,8 +192,14 @@ def _model(card: Mapping[str, Any]) -> str:
         "adapter parameters": f"{card['parameters']:,}" if "parameters" in card else None,
         "promoted step": card.get("promoted_step"),
         "learning rate": card.get("learning_rate"),
+        "not shown": card.get("limits"),
     }
-    rows = [[escape(k), f"<code>{escape(str(v))}</code>"] for k, v in known.items() if v]
+    prose = ("made to ask", "not shown")
+    rows = [
+        [escape(k), escape(str(v)) if k in prose else f"<code>{escape(str(v))}</code>"]
+        for k, v in known.items()
+        if v
+    ]
     rows += [[escape(k), entry(v)] for k, v in card["headline"].items()]
     name = escape(card["notebook"])
     return f"<h3>{name}</h3>" + table(["field", "value"], rows, f"run {card['run_id']}")

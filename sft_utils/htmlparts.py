@@ -45,7 +45,7 @@ table.stack td[data-label]::before{content:attr(data-label) ": ";color:var(--dim
 table.stack td:empty{display:none}}
 @media print{:root{--bg:#fff;--ink:#000;--dim:#444;--line:#bbb;--soft:#f3f3f3;--before:#666;
 --after:#0b4f8a;--good:#0f5730;--bad:#8f1d1d}body{max-width:none;font-size:11pt;padding:0}
-nav,summary{display:none}details::details-content{content-visibility:visible;block-size:auto}
+nav,details{display:none}
 tr,svg,.note{break-inside:avoid}h2,h3{break-after:avoid}}
 """
 

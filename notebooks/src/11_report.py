@@ -43,7 +43,7 @@ import copy
 import math
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from peft import PeftModel
 from transformers import BitsAndBytesConfig, PrinterCallback
 from trl import DPOConfig, DPOTrainer
@@ -73,6 +73,7 @@ run = start(
     temperature=temperature, report_to=report_to,
 )  # fmt: skip
 P, SIZE = run.profile, preferences.sizes(run.profile)
+disable_progress_bars()  # of tokenising the pairs
 
 # %% [markdown]
 # **Predict first.** Of the tuned model's wrong answers, how many break the form and how many are valid
@@ -155,10 +156,21 @@ EXAMPLE = {
     "tuned.field_f1": {"value": 0.75, "n": 8, "ci95": [0.5, 1.0]},
     "tuned_minus_base.field_f1": {"value": 0.5, "n": 8, "ci95": [0.25, 0.75]},
 }  # used where no track with a paired difference has run
-holder = next((results[t["notebook"]]["metrics"] for t in measured for c in t["claims"]
-               if c["difference"] and c["before"] and c["after"]), EXAMPLE)  # fmt: skip
-pair = next(c for c in (handover.claim(holder, n) for n in holder if "_minus_" in n)
-            if c and c["before"] and c["after"])  # fmt: skip
+
+
+def bound(entries):
+    """The first difference of a run whose two arms were scored on the same items."""
+    for name in (n for n in entries if "_minus_" in n):
+        found = handover.claim(entries, name)
+        sides = [found[s] for s in ("before", "after", "difference") if found and found[s]]
+        if len(sides) == 3 and len({s.get("n") for s in sides}) == 1:
+            return found
+
+
+# %%
+recorded_metrics = [results[t["notebook"]]["metrics"] for t in measured]
+holder = next(filter(bound, recorded_metrics), EXAMPLE)
+pair = bound(holder)
 after = f"{pair['after']['arm']}.{pair['metric']}"
 PLANTED = {
     "after raised": planted(holder, after, value=pair["after"]["value"] + 0.02, ci95=[0.0, 2.0]),
@@ -203,11 +215,13 @@ takeaway(f"All recorded runs together: {seconds:,.0f} s, {tokens:,} tokens train
 # %%
 ARMS = [("03_qlora_single_gpu", "tuned", ""), ("05_json_schema", "tuned", ""),
         ("05_json_schema", "tuned", "_unseen"), ("05_json_schema", "tuned_constrained", "_unseen")]
-splits = {}
+splits, split_names = {}, {}
 for notebook, arm, suffix in ARMS:
     found = handover.failure_split(results.get(notebook, {"metrics": {}})["metrics"], arm, suffix)
     if found:
-        splits[f"{notebook[:2]} {arm}{suffix.replace('_', ' ')}"] = found
+        shown_as = f"{notebook[:2]} {arm}{suffix.replace('_', ' ')}"
+        splits[shown_as] = found
+        split_names[shown_as] = f"{arm}.broken_form_share{suffix}_{notebook[:2]}"
 if splits:
     table([{"arm": k, "wrong answers": v["n"], "of them broken form": v} for k, v in splits.items()],
           "the rest is valid and wrong")
@@ -536,7 +550,7 @@ with checkpoint(run, headline="report.tracks_measured", readme=README[: 3 if rea
     for name, entry in step_metrics.items():
         c.metric(name, entry)
     for name, found in splits.items():
-        c.metric(f"{name.replace(' ', '_')}.broken_form_share", found)
+        c.metric(split_names[name], found)
     c.equal("recorded numbers that contradict themselves", contradictions, [])
     c.equal("planted faults that were not found", [k for k, v in PLANTED.items() if not v], [])
     c.equal("claims without n that are not marked as single", unmarked, [])
