@@ -1,0 +1,305 @@
+"""Write the weights that were trained, and say of any weights how they were made.
+
+A merge can go wrong in ways that load, answer and look healthy. `explain` compares weights with
+what a right merge and the usual wrong ones would hold, element by element, and names the one that
+fits; no text has to be generated for that.
+"""
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import storage_error, write_json
+from sft_utils.errors import ModelError
+from sft_utils.modeling import dequantised
+
+RIGHT = "dequantised training base + adapter"
+"""What an export must hold."""
+
+UNKNOWN = "weights of another origin"
+"""No hypothesis of `explain` fits: another base, another adapter, or damaged weights."""
+
+SHARD_BYTES = 4 * 2**30
+"""Largest weight file; a merge never holds more than one of them in memory."""
+
+FITS = 0.95
+"""Share of elements from which a hypothesis of a wrong merge is believed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One weight under an adapter."""
+
+    name: str  # as in the plain model, "model.layers.0.mlp.up_proj.weight"
+    base: Any  # float32, dequantised: what the forward pass of training used
+    delta: Any  # float32, scaled; None where no adapter is
+    scaling: float = 1.0  # alpha / r, already in delta
+    stored: Any = None  # the layer that holds the base, for its 4-bit format
+
+
+def parts(model: Any) -> Iterator[Part]:
+    """Every weight of a model with a LoRA adapter, one at a time.
+
+    Args:
+        model: PeftModel, its base in 4 bits or not. Tied weights come once.
+    Raises:
+        ModelError: An adapter whose delta is no plain product (DoRA, trained copies of modules).
+    """
+    base, seen = model.get_base_model(), set()
+    for path, module in base.named_modules():
+        if any(part.startswith("lora_") or part == "base_layer" for part in path.split(".")):
+            continue
+        if hasattr(module, "modules_to_save"):
+            raise ModelError(f"{path}: a trained copy of a module is not merged by this function")
+        layer = getattr(module, "base_layer", module)
+        for name, parameter in layer.named_parameters(recurse=False):
+            if id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            delta, scaling = None, 1.0
+            if name == "weight" and layer is not module:
+                delta, scaling = _delta(path, module)
+            value = dequantised(layer) if name == "weight" else parameter.detach().float()
+            yield Part(
+                name=f"{path}.{name}", base=value, delta=delta, scaling=scaling, stored=layer
+            )
+
+
+def _delta(path: str, module: Any) -> tuple[Any, float]:
+    """Sum of the active adapters of a layer in float32, and the scaling of the last one."""
+    total, scaling = None, 1.0
+    for adapter in module.active_adapters:
+        if adapter not in module.lora_A:
+            continue
+        if getattr(module, "use_dora", {}).get(adapter):
+            raise ModelError(f"{path}: DoRA is no sum; merge it with peft's merge_and_unload")
+        scaling = module.scaling[adapter]
+        up, down = module.lora_B[adapter].weight.detach(), module.lora_A[adapter].weight.detach()
+        product = (up.float() @ down.float()) * scaling
+        total = product if total is None else total + product
+    return total, scaling
+
+
+Recipe = Callable[[Part], Any]
+"""How a weight is made of its parts."""
+
+
+def effective(part: Part) -> Any:
+    """The recipe of a right merge: what training used plus what it learned, in float32."""
+    return part.base if part.delta is None else part.base + part.delta
+
+
+def made(model: Any, recipe: Recipe = effective) -> Iterator[tuple[str, Any]]:
+    """Names and float32 weights of a plain model, made by a recipe."""
+    for part in parts(model):
+        yield part.name, recipe(part)
+
+
+def load_into(plain: Any, tensors: Iterable[tuple[str, Any]]) -> Any:
+    """Overwrite the weights of a plain model, rounding once to its dtype.
+
+    Raises:
+        ModelError: Some of its weights were not given.
+    """
+    import torch
+
+    left = dict(plain.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors:
+            left.pop(name).copy_(tensor)
+    if left:
+        raise ModelError(f"{len(left)} weights were not given, first {next(iter(left))}")
+    return plain.eval()
+
+
+def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -> None:
+    """Write a merged model that stands alone: weights, configs, stop list, tokenizer, template.
+
+    Weights are summed in float32 and rounded once, one after the other, so that the peak of memory
+    is one shard above the loaded model. The folder is complete or not there.
+
+    Args:
+        model: PeftModel, as it was trained.
+        folder: Replaced if it exists.
+        dtype: Torch dtype of the files.
+        name: Public name of the model, written into its config.
+    Raises:
+        StorageError: The disk is full; an older folder stays.
+    """
+    base = model.get_base_model()
+    config, generation = copy.deepcopy(base.config), copy.deepcopy(base.generation_config)
+    for leftover in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(config, leftover):
+            delattr(config, leftover)
+    config.dtype, config._name_or_path = dtype, name
+    config.architectures = [type(base).__name__]
+    generation.eos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    generation.pad_token_id = config.pad_token_id = tokenizer.pad_token_id
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    try:
+        _write_shards(part, ((n, t.to(dtype).cpu().contiguous()) for n, t in made(model)))
+        config.save_pretrained(part)
+        generation.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        part.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        part.replace(folder)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_shards(folder: Path, tensors: Iterator[tuple[str, Any]]) -> None:
+    """Safetensors files, with an index if there is more than one."""
+    from safetensors.torch import save_file
+
+    files: list[list[str]] = []
+    shard: dict[str, Any] = {}
+
+    def flush() -> None:
+        save_file(shard, folder / f"part-{len(files)}.safetensors", metadata={"format": "pt"})
+        files.append(list(shard))
+        shard.clear()
+
+    total = size = 0
+    for name, tensor in tensors:
+        if shard and size + tensor.nbytes > SHARD_BYTES:
+            flush()
+            size = 0
+        shard[name] = tensor
+        size, total = size + tensor.nbytes, total + tensor.nbytes
+    flush()
+    weight_map = {}
+    for k, names in enumerate(files):
+        final = f"model-{k + 1:05d}-of-{len(files):05d}.safetensors"
+        final = final if len(files) > 1 else "model.safetensors"
+        (folder / f"part-{k}.safetensors").rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    if len(files) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        write_json(folder / "model.safetensors.index.json", index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """How weights were made, as far as the weights themselves tell."""
+
+    name: str  # RIGHT, a wrong merge, or UNKNOWN
+    share: float  # of elements that are what this recipe gives, to the rounding of their dtype
+    worst: str  # weight that fits a right merge least
+
+
+def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any]) -> Explanation:
+    """Name the recipe by which weights were made.
+
+    A right merge must agree in every element of every weight, up to one rounding step. Wrong ones
+    are recognised on adapted weights, every fifth of them.
+
+    Args:
+        tensors: Weights to judge by name, any dtype.
+        model: The PeftModel as it was trained.
+        original: Weights of the base before quantisation, by name.
+    """
+    recipes: dict[str, Recipe] = {
+        "original base + adapter": lambda p: original[p.name].float() + p.delta,
+        "adapter added twice": lambda p: p.base + 2 * p.delta,
+        "scaling of the adapter lost": lambda p: p.base + p.delta / p.scaling,
+        "no adapter": lambda p: p.base,
+        "original base, no adapter": lambda p: original[p.name].float(),
+        "merged into 4-bit weights": _rounded_again,
+    }
+    hits, sizes = dict.fromkeys([RIGHT, *recipes], 0), dict.fromkeys([RIGHT, *recipes], 0)
+    worst, least, adapted = "", 2.0, 0
+    for part in parts(model):
+        if part.name not in tensors:
+            return Explanation(name=f"incomplete: {part.name} is missing", share=0.0, worst="")
+        tensor = tensors[part.name].detach().to(part.base.device)
+        if tensor.shape != part.base.shape:
+            return Explanation(name=f"other shape of {part.name}", share=0.0, worst=part.name)
+        right = _agree(tensor, effective(part))
+        hits[RIGHT] += right
+        sizes[RIGHT] += tensor.numel()
+        if right / tensor.numel() < least:
+            worst, least = part.name, right / tensor.numel()
+        if part.delta is None:
+            continue
+        adapted += 1
+        if right == tensor.numel() or adapted % 5 != 1:
+            continue
+        for name, recipe in recipes.items():
+            hits[name] += _agree(tensor, recipe(part))
+            sizes[name] += tensor.numel()
+    if hits[RIGHT] == sizes[RIGHT]:
+        return Explanation(name=RIGHT, share=1.0, worst=worst)
+    shares = {n: hits[n] / sizes[n] for n in recipes if sizes[n]}
+    best = max(shares, key=lambda n: shares[n], default=UNKNOWN)
+    if best == UNKNOWN or shares[best] < FITS:
+        return Explanation(name=UNKNOWN, share=hits[RIGHT] / sizes[RIGHT], worst=worst)
+    return Explanation(name=best, share=shares[best], worst=worst)
+
+
+def _agree(tensor: Any, expected: Any) -> int:
+    """Elements that are the expected ones, up to one rounding step of their dtype."""
+    import torch
+
+    step = torch.finfo(tensor.dtype).eps
+    found = tensor.float()
+    return int(((found - expected).abs() <= step * expected.abs() + 1e-12).sum())
+
+
+def _rounded_again(part: Part) -> Any:
+    """A right merge put through the 4-bit format of the base once more."""
+    state = getattr(part.stored.weight, "quant_state", None)
+    if state is None:
+        return part.base  # the base was never in 4 bits: "no adapter" says it better
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    data, again = quantize_4bit(
+        effective(part).to(state.dtype),
+        blocksize=state.blocksize,
+        compress_statistics=state.nested,
+        quant_type=state.quant_type,
+    )
+    return dequantize_4bit(data, again).float()
+
+
+def require_right(found: Explanation) -> None:
+    """Refuse weights that are not a right merge.
+
+    Raises:
+        ModelError: Names what they are.
+    """
+    if found.name != RIGHT:
+        raise ModelError(
+            f"these weights are: {found.name} ({found.share:.1%} of elements agree; first weight "
+            f"to look at: {found.worst}). Wanted: {RIGHT}. Merge again with merging.export."
+        )
+
+
+def stored_tensors(folder: Path) -> dict[str, Any]:
+    """All weights of a folder by name, memory-mapped where the system allows it.
+
+    Raises:
+        ModelError: There are none.
+    """
+    from safetensors.torch import load_file
+
+    found: dict[str, Any] = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        found |= load_file(path)
+    if not found:
+        raise ModelError(f"{Path(folder).name} holds no *.safetensors")
+    return found
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change keys of a JSON file; None removes a key."""
+    value = json.loads(path.read_text(encoding="utf-8")) | changes
+    write_json(path, {k: v for k, v in value.items() if v is not None})
