@@ -44,6 +44,8 @@ class Profile:
     overfit_steps: int  # steps of the planted overfit run
     sabotage_steps: int  # steps of each sabotaged run in 02
     sabotage_rows: int  # mails that score each sabotaged run
+    export_rows: int = 64  # requests that 09 puts to every form of the exported model
+    fault_rows: int = 12  # requests that score each wrong merge, and each mix of adapters, in 09
     stream_rows: int  # rows of the generated file that 01 streams
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ SMOKE = dataclasses.replace(
     overfit_steps=4,
     sabotage_steps=1,
     sabotage_rows=2,
+    export_rows=4,
+    fault_rows=2,
     stream_rows=2_000,
 )
 

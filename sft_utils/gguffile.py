@@ -15,8 +15,8 @@ from sft_utils.errors import ModelError
 ARCHITECTURES = ("llama",)
 """Model types whose tensors `write` lays out."""
 
-_SPLITS = ("Digits", "ByteLevel")
-"""Pre-tokenizer that llama.cpp knows as "smollm": single digits, then GPT-2's bytes."""
+SPLITS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
+"""Pre-tokenizers, and the names llama.cpp knows them by."""
 
 
 def permuted(weight: Any, heads: int) -> Any:
@@ -121,7 +121,7 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     splits = state["pre_tokenizer"] or {}
     kinds = [s["type"] for s in splits.get("pretokenizers", [splits])]
-    if state["model"]["type"] != "BPE" or tuple(kinds) != _SPLITS:
+    if state["model"]["type"] != "BPE" or tuple(kinds) not in SPLITS:
         raise ModelError(f"vocabulary {state['model']['type']} split by {kinds} is not known here")
     tokens = {i: text for text, i in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
@@ -134,7 +134,7 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
         else:
             types.append(TokenType.NORMAL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(SPLITS[tuple(kinds)])
     writer.add_token_list([tokens.get(i, f"[unused{i}]") for i in range(size)])
     writer.add_token_types(types)
     writer.add_token_merges(

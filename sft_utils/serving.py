@@ -46,10 +46,16 @@ def free_port() -> int:
 
 
 def transformers_command(folder: Path, port: int, *, dtype: str, device: str) -> list[str]:
-    """The server that comes with transformers; OpenAI's protocol, one request at a time."""
+    """The server that comes with transformers: OpenAI's protocol, requests batched as they come.
+
+    Without continuous batching it answers one request after the other; on two cores with the 135M
+    model that took four times as long. The cache holds 256 blocks.
+    """
     return [
         sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder),
         "--host", HOST, "--port", str(port), "--dtype", dtype, "--device", device,
+        "--attn-implementation", "sdpa", "--continuous-batching",
+        "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512",
     ]  # fmt: skip
 
 
@@ -82,12 +88,18 @@ def running(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}"
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:  # in the child: PR_SET_PDEATHSIG
+        if libc is not None:
+            libc.prctl(1, signal.SIGKILL)
+
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with log.open("w", encoding="utf-8") as output:
         try:
             process = subprocess.Popen(
                 list(command), env=environment, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=_end_with_parent,
+                start_new_session=True, preexec_fn=end_with_parent,
             )  # fmt: skip
         except OSError as error:
             raise ServeError(f"cannot start {command[0]}: {error.strerror}") from error
@@ -96,12 +108,6 @@ def running(
         yield address
     finally:
         stop(process)
-
-
-def _end_with_parent() -> None:
-    """In the child, on Linux: be killed when the parent dies (PR_SET_PDEATHSIG)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _wait(process: Any, address: str, log: Path, timeout_s: float) -> None:

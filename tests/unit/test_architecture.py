@@ -14,6 +14,7 @@ LAYERS = [
     {"chat", "scoring", "taxonomy", "documents", "outlines"},
     {"config", "masking", "generation", "data", "nbsource", "audit"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
+    {"merging", "serving", "gguffile", "answering", "modelcard"},
     {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
