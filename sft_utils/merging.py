@@ -21,14 +21,14 @@ from sft_utils.modeling import dequantised
 RIGHT = "dequantised training base + adapter"
 """What an export must hold."""
 
-UNKNOWN = "weights of another origin"
-"""No hypothesis of `explain` fits: another base, another adapter, or damaged weights."""
+UNKNOWN = "of another base or adapter, or damaged"
+"""No recipe that `explain` knows fits."""
 
 SHARD_BYTES = 4 * 2**30
 """Largest weight file; a merge never holds more than one of them in memory."""
 
 FITS = 0.95
-"""Share of elements from which a hypothesis of a wrong merge is believed."""
+"""Share of the elements of every adapted weight from which a wrong merge is believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,64 +192,62 @@ class Explanation:
     """How weights were made, as far as the weights themselves tell."""
 
     name: str  # RIGHT, a wrong merge, or UNKNOWN
-    share: float  # of elements that are what this recipe gives, to the rounding of their dtype
+    share: float  # of elements that agree, in the worst weight; for UNKNOWN: with a right merge
     worst: str  # weight that fits a right merge least
 
 
 def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any]) -> Explanation:
     """Name the recipe by which weights were made.
 
-    A right merge must agree in every element of every weight, up to one rounding step. Wrong ones
-    are recognised on adapted weights, every fifth of them.
+    A right merge must agree in every element of every weight, up to one rounding step. A wrong one
+    is named if its recipe fits every adapted weight.
 
     Args:
         tensors: Weights to judge by name, any dtype.
         model: The PeftModel as it was trained.
         original: Weights of the base before quantisation, by name.
     """
-    recipes: dict[str, Recipe] = {
-        "original base + adapter": lambda p: original[p.name].float() + p.delta,
-        "adapter added twice": lambda p: p.base + 2 * p.delta,
-        "scaling of the adapter lost": lambda p: p.base + p.delta / p.scaling,
-        "no adapter": lambda p: p.base,
-        "original base, no adapter": lambda p: original[p.name].float(),
-        "merged into 4-bit weights": _rounded_again,
+    recipes: dict[str, tuple[Recipe, float]] = {  # with the rounding that is granted
+        "original base + adapter": (lambda p: original[p.name].float() + p.delta, 0.0),
+        "adapter added twice": (lambda p: p.base + 2 * p.delta, 0.0),
+        "scaling of the adapter lost": (lambda p: p.base + p.delta / p.scaling, 0.0),
+        "no adapter": (lambda p: p.base, 0.0),
+        "original base, no adapter": (lambda p: original[p.name].float(), 0.0),
+        # Scales of blocks depend on the dtype in which the sum was made; its steps are far larger.
+        "merged into 4-bit weights": (_rounded_again, 0.02),
     }
-    hits, sizes = dict.fromkeys([RIGHT, *recipes], 0), dict.fromkeys([RIGHT, *recipes], 0)
-    worst, least, adapted = "", 2.0, 0
+    least = {name: 1.0 for name in recipes}  # share of agreeing elements in the worst weight
+    right = total = 0
+    worst, lowest = "", 2.0
     for part in parts(model):
         if part.name not in tensors:
             return Explanation(name=f"incomplete: {part.name} is missing", share=0.0, worst="")
         tensor = tensors[part.name].detach().to(part.base.device)
         if tensor.shape != part.base.shape:
             return Explanation(name=f"other shape of {part.name}", share=0.0, worst=part.name)
-        right = _agree(tensor, effective(part))
-        hits[RIGHT] += right
-        sizes[RIGHT] += tensor.numel()
-        if right / tensor.numel() < least:
-            worst, least = part.name, right / tensor.numel()
+        hits = _agree(tensor, effective(part))
+        right, total = right + hits, total + tensor.numel()
+        if hits / tensor.numel() < lowest:
+            worst, lowest = part.name, hits / tensor.numel()
         if part.delta is None:
             continue
-        adapted += 1
-        if right == tensor.numel() or adapted % 5 != 1:
-            continue
-        for name, recipe in recipes.items():
-            hits[name] += _agree(tensor, recipe(part))
-            sizes[name] += tensor.numel()
-    if hits[RIGHT] == sizes[RIGHT]:
+        for name in [n for n in least if least[n] >= FITS]:  # the others are out of the race
+            recipe, granted = recipes[name]
+            share = _agree(tensor, recipe(part), granted) / tensor.numel()
+            least[name] = min(least[name], share)
+    if right == total:
         return Explanation(name=RIGHT, share=1.0, worst=worst)
-    shares = {n: hits[n] / sizes[n] for n in recipes if sizes[n]}
-    best = max(shares, key=lambda n: shares[n], default=UNKNOWN)
-    if best == UNKNOWN or shares[best] < FITS:
-        return Explanation(name=UNKNOWN, share=hits[RIGHT] / sizes[RIGHT], worst=worst)
-    return Explanation(name=best, share=shares[best], worst=worst)
+    best = max(least, key=lambda n: least[n])
+    if least[best] < FITS:
+        return Explanation(name=UNKNOWN, share=right / total, worst=worst)
+    return Explanation(name=best, share=least[best], worst=worst)
 
 
-def _agree(tensor: Any, expected: Any) -> int:
-    """Elements that are the expected ones, up to one rounding step of their dtype."""
+def _agree(tensor: Any, expected: Any, granted: float = 0.0) -> int:
+    """Elements that are the expected ones, up to a rounding step of their dtype, or more."""
     import torch
 
-    step = torch.finfo(tensor.dtype).eps
+    step = max(torch.finfo(tensor.dtype).eps, granted)
     found = tensor.float()
     return int(((found - expected).abs() <= step * expected.abs() + 1e-12).sum())
 

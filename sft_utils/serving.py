@@ -67,6 +67,16 @@ def vllm_command(folder: Path, port: int, *, dtype: str, max_tokens: int) -> lis
     ]  # fmt: skip
 
 
+def llama_command(file: Path, port: int, *, max_tokens: int) -> list[str]:
+    """llama.cpp's own server on one GGUF file (package xllamacpp), four requests at a time."""
+    return [sys.executable, "-m", "sft_utils.serving", str(file), str(port), str(4 * max_tokens)]
+
+
+def has_llama() -> bool:
+    """Whether llama.cpp is installed."""
+    return importlib.util.find_spec("xllamacpp") is not None
+
+
 @contextlib.contextmanager
 def running(
     command: Sequence[str], port: int, *, log: Path, timeout_s: float = 180.0
@@ -161,6 +171,25 @@ def complete(
         text, tokens = choice["message"]["content"], found["usage"]["prompt_tokens"]
     except urllib.error.HTTPError as error:
         raise ServeError(f"status {error.code}: {error.read()[:300].decode()}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServeError(f"no usable answer from {address}: {error!r}") from error
     return text or "", tokens, choice["finish_reason"] == "stop"
+
+
+def _llama(file: str, port: int, n_ctx: int) -> None:
+    """Serve a GGUF file until somebody ends the process."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.hostnames, settings.port = file, [HOST], port
+    settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = n_ctx, 4, 0
+    threads = int(os.environ.get("SFT_THREADS", "2"))
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    settings.warmup = settings.ui = False
+    server = xllamacpp.Server(settings)
+    print(f"listening at {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    _llama(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

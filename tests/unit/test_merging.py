@@ -64,6 +64,7 @@ def test_the_sum_is_what_the_adapter_computes(pair, tiny, tokenizer):
          "scaling of the adapter lost"),
         (lambda p: p.base, "no adapter"),
         (lambda p: merging.effective(p) * 1.02, merging.UNKNOWN),
+        (lambda p: merging.effective(p) if ".0." in p.name else p.base, merging.UNKNOWN),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
