@@ -23,12 +23,19 @@ HOST = "127.0.0.1"
 NEEDS = ("fastapi", "uvicorn", "openai", "pydantic")
 """What `transformers serve` imports besides transformers."""
 
+LLAMA = ("xllamacpp",)
+"""What llama.cpp's server needs."""
+
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
 
 
-def obstacle() -> str:
-    """Why no server can be used here, in a few words; empty if one can."""
-    lacking = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+def obstacle(needs: Sequence[str] = NEEDS) -> str:
+    """Why no server can be used here, in a few words; empty if one can.
+
+    Args:
+        needs: Packages that the server needs.
+    """
+    lacking = [name for name in needs if importlib.util.find_spec(name) is None]
     if lacking:
         return f"not installed: {', '.join(lacking)}"
     with socket.create_server((HOST, 0)) as server:
@@ -70,11 +77,6 @@ def vllm_command(folder: Path, port: int, *, dtype: str, max_tokens: int) -> lis
 def llama_command(file: Path, port: int, *, max_tokens: int) -> list[str]:
     """llama.cpp's own server on one GGUF file (package xllamacpp), four requests at a time."""
     return [sys.executable, "-m", "sft_utils.serving", str(file), str(port), str(4 * max_tokens)]
-
-
-def has_llama() -> bool:
-    """Whether llama.cpp is installed."""
-    return importlib.util.find_spec("xllamacpp") is not None
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ from sft_utils import (
     generation,
     gguffile,
     manifest,
+    mergecheck,
     merging,
     modelcard,
     modeling,
@@ -243,6 +244,11 @@ def far(a, b):
     return max((x - y).abs().max().item() for x, y in zip(a, b, strict=True))
 
 
+def nats(other):
+    """KL from the adapter; rounding can push a zero below zero."""
+    return max(0.0, compare.likeness(logits["adapter"], other).kl)
+
+
 scores = {arm: task.score(rows, found) for arm, found in answers.items()}
 forms = []
 for arm in answers:
@@ -250,7 +256,7 @@ for arm in answers:
     forms.append({
         "form": arm, "dtype": EXACT, "same text": scoring.rate(same(arm)),
         "largest logit difference": f"{far(logits[arm], logits['adapter']):.2g}" if known else "not given",
-        "KL (nats)": f"{max(0, compare.likeness(logits['adapter'], logits[arm]).kl):.1e}" if known else "not given",
+        "KL (nats)": f"{nats(logits[arm]):.1e}" if known else "not given",
         task.metric: scoring.f1_metric(scores[arm]),
     })  # fmt: skip
 table(forms, f"against the adapter, n = {len(rows)}; tolerance for logits in {EXACT}: {TOLERANCE:g}")
@@ -367,18 +373,18 @@ def findings_of(**changes):
 
 
 with torch.no_grad():
-    explained = merging.explain(merging.stored_tensors(merged), model, original)
+    explained = mergecheck.explain(merging.stored_tensors(merged), model, original)
 faults = [judged("none: the shipped folder", right_answers, findings_of(served_model=shipped),
-                 explained, compare.likeness(logits["adapter"], logits["shipped"]).kl)]  # fmt: skip
+                 explained, nats(logits["shipped"]))]  # fmt: skip
 
 # %%
 verdicts = {}
 for fault, recipe in RECIPES.items():
     with torch.no_grad():
         wrong = merging.load_into(shipped, merging.made(model, recipe))
-        verdicts[fault] = merging.explain(dict(wrong.named_parameters()), model, original)
+        verdicts[fault] = mergecheck.explain(dict(wrong.named_parameters()), model, original)
     form = naive if fault == "into 4-bit weights" else wrong
-    kl = compare.likeness(logits["adapter"], compare.answer_logits(wrong, rows_of_probe)).kl
+    kl = nats(compare.answer_logits(wrong, rows_of_probe))
     faults.append(judged(fault, ask(wrong, few_prompts), findings_of(served_model=form),
                          verdicts[fault], kl))  # fmt: skip
 merging.load_into(shipped, merging.made(model))
@@ -393,7 +399,7 @@ table(faults, f"n = {len(few)} requests; KL against the adapter on {len(rows_of_
 # %%
 for verdict in verdicts.values():
     with expect_error(ModelError, match="these weights are"):
-        merging.require_right(verdict)
+        mergecheck.require_right(verdict)
 
 # %% [markdown]
 # ## Break it on purpose: the weights are right
@@ -434,7 +440,7 @@ for kind in ("template", "tokenizer", "stop list"):
     folder = broken(kind)
     ids = findings_of(export=folder)
     with torch.no_grad():
-        explained = merging.explain(merging.stored_tensors(folder), model, original)
+        explained = mergecheck.explain(merging.stored_tensors(folder), model, original)
     own_tokenizer, reason = artefact.tokenizer(folder)
     found = []
     if own_tokenizer is not None:
@@ -457,7 +463,7 @@ table(beside, f"the weights are right in all of them; n = {len(few)}")
 # %%
 def rejected(row):
     """Whether the gate names a fault: by its weights, or by a finding."""
-    return row["weights are"] != merging.RIGHT or row["preflight"] != "silent"
+    return row["weights are"] != mergecheck.RIGHT or row["preflight"] != "silent"
 
 
 caught = [rejected(row) for row in faults[1:]]
@@ -485,42 +491,43 @@ with (
 # by another loader and compared.
 
 # %%
-llama = f"no: model type {model.config.model_type!r} is not laid out by this writer"
+llama = f"model type {model.config.model_type!r} is not laid out by this writer"
 gguf = {kind: run.dir / f"{name}.{kind}.gguf" for kind in ("F32", "Q8_0")}
 gguf_rows, laid_out = [], model.config.model_type in gguffile.ARCHITECTURES
 if laid_out:
-    llama = "" if serving.has_llama() else "no: package xllamacpp is not installed"
+    llama = serving.obstacle(serving.LLAMA)
     for kind, path in gguf.items():
         with torch.no_grad():
             gguffile.write(path, merging.made(model), model.config, tokenizer, kind=kind, name=name)
     back = gguffile.read_model(gguf["F32"], dtype=torch.float32)
     back_logits = compare.answer_logits(back, rows_of_probe)
-    gguf_gap = compare.likeness(logits["adapter"], back_logits).kl
+    gguf_gap = nats(back_logits)
     gguf_facts = gguffile.read_facts(gguf["Q8_0"])
     del back
     gguf["F32"].unlink()
     print(f"F32, read by transformers: largest logit difference {far(back_logits, logits['adapter']):.1g}, "
-          f"KL {max(0, gguf_gap):.1g} nats")
+          f"KL {gguf_gap:.1g} nats")
 
 # %% [markdown]
 # llama.cpp itself reads the 8-bit file: its own tokenizer, its own template engine, its own arithmetic.
 
 # %%
-if laid_out and not llama and not obstacle:
+if not llama:
     command = serving.llama_command(gguf["Q8_0"], port, max_tokens=P.max_length + P.max_new_tokens)
-    with serving.running(command, port, log=run.dir / "llama.log") as address:
-        with ThreadPoolExecutor(4) as pool:
-            replies = list(pool.map(lambda i: over_http(address, asked[i]), few))
+    log = run.dir / "llama.log"
+    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(4) as pool:
+        replies = list(pool.map(lambda i: over_http(address, asked[i]), few))
     llama_scores = task.score(few_rows, [text for text, _, _ in replies])
     gguf_rows.append({
         "file": gguf["Q8_0"].name, "MiB": gguf["Q8_0"].stat().st_size / 2**20, "reader": "llama.cpp",
-        "prompts of equal length": sum(n == len(prompts[i]) for i, (_, n, _) in zip(few, replies, strict=True)),
+        "prompts of equal length": sum(
+            n == len(prompts[i]) for i, (_, n, _) in zip(few, replies, strict=True)),
         "same text": scoring.rate([t == text_of(answers["adapter"][i]) for i, (t, _, _) in
                                    zip(few, replies, strict=True)]),
         task.metric: scoring.f1_metric(llama_scores),
     })  # fmt: skip
     table(gguf_rows, f"against the adapter in {EXACT}; n = {len(few)}")
-takeaway(f"Was llama.cpp run? {llama or obstacle or 'yes'}.")
+takeaway(f"Was llama.cpp run? {f'no, {llama}' if llama else 'yes'}.")
 
 # %% [markdown]
 # ## Several adapters on one base

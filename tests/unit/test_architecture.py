@@ -15,7 +15,7 @@ LAYERS = [
     {"config", "masking", "generation", "data", "nbsource", "audit"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal"},
     {"merging", "serving", "gguffile", "answering", "modelcard"},
-    {"tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
+    {"mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec"},
     {"loading"},
     {"layouts"},

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from sft_utils import merging, modelcard, modeling
+from sft_utils import mergecheck, merging, modelcard, modeling
 from sft_utils.errors import ModelError
 
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
@@ -39,9 +39,9 @@ def weights(model, recipe=merging.effective, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_right_merge_is_right_in_any_dtype(pair, dtype):
-    found = merging.explain(weights(pair[0], dtype=dtype), *pair)
-    assert (found.name, found.share) == (merging.RIGHT, 1.0)
-    merging.require_right(found)
+    found = mergecheck.explain(weights(pair[0], dtype=dtype), *pair)
+    assert (found.name, found.share) == (mergecheck.RIGHT, 1.0)
+    mergecheck.require_right(found)
 
 
 def test_the_sum_is_what_the_adapter_computes(pair, tiny, tokenizer):
@@ -63,33 +63,33 @@ def test_the_sum_is_what_the_adapter_computes(pair, tiny, tokenizer):
         (lambda p: p.base if p.delta is None else p.base + p.delta / p.scaling,
          "scaling of the adapter lost"),
         (lambda p: p.base, "no adapter"),
-        (lambda p: merging.effective(p) * 1.02, merging.UNKNOWN),
-        (lambda p: merging.effective(p) if ".0." in p.name else p.base, merging.UNKNOWN),
+        (lambda p: merging.effective(p) * 1.02, mergecheck.UNKNOWN),
+        (lambda p: merging.effective(p) if ".0." in p.name else p.base, mergecheck.UNKNOWN),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_wrong_merge_is_named(pair, recipe, name, dtype):
-    found = merging.explain(weights(pair[0], recipe, dtype), *pair)
+    found = mergecheck.explain(weights(pair[0], recipe, dtype), *pair)
     assert found.name == name
     with pytest.raises(ModelError, match=f"these weights are: {name}"):
-        merging.require_right(found)
+        mergecheck.require_right(found)
 
 
 def test_one_changed_element_is_seen(pair):
     tensors = weights(pair[0])
     name = "model.layers.1.mlp.down_proj.weight"
     tensors[name][3, 5] += 0.01
-    found = merging.explain(tensors, *pair)
-    assert (found.name, found.worst) == (merging.UNKNOWN, name)
+    found = mergecheck.explain(tensors, *pair)
+    assert (found.name, found.worst) == (mergecheck.UNKNOWN, name)
     assert 0.99 < found.share < 1
 
 
 def test_missing_and_reshaped_weights_are_named(pair):
     tensors = weights(pair[0])
     short = {n: t[:1] if n == "model.norm.weight" else t for n, t in tensors.items()}
-    assert "other shape of model.norm.weight" in merging.explain(short, *pair).name
+    assert "other shape of model.norm.weight" in mergecheck.explain(short, *pair).name
     del tensors["model.norm.weight"]
-    assert "model.norm.weight is missing" in merging.explain(tensors, *pair).name
+    assert "model.norm.weight is missing" in mergecheck.explain(tensors, *pair).name
 
 
 def test_adapters_that_are_no_sum_are_refused(tiny):
@@ -132,8 +132,8 @@ def test_an_export_stands_alone(pair, tokenizer, tmp_path, monkeypatch):
     assert "quantization_config" not in config
     assert (config["dtype"], config["eos_token_id"]) == ("bfloat16", tokenizer.eos_token_id)
     assert str(tmp_path) not in (folder / "config.json").read_text()
-    found = merging.explain(merging.stored_tensors(folder), *pair)
-    assert found.name == merging.RIGHT
+    found = mergecheck.explain(merging.stored_tensors(folder), *pair)
+    assert found.name == mergecheck.RIGHT
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     assert loaded.dtype == torch.bfloat16
     assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
@@ -168,7 +168,7 @@ def test_a_four_bit_base_is_told_from_its_original(profile, tmp_path):
             model, lambda p: original[p.name].float() + (0 if p.delta is None else p.delta)
         ),
         "original base, no adapter": original,
-        merging.RIGHT: weights(model, dtype=torch.bfloat16),
+        mergecheck.RIGHT: weights(model, dtype=torch.bfloat16),
     }
     naive = PeftModel.from_pretrained(modeling.load_model(profile, quantization=nf4), tmp_path)
     with pytest.warns(UserWarning, match="4-bit"):
@@ -180,7 +180,7 @@ def test_a_four_bit_base_is_told_from_its_original(profile, tmp_path):
     }
     for name, tensors in wrong.items():
         with torch.no_grad():
-            assert merging.explain(tensors, model, original).name == name
+            assert mergecheck.explain(tensors, model, original).name == name
 
 
 def test_the_card_says_what_was_recorded(tmp_path):

@@ -147,21 +147,17 @@ def test_a_command_that_does_not_exist(tmp_path):
         pass
 
 
-def test_what_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(serving, "NEEDS", ("json", "no_such_package"))
-    assert serving.obstacle() == "not installed: no_such_package"
-    monkeypatch.setattr(serving, "NEEDS", ("json",))
-    assert serving.obstacle() == ""
+def test_what_is_missing_is_named():
+    assert serving.obstacle(["json", "no_such_package"]) == "not installed: no_such_package"
+    assert serving.obstacle(["json"]) == ""
 
 
 def test_loopback_that_is_down_is_named(monkeypatch):
-    monkeypatch.setattr(serving, "NEEDS", ())
-
     def refuse(*_, **__):
         raise OSError("network is unreachable")
 
     monkeypatch.setattr(serving.socket, "create_connection", refuse)
-    assert "127.0.0.1 is not reachable" in serving.obstacle()
+    assert "127.0.0.1 is not reachable" in serving.obstacle([])
 
 
 def test_the_commands_serve_only_to_this_machine(tmp_path):
@@ -235,3 +231,17 @@ def test_transformers_serves_the_same_text(exported, tokenizer, tmp_path):
     here = generation.generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=1)
     assert [text for text, _, _ in served] == [a.text for a in here]
     assert [tokens for _, tokens, _ in served] == [len(p) for p in prompts]
+
+
+def test_llama_cpp_reads_the_file_and_renders_the_same_prompts(tiny, tokenizer, tmp_path):
+    """Its tokenizer and template engine are its own: prompts must come out at the same length."""
+    if why := serving.obstacle(serving.LLAMA):
+        pytest.skip(why)
+    from sft_utils import chat, gguffile
+
+    path, port = tmp_path / "m.gguf", serving.free_port()
+    gguffile.write(path, tiny.named_parameters(), tiny.config, tokenizer, kind="F32", name="tiny")
+    command = serving.llama_command(path, port, max_tokens=512)
+    with serving.running(command, port, log=tmp_path / "log") as address:
+        found = [serving.complete(address, "tiny", c, max_new_tokens=4) for c in ASKED]
+    assert [n for _, n, _ in found] == [len(chat.prompt_ids(tokenizer, c)) for c in ASKED]
