@@ -249,6 +249,7 @@ def nats(other):
     return max(0.0, compare.likeness(logits["adapter"], other).kl)
 
 
+# %%
 scores = {arm: task.score(rows, found) for arm, found in answers.items()}
 forms = []
 for arm in answers:
