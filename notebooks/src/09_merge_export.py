@@ -572,28 +572,29 @@ for label in mixes if second else ():
     on_tickets = right_answers if label == "tickets" else ask(shipped, few_prompts)
     mixed[label] = (task.score(few_rows, on_tickets),
                     [structured.score_item(i, a) for i, a in on_schemas])  # fmt: skip
-table([{"adapter": label, "tickets": scoring.f1_metric(a), "seen schemas": scoring.f1_metric(b)}
-       for label, (a, b) in mixed.items()], f"field F1 [95 % interval], n = {len(few)} each") if second else None
+if second:
+    table([{"adapter": label, "tickets": scoring.f1_metric(a), "seen schemas": scoring.f1_metric(b)}
+           for label, (a, b) in mixed.items()], f"field F1 [95 % interval], n = {len(few)} each")  # fmt: skip
 
 # %%
 interference = {}
 if second:
     for label in ("mean", "sum"):
         interference[label] = {
-            "tickets": scoring.f1_difference(mixed[label][0], mixed["tickets"][0]),
-            "schemas": scoring.f1_difference(mixed[label][1], mixed["schemas"][1]),
+            skill: scoring.f1_difference(mixed[label][k], mixed[skill][k])
+            for k, skill in enumerate(("tickets", "schemas"))
         }
-        takeaway(f"{label} against each adapter alone: tickets {scoring.verdict(interference[label]['tickets'])}; "
-                 f"schemas {scoring.verdict(interference[label]['schemas'])}.")
+        for skill, change in interference[label].items():
+            takeaway(f"{label} against {skill} alone, on {skill}: {scoring.verdict(change)}.")
     with figure(
         "Two adapters in one: what each task keeps",
         f"field F1, n = {len(few)} requests a task, profile {P.name}",
         alt="; ".join(f"{m} tickets {scoring.field_f1(a):.2f} schemas {scoring.field_f1(b):.2f}"
                       for m, (a, b) in mixed.items()),
     ) as ax:
-        for k, (label, pair) in enumerate(zip(("tickets", "schemas"), zip(*mixed.values(), strict=True), strict=True)):
-            values = [scoring.field_f1(s) for s in pair]
-            ax.bar(np.arange(len(mixed)) + 0.4 * k, values, 0.38, label=label, hatch="//" * k,
+        for k, skill in enumerate(("tickets", "schemas")):
+            values = [scoring.field_f1(pair[k]) for pair in mixed.values()]
+            ax.bar(np.arange(len(mixed)) + 0.4 * k, values, 0.38, label=skill, hatch="//" * k,
                    color=COLOURS[("qlora", "lora")[k]])  # fmt: skip
         ax.set_xticks(np.arange(len(mixed)) + 0.2, list(mixed))
         ax.set(ylim=(0, 1.05), ylabel="field F1", xlabel="adapter in force")
