@@ -618,6 +618,7 @@ run.fingerprints |= {
     "base_weights": modeling.weights_hash(P), "data": trained["data"],
 }  # fmt: skip
 facts = manifest.build(run)
+manifest.write_beside(merged, facts)
 text = modelcard.card(
     merged, name=name, base=P.model, revision=P.revision, facts=facts, trained=trained,
     results={k: v for k, v in metrics.items() if k.startswith("shipped")},
@@ -625,7 +626,6 @@ text = modelcard.card(
     limits="Languages and tasks other than the trained one, safety, long inputs, other processors.",
 )  # fmt: skip
 write_text(merged / "README.md", text)
-manifest.write_beside(merged, facts)
 print(text[: text.index("## Use")])
 
 # %% tags=["checkpoint", "long-ok"]

@@ -32,7 +32,7 @@ def logits(model, tokenizer):
         return model(input_ids=ids).logits
 
 
-@pytest.mark.parametrize(("kind", "bound"), [("F32", 0.0), ("F16", 0.05), ("Q8_0", 0.5)])
+@pytest.mark.parametrize(("kind", "bound"), [("F32", 0.0), ("Q8_0", 0.5)])
 def test_what_comes_back_computes_the_same(model, tokenizer, tmp_path, kind, bound):
     back = gguffile.read_model(written(model, tokenizer, tmp_path, kind), dtype=torch.float32)
     gap = (logits(back, tokenizer) - logits(model, tokenizer)).abs().max().item()
