@@ -50,6 +50,10 @@ class CheckError(SFTError, AssertionError):
     """A named check of a checkpoint cell failed."""
 
 
+class ServeError(SFTError, RuntimeError):
+    """A model server that did not start, answer or stop."""
+
+
 class RunnerError(SFTError, RuntimeError):
     """A notebook could not be built, executed, published or compared."""
 

@@ -167,7 +167,7 @@ def merge_into(copy: Any, model: Any) -> Any:
             if not hasattr(target, "weight"):
                 continue
             module = base.get_submodule(name)
-            weight = _dequantised(getattr(module, "base_layer", module))
+            weight = dequantised(getattr(module, "base_layer", module))
             for adapter in getattr(module, "active_adapters", ()):
                 weight = weight + module.get_delta_weight(adapter).float()
             target.weight.copy_(weight)
@@ -175,7 +175,7 @@ def merge_into(copy: Any, model: Any) -> Any:
     return copy
 
 
-def _dequantised(layer: Any) -> Any:
+def dequantised(layer: Any) -> Any:
     """Weights of a layer as float32, whatever they are stored as."""
     state = getattr(layer.weight, "quant_state", None)
     if state is None:

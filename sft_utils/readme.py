@@ -141,7 +141,10 @@ def notebooks_table(titles: Mapping[str, str], results: Mapping[str, Mapping[str
             if result
             else ["not measured"] * 3
         )
-        link = f"[open](notebooks/{notebook}.ipynb)"
+        # An unpublished notebook has no outputs to read: the link leads to its source.
+        link = f"[open](notebooks/{notebook}.ipynb)" if result else (
+            f"[source](notebooks/src/{notebook}.py), not published yet"
+        )  # fmt: skip
         rows.append([notebook.split("_")[0], question, *measured, link])
     return table(["#", "question", "cpu time", "peak memory", "checks", "notebook"], rows)
 

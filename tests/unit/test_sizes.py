@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
-from sft_utils import dialogues, general, reasoning, structured
+from sft_utils import dialogues, general, merging, reasoning, structured
 from sft_utils.config import PROFILES, get_profile
 
-TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes)
+TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes, merging.sizes)
 
 
 @pytest.mark.parametrize("track", TRACKS)

@@ -1,0 +1,197 @@
+"""A kept model server as a child process on loopback: start, ask, stop, leave nothing behind."""
+
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_utils.chat import Message
+from sft_utils.errors import ServeError
+
+HOST = "127.0.0.1"
+NEEDS = ("fastapi", "uvicorn", "openai", "pydantic")
+"""What `transformers serve` imports besides transformers."""
+
+LLAMA = ("xllamacpp",)
+"""What llama.cpp's server needs."""
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
+
+
+def obstacle(needs: Sequence[str] = NEEDS) -> str:
+    """Why no server can be used here, in a few words; empty if one can.
+
+    Args:
+        needs: Packages that the server needs.
+    """
+    lacking = [name for name in needs if importlib.util.find_spec(name) is None]
+    if lacking:
+        return f"not installed: {', '.join(lacking)}"
+    with socket.create_server((HOST, 0)) as server:
+        try:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+        except OSError as error:
+            return f"{HOST} is not reachable ({error})"
+    return ""
+
+
+def free_port() -> int:
+    """A port that nobody listens on at present."""
+    with socket.create_server((HOST, 0)) as server:
+        return server.getsockname()[1]
+
+
+def transformers_command(folder: Path, port: int, *, dtype: str, device: str) -> list[str]:
+    """The server that comes with transformers: OpenAI's protocol, requests batched as they come.
+
+    Without continuous batching it answers one request after the other; on two cores with the 135M
+    model that took four times as long. The cache holds 256 blocks.
+    """
+    return [
+        sys.executable, "-m", "transformers.cli.transformers", "serve", str(folder),
+        "--host", HOST, "--port", str(port), "--dtype", dtype, "--device", device,
+        "--attn-implementation", "sdpa", "--continuous-batching",
+        "--cb-num-blocks", "256", "--cb-max-batch-tokens", "512",
+    ]  # fmt: skip
+
+
+def vllm_command(folder: Path, port: int, *, dtype: str, max_tokens: int) -> list[str]:
+    """The server for a GPU; the folder's generation config is believed, nothing is fetched."""
+    return [
+        "vllm", "serve", str(folder), "--host", HOST, "--port", str(port), "--dtype", dtype,
+        "--max-model-len", str(max_tokens), "--generation-config", str(folder), "--seed", "0",
+    ]  # fmt: skip
+
+
+def llama_command(file: Path, port: int, *, max_tokens: int) -> list[str]:
+    """llama.cpp's own server on one GGUF file (package xllamacpp), four requests at a time."""
+    return [sys.executable, "-m", "sft_utils.serving", str(file), str(port), str(4 * max_tokens)]
+
+
+@contextlib.contextmanager
+def running(
+    command: Sequence[str], port: int, *, log: Path, timeout_s: float = 180.0
+) -> Iterator[str]:
+    """Run a server until the block ends.
+
+    It gets its own process group, which is ended with the block, however that ends; on Linux the
+    server also ends if this process is killed.
+
+    Args:
+        command: The server; listens on HOST and `port`, answers GET /health.
+        port: Where it will listen.
+        log: File for all it prints.
+        timeout_s: Seconds until it must be healthy.
+    Yields:
+        The address, "http://127.0.0.1:8123".
+    Raises:
+        ServeError: It ended, or was not healthy in time; holds the last lines of its log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    address = f"http://{HOST}:{port}"
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+    def end_with_parent() -> None:  # in the child: PR_SET_PDEATHSIG
+        if libc is not None:
+            libc.prctl(1, signal.SIGKILL)
+
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with log.open("w", encoding="utf-8") as output:
+        try:
+            process = subprocess.Popen(
+                list(command), env=environment, stdout=output, stderr=subprocess.STDOUT,
+                start_new_session=True, preexec_fn=end_with_parent,
+            )  # fmt: skip
+        except OSError as error:
+            raise ServeError(f"cannot start {command[0]}: {error.strerror}") from error
+    try:
+        _wait(process, address, log, timeout_s)
+        yield address
+    finally:
+        stop(process)
+
+
+def _wait(process: Any, address: str, log: Path, timeout_s: float) -> None:
+    """Until the server is healthy."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        with contextlib.suppress(OSError), _DIRECT.open(f"{address}/health", timeout=5) as answer:
+            if answer.status == 200:
+                return
+        late = time.monotonic() > deadline
+        if late or process.poll() is not None:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
+            what = f"was not healthy after {timeout_s:g} s" if late else "ended at start"
+            raise ServeError(f"the server {what}; its last lines: " + " | ".join(lines))
+        time.sleep(0.25)
+
+
+def stop(process: Any, *, grace_s: float = 15.0) -> None:
+    """End a process group: asked first, killed after `grace_s` seconds."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+            break
+    with contextlib.suppress(ProcessLookupError):  # children that outlived it
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def complete(
+    address: str, model: str, messages: Sequence[Message], *, max_new_tokens: int,
+    timeout_s: float = 300.0,
+) -> tuple[str, int, bool]:  # fmt: skip
+    """One greedy answer by POST /v1/chat/completions.
+
+    Returns:
+        Text, number of prompt tokens the server counted, and whether the answer came to its end.
+    Raises:
+        ServeError: Another status than 200, or an answer of another form.
+    """
+    body: dict[str, Any] = {"model": model, "messages": list(messages), "temperature": 0.0}
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions",
+        json.dumps({**body, "max_tokens": max_new_tokens}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    try:
+        with _DIRECT.open(request, timeout=timeout_s) as response:
+            found = json.loads(response.read())
+        choice = found["choices"][0]
+        text, tokens = choice["message"]["content"], found["usage"]["prompt_tokens"]
+    except urllib.error.HTTPError as error:
+        raise ServeError(f"status {error.code}: {error.read()[:300].decode()}") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ServeError(f"no usable answer from {address}: {error!r}") from error
+    return text or "", tokens, choice["finish_reason"] == "stop"
+
+
+def _llama(file: str, port: int, n_ctx: int) -> None:
+    """Serve a GGUF file until somebody ends the process."""
+    import xllamacpp
+
+    settings = xllamacpp.CommonParams()
+    settings.model.path, settings.hostnames, settings.port = file, [HOST], port
+    settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = n_ctx, 4, 0
+    threads = int(os.environ.get("SFT_THREADS", "2"))
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    settings.warmup = settings.ui = False
+    server = xllamacpp.Server(settings)
+    print(f"listening at {server.listening_address}", flush=True)
+    signal.pause()
+
+
+if __name__ == "__main__":
+    _llama(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,196 @@
+"""A right merge is recognised in every dtype, a wrong one by its name; an export stands alone."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+from sft_utils import mergecheck, merging, modelcard, modeling
+from sft_utils.errors import ModelError
+
+LORA = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def trained(base, **options):
+    """The base with an adapter that is far from zero."""
+    config = LoraConfig(**{**LORA.to_dict(), **options}) if options else LORA
+    model = get_peft_model(base, config).eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+@pytest.fixture
+def pair(tiny):
+    """(model with adapter, weights of its base)."""
+    original = {n: t.clone() for n, t in tiny.state_dict().items()}
+    return trained(tiny), original
+
+
+def weights(model, recipe=merging.effective, dtype=torch.float32):
+    with torch.no_grad():
+        return {n: t.to(dtype) for n, t in merging.made(model, recipe)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_right_merge_is_right_in_any_dtype(pair, dtype):
+    found = mergecheck.explain(weights(pair[0], dtype=dtype), *pair)
+    assert (found.name, found.share) == (mergecheck.RIGHT, 1.0)
+    mergecheck.require_right(found)
+
+
+def test_the_sum_is_what_the_adapter_computes(pair, tiny, tokenizer):
+    model, _ = pair
+    ids = torch.tensor([tokenizer.encode("Capital of France?")])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        plain = type(model.get_base_model())(model.config)
+        merging.load_into(plain, weights(model).items())
+        assert torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-4)
+        merging.load_into(plain, weights(model, lambda p: p.base).items())
+        assert not torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        (lambda p: p.base if p.delta is None else p.base + 2 * p.delta, "adapter added twice"),
+        (lambda p: p.base if p.delta is None else p.base + p.delta / p.scaling,
+         "scaling of the adapter lost"),
+        (lambda p: p.base, "no adapter"),
+        (lambda p: merging.effective(p) * 1.02, mergecheck.UNKNOWN),
+        (lambda p: merging.effective(p) if ".0." in p.name else p.base, mergecheck.UNKNOWN),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_wrong_merge_is_named(pair, recipe, name, dtype):
+    found = mergecheck.explain(weights(pair[0], recipe, dtype), *pair)
+    assert found.name == name
+    with pytest.raises(ModelError, match=f"these weights are: {name}"):
+        mergecheck.require_right(found)
+
+
+def test_one_changed_element_is_seen(pair):
+    tensors = weights(pair[0])
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors[name][3, 5] += 0.01
+    found = mergecheck.explain(tensors, *pair)
+    assert (found.name, found.worst) == (mergecheck.UNKNOWN, name)
+    assert 0.99 < found.share < 1
+
+
+def test_missing_and_reshaped_weights_are_named(pair):
+    tensors = weights(pair[0])
+    short = {n: t[:1] if n == "model.norm.weight" else t for n, t in tensors.items()}
+    assert "other shape of model.norm.weight" in mergecheck.explain(short, *pair).name
+    del tensors["model.norm.weight"]
+    assert "model.norm.weight is missing" in mergecheck.explain(tensors, *pair).name
+
+
+def test_adapters_that_are_no_sum_are_refused(tiny):
+    with pytest.raises(ModelError, match="DoRA is no sum"):
+        list(merging.parts(trained(tiny, use_dora=True)))
+
+
+def test_trained_copies_are_refused(tiny):
+    with pytest.raises(ModelError, match="trained copy"):
+        list(merging.parts(trained(tiny, modules_to_save=["lm_head"])))
+
+
+def test_several_adapters_are_summed(pair):
+    model, _ = pair
+    model.add_adapter("two", LORA)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.two" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+    single = {}
+    for name in ("default", "two"):
+        model.set_adapter(name)
+        single[name] = {p.name: p.delta for p in merging.parts(model) if p.delta is not None}
+    model.base_model.set_adapter(["default", "two"])
+    for part in merging.parts(model):
+        if part.delta is not None:
+            expected = single["default"][part.name] + single["two"][part.name]
+            assert torch.allclose(part.delta, expected, atol=1e-6)
+
+
+def test_an_export_stands_alone(pair, tokenizer, tmp_path, monkeypatch):
+    model, _ = pair
+    monkeypatch.setattr(merging, "SHARD_BYTES", 200_000)
+    folder = tmp_path / "out"
+    for _ in range(2):  # the second one replaces the first
+        merging.export(model, tokenizer, folder, dtype=torch.bfloat16, name="some-name")
+    assert not list(tmp_path.glob(".part-*"))
+    assert len(list(folder.glob("*.safetensors"))) > 1, "shards, with an index"
+    config = json.loads((folder / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert (config["dtype"], config["eos_token_id"]) == ("bfloat16", tokenizer.eos_token_id)
+    assert str(tmp_path) not in (folder / "config.json").read_text()
+    found = mergecheck.explain(merging.stored_tensors(folder), *pair)
+    assert found.name == mergecheck.RIGHT
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert all(t.equal(weights(model, dtype=torch.bfloat16)[n]) for n, t in loaded.named_parameters())
+    assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
+
+
+def test_weights_that_were_not_given_are_missed(pair):
+    model, _ = pair
+    tensors = weights(model)
+    tensors.pop("model.norm.weight")
+    plain = type(model.get_base_model())(model.config)
+    with pytest.raises(ModelError, match=r"1 weights were not given, first model\.norm"):
+        merging.load_into(plain, tensors.items())
+
+
+def test_an_empty_folder_has_no_weights(tmp_path):
+    with pytest.raises(ModelError, match=r"holds no \*\.safetensors"):
+        merging.stored_tensors(tmp_path)
+
+
+def test_a_four_bit_base_is_told_from_its_original(profile, tmp_path):
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+    original = modeling.load_model(profile).state_dict()
+    model = trained(modeling.load_model(profile, quantization=nf4))
+    model.save_pretrained(tmp_path)
+    wrong = {
+        "original base + adapter": weights(
+            model, lambda p: original[p.name].float() + (0 if p.delta is None else p.delta)
+        ),
+        "original base, no adapter": original,
+        mergecheck.RIGHT: weights(model, dtype=torch.bfloat16),
+    }
+    naive = PeftModel.from_pretrained(modeling.load_model(profile, quantization=nf4), tmp_path)
+    with pytest.warns(UserWarning, match="4-bit"):
+        naive = naive.merge_and_unload()
+    wrong["merged into 4-bit weights"] = {
+        f"{n}.weight": modeling.dequantised(m)
+        for n, m in naive.named_modules()
+        if f"{n}.weight" in original
+    }
+    for name, tensors in wrong.items():
+        with torch.no_grad():
+            assert mergecheck.explain(tensors, model, original).name == name
+
+
+def test_the_card_says_what_was_recorded(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    text = modelcard.card(
+        tmp_path, name="n", base="b", revision=None, facts={"run_id": "e1", "versions": {"torch": "2"}},
+        trained={"run_id": "t1", "seed": 17, "data": "abc"},
+        results={"shipped.field_f1": {"value": 0.9, "n": 64, "ci95": [0.8, 0.95]}},
+        usage="serve", limits="much",
+    )  # fmt: skip
+    for said in ("run t1", "run e1", "| `shipped.field_f1` | 0.900 | 64 | [0.800, 0.950] |",
+                 "| data | abc |", "| model.safetensors | 7 |", "torch 2"):  # fmt: skip
+        assert said in text

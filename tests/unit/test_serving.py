@@ -1,0 +1,247 @@
+"""A server is started, asked and ended with all its children; its failures are told in words."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from sft_utils import answering, merging, serving
+from sft_utils.errors import ServeError
+
+pytestmark = pytest.mark.usefixtures("loopback")
+
+# A server of OpenAI's protocol in a few lines; it also starts a child that ignores SIGTERM.
+FAKE = textwrap.dedent("""
+    import json, subprocess, sys
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    child = subprocess.Popen([sys.executable, "-c",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"])
+    open(sys.argv[2], "w").write(str(child.pid))
+
+    class Handler(BaseHTTPRequestHandler):
+        def reply(self, status, value):
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(data)
+
+        def do_GET(self):
+            self.reply(200, {"status": "ok"})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if body["model"] == "absent":
+                return self.reply(404, {"error": "no such model"})
+            if body["model"] == "odd":
+                return self.reply(200, {"choices": []})
+            said = body["messages"][-1]["content"]
+            self.reply(200, {
+                "choices": [{"message": {"content": said.upper()}, "finish_reason": "stop"}],
+                "usage": {"prompt_tokens": len(said)}})
+
+        def log_message(self, *_):
+            pass
+
+    HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+""")
+
+
+def gone(pid, within_s=10.0):
+    """Whether a process is no longer running."""
+    deadline = time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                if file.read().split()[2] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture
+def fake(tmp_path):
+    """(command, port, file that will hold the id of the server's child)."""
+    (tmp_path / "fake.py").write_text(FAKE)
+    port, child = serving.free_port(), tmp_path / "child"
+    return [sys.executable, str(tmp_path / "fake.py"), str(port), str(child)], port, child
+
+
+def test_asked_and_ended_with_its_children(fake, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # loopback goes through no proxy
+    command, port, child = fake
+    with serving.running(command, port, log=tmp_path / "log", timeout_s=30) as address:
+        found = serving.complete(
+            address, "m", [{"role": "user", "content": "hello"}], max_new_tokens=5
+        )
+        assert found == ("HELLO", 5, True)
+        with pytest.raises(ServeError, match=r"status 404.*no such model"):
+            serving.complete(address, "absent", [], max_new_tokens=5)
+        with pytest.raises(ServeError, match="no usable answer"):
+            serving.complete(address, "odd", [{"role": "user", "content": "x"}], max_new_tokens=5)
+        pid = int(child.read_text())
+        assert not gone(pid, 0.3)
+    assert gone(pid), "a child that ignores SIGTERM is ended too"
+    with pytest.raises(ServeError, match="no usable answer"):
+        serving.complete(address, "m", [{"role": "user", "content": "x"}], max_new_tokens=1)
+
+
+def test_ended_when_the_block_raises(fake, tmp_path):
+    command, port, child = fake
+    with (
+        pytest.raises(KeyError),
+        serving.running(command, port, log=tmp_path / "log", timeout_s=30),
+    ):
+        raise KeyError("in the notebook")
+    assert gone(int(child.read_text()))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_ended_when_the_notebook_is_killed(fake, tmp_path):
+    command, port, _ = fake
+    script = (
+        "import os, time\nfrom pathlib import Path\nfrom sft_utils import serving\n"
+        f"with serving.running({command!r}, {port}, log=Path({str(tmp_path / 'log')!r})):\n"
+        "    print('up', flush=True); time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "up\n"
+    listed = subprocess.run(["ps", "--ppid", str(parent.pid), "-o", "pid="],
+                            capture_output=True, text=True, check=False)  # fmt: skip
+    server = int(listed.stdout.split()[0])
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    assert gone(server)
+
+
+def test_a_server_that_ends_says_why(tmp_path):
+    command = [sys.executable, "-c", "raise SystemExit('no such folder')"]
+    with (
+        pytest.raises(ServeError, match="ended at start.*no such folder"),
+        serving.running(command, serving.free_port(), log=tmp_path / "log"),
+    ):
+        pass
+
+
+def test_a_server_that_hangs_is_given_up(tmp_path):
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    began = time.monotonic()
+    with (
+        pytest.raises(ServeError, match="was not healthy after 1 s"),
+        serving.running(command, serving.free_port(), log=tmp_path / "log", timeout_s=1),
+    ):
+        pass
+    assert time.monotonic() - began < 20
+
+
+def test_a_command_that_does_not_exist(tmp_path):
+    with (
+        pytest.raises(ServeError, match="cannot start no-such-server"),
+        serving.running(["no-such-server"], 1, log=tmp_path / "log"),
+    ):
+        pass
+
+
+def test_what_is_missing_is_named():
+    assert serving.obstacle(["json", "no_such_package"]) == "not installed: no_such_package"
+    assert serving.obstacle(["json"]) == ""
+
+
+def test_loopback_that_is_down_is_named(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("network is unreachable")
+
+    monkeypatch.setattr(serving.socket, "create_connection", refuse)
+    assert "127.0.0.1 is not reachable" in serving.obstacle([])
+
+
+def test_the_commands_serve_only_to_this_machine(tmp_path):
+    ours = serving.transformers_command(tmp_path, 8123, dtype="float32", device="cpu")
+    vllm = serving.vllm_command(tmp_path, 8123, dtype="bfloat16", max_tokens=512)
+    for command in (ours, vllm):
+        assert command[command.index("--host") + 1] == "127.0.0.1"
+        assert command[command.index("--port") + 1] == "8123"
+
+
+@pytest.fixture
+def exported(tiny, tokenizer, tmp_path):
+    """A folder of a tiny model, and its weights in memory."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny, LoraConfig(r=2, target_modules="all-linear"))
+    folder = tmp_path / "exported"
+    merging.export(model, tokenizer, folder, dtype=torch.float32, name="tiny")
+    return folder, model.eval()
+
+
+ASKED = [[{"role": "user", "content": text}] for text in ("Hello there", "12 and 30", "a" * 90)]
+
+
+def test_a_fresh_process_gives_the_same(exported, tokenizer):
+    import torch
+
+    from sft_utils import chat, generation
+
+    folder, model = exported
+    probe = (tokenizer.encode("Hello there"), [0, 1])
+    found = answering.fresh(folder, ASKED, dtype="float32", device="cpu", max_new_tokens=6,
+                            batch_size=3, probes=[probe])  # fmt: skip
+    prompts = [chat.prompt_ids(tokenizer, c) for c in ASKED]
+    assert found.prompts == prompts
+    assert found.template == chat.template_hash(tokenizer)
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([probe[0]])).logits[0, [0, 1]]
+    assert torch.allclose(found.logits[0], expected, atol=1e-4)
+    here = generation.generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=3)
+    assert [a.text for a in here] == [a.text for a in found.answers]
+
+
+def test_a_folder_that_cannot_be_used_says_why(exported):
+    folder, _ = exported
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ServeError, match="could not use exported"):
+        answering.fresh(folder, ASKED, dtype="float32", device="cpu", max_new_tokens=2, batch_size=1)
+
+
+def test_transformers_serves_the_same_text(exported, tokenizer, tmp_path):
+    """The real server, a tiny model: greedy answers over HTTP are those of this process."""
+    if serving.obstacle():
+        pytest.skip(serving.obstacle())
+    from concurrent.futures import ThreadPoolExecutor
+
+    from sft_utils import chat, generation
+
+    folder, model = exported
+    port = serving.free_port()
+    command = serving.transformers_command(folder, port, dtype="float32", device="cpu")
+    with (
+        serving.running(command, port, log=tmp_path / "log") as address,
+        ThreadPoolExecutor(3) as pool,
+    ):
+        served = list(pool.map(
+            lambda c: serving.complete(address, str(folder), c, max_new_tokens=6), ASKED
+        ))  # fmt: skip
+    prompts = [chat.prompt_ids(tokenizer, c) for c in ASKED]
+    here = generation.generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=1)
+    assert [text for text, _, _ in served] == [a.text for a in here]
+    assert [tokens for _, tokens, _ in served] == [len(p) for p in prompts]
+
+
+def test_llama_cpp_reads_the_file_and_renders_the_same_prompts(tiny, tokenizer, tmp_path):
+    """Its tokenizer and template engine are its own: prompts must come out at the same length."""
+    if why := serving.obstacle(serving.LLAMA):
+        pytest.skip(why)
+    from sft_utils import chat, gguffile
+
+    path, port = tmp_path / "m.gguf", serving.free_port()
+    gguffile.write(path, tiny.named_parameters(), tiny.config, tokenizer, kind="F32", name="tiny")
+    command = serving.llama_command(path, port, max_tokens=512)
+    with serving.running(command, port, log=tmp_path / "log") as address:
+        found = [serving.complete(address, "tiny", c, max_new_tokens=4) for c in ASKED]
+    assert [n for _, n, _ in found] == [len(chat.prompt_ids(tokenizer, c)) for c in ASKED]
