@@ -80,11 +80,24 @@ def recorded(profile: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def best_prompt(metrics: Mapping[str, Entry], metric: str) -> str | None:
-    """The arm without training that scores best on a metric; None if there is none."""
+def best_prompt(
+    metrics: Mapping[str, Entry], metric: str, *, value: float | None = None
+) -> str | None:
+    """The arm without training that scores best on a metric; None if there is none.
+
+    A notebook picks its best prompt once, by its main metric, and compares every metric with that
+    arm, so that on another metric a different prompt may score higher.
+
+    Args:
+        value: What the compared arm must have scored; the arm that did goes first.
+    """
     arms = [name.removesuffix(f".{metric}") for name in metrics if name.endswith(f".{metric}")]
     arms = [a for a in arms if a in PROMPT_ARMS or re.fullmatch(r"few_shot_\d+", a)]
-    return max(arms, key=lambda a: metrics[f"{a}.{metric}"]["value"], default=None)
+    scored = {a: metrics[f"{a}.{metric}"]["value"] for a in arms}
+    for arm, got in scored.items():
+        if value is not None and abs(got - value) < 1e-6:
+            return arm
+    return max(scored, key=scored.__getitem__, default=None)
 
 
 def claim(metrics: Mapping[str, Entry], name: str) -> dict[str, Any] | None:
@@ -108,7 +121,9 @@ def claim(metrics: Mapping[str, Entry], name: str) -> dict[str, Any] | None:
     after, minus, before = arms.partition("_minus_")
     difference = metrics.get(name) if minus else None
     if before == "best_prompt":
-        before = best_prompt(metrics, metric) or before
+        own = metrics.get(f"{after}.{metric}")
+        value = own["value"] - difference["value"] if own and difference else None
+        before = best_prompt(metrics, metric, value=value) or before
     sides = {
         "before": _side(metrics, before, metric) if minus else None,
         "after": _side(metrics, after, metric),

@@ -334,3 +334,22 @@ def test_pairs_need_a_wrong_answer():
         preferences.pairs([], [], [], [])
     assert set(preferences.SIZES) == {"smoke", "cpu", "gpu"}
     assert preferences.sizes(PROFILES["gpu-24gb"]) is preferences.SIZES["gpu"]
+
+
+def scored(value):
+    """A metric entry around a value."""
+    return {"value": value, "n": 50, "ci95": [value - 0.1, value + 0.1]}
+
+
+def test_the_best_prompt_is_the_arm_that_was_compared():
+    """Picked by adherence, it may not be the best on another metric."""
+    said = {
+        "few_shot.recall": scored(0.1), "reminded.recall": scored(0.2), "tuned.recall": scored(0.8),
+        "tuned_minus_best_prompt.recall": scored(0.7),
+    }  # fmt: skip
+    found = handover.claim(said, "tuned_minus_best_prompt.recall")
+    assert found["before"]["arm"] == "few_shot"
+    assert handover.faults({"metrics": said}) == []
+    said["tuned_minus_best_prompt.recall"] = scored(0.5)
+    assert handover.claim(said, "tuned_minus_best_prompt.recall")["before"]["arm"] == "reminded"
+    assert "recorded as 0.500" in handover.faults({"metrics": said})[0]

@@ -336,7 +336,8 @@ def test_interrupt_ends_the_kernel_too(layout):
          "    import pathlib, time\n    pathlib.Path('kernel').write_text(str(__import__('os')"
          ".getpid()))\n    time.sleep(600)")  # fmt: skip
     write_result(layout.run_file("00_first", "cpu", ".json"))
-    code = (
+    code = (  # a shell's background job starts with interrupts ignored, and so would its children
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from pathlib import Path; from sft_utils.nbrun import main;"
         "from sft_utils.nbsource import Layout; root = Path(sys.argv[1]);"
         "sys.exit(main(['run', '--nb', '1'], Layout(root=root, runs_root=root/'outputs'/'runs')))"
