@@ -559,10 +559,11 @@ with checkpoint(run, headline="report.tracks_measured", readme=README[: 3 if rea
     c.true("every section has a heading", all(f'id="{k}"' in page for k in handpage.SECTIONS))
     if ready:
         c.equal("answers that reach DPO with other tokens", differing, 0)
-        c.between("first DPO loss minus ln 2", log[0]["loss"] - math.log(2), -0.001, 0.001)
+        # With gradients a 4-bit layer takes another kernel than without, and rounds differently.
+        c.between("first DPO loss minus ln 2", log[0]["loss"] - math.log(2), -0.005, 0.005)
         c.between("first loss by hand minus ln 2", first_losses["the tuned model"] - math.log(2), -1e-9, 1e-9)
         c.true("the wrong reference does not start at ln 2",
-               abs(first_losses["the base model"] - math.log(2)) > 0.001)
+               abs(first_losses["the base model"] - math.log(2)) > 0.005)
         c.true("float32 moves more weights than bf16", moves["float32"] > moves["bf16"])
         c.equal("DPO steps", len(log), steps)
     c.save_file("report", run.dir / "report.html")
