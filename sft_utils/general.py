@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sft_utils import harness, modeling, rendering
-from sft_utils.artifacts import ROOT, sha256_json
+from sft_utils.artifacts import ROOT
 from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, TemplateError
@@ -137,11 +137,6 @@ def evaluate(
                 ]
     model.train(training)
     return results
-
-
-def prompts_hash(results: Sequence[Result]) -> str:
-    """Identity of everything the model was shown: prompts and choices, item by item."""
-    return sha256_json([[r.task, r.id, r.prompt, list(r.choices)] for r in results])
 
 
 def same_prompts(a: Sequence[Result], b: Sequence[Result]) -> bool:

@@ -14,7 +14,7 @@ from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import common_prefix
 
-FOLDER = ROOT / "data" / "general"
+FOLDER = ROOT / "data/general"  # one literal: the runner finds data files by it
 CHOICE = ("facts", "cloze", "grammar", "arithmetic")
 """Tasks whose answers are chosen by likelihood; together they are `general_accuracy`."""
 

@@ -161,7 +161,8 @@ def bootstrap(
     return [float(low), float(high)]
 
 
-def _f1_of(scores: Sequence[Score]) -> Callable[[np.ndarray], np.ndarray]:
+def f1_of(scores: Sequence[Score]) -> Callable[[np.ndarray], np.ndarray]:
+    """Field F1 as a statistic for `bootstrap`."""
     tp = np.array([s.tp for s in scores])
     wrong = np.array([s.fp + s.fn for s in scores])
 
@@ -174,7 +175,7 @@ def _f1_of(scores: Sequence[Score]) -> Callable[[np.ndarray], np.ndarray]:
 
 def f1_metric(scores: Sequence[Score]) -> dict[str, Any]:
     """Field F1 as a metric entry: value, n (mails), ci95 (bootstrap over mails)."""
-    interval = bootstrap(_f1_of(scores), len(scores))
+    interval = bootstrap(f1_of(scores), len(scores))
     return {"value": field_f1(scores), "n": len(scores), "ci95": interval}
 
 
@@ -186,7 +187,7 @@ def f1_difference(a: Sequence[Score], b: Sequence[Score]) -> dict[str, Any]:
     """
     if len(a) != len(b):
         raise ConfigError(f"paired difference needs the same items: {len(a)} and {len(b)}")
-    f_a, f_b = _f1_of(a), _f1_of(b)
+    f_a, f_b = f1_of(a), f1_of(b)
     interval = bootstrap(lambda draws: f_a(draws) - f_b(draws), len(a))
     return {"value": field_f1(a) - field_f1(b), "n": len(a), "ci95": interval}
 

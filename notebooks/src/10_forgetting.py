@@ -126,7 +126,7 @@ with expect_error(TemplateError):
 
 # %%
 asked = general.questions(SIZE.questions)
-texts = [r["text"] for r in tickets.read_rows("data/general/heldout_text.jsonl")]
+texts = general.heldout_texts()
 probes = [masking.assistant_labels(tokenizer, [{"role": "user", "content": g["question"]},
                                                {"role": "assistant", "content": g["answer"]}],
                                    max_length=P.max_length)
@@ -383,19 +383,13 @@ for arm, change in moved.items():
 
 # %%
 floor = trained["metrics"]["base.field_f1"]["value"]
-
-
-def f1_of(items, draws):
-    """Field F1 of resampled mails."""
-    tp = np.array([s.tp for s in items])[draws].sum(1)
-    off = np.array([s.fp + s.fn for s in items])[draws].sum(1)
-    return 2 * tp / np.maximum(2 * tp + off, 1)
+of = {arm: scoring.f1_of(scores[arm]) for arm in ("narrow", "replay")}
 
 
 def kept_share(draws):
     """Share of the task gain without replay that is there with replay."""
-    gain = np.maximum(f1_of(scores["narrow"], draws) - floor, 1e-6)
-    return (f1_of(scores["replay"], draws) - floor) / gain
+    gain = np.maximum(of["narrow"](draws) - floor, 1e-6)
+    return (of["replay"](draws) - floor) / gain
 
 
 everything = np.arange(len(test))[None]

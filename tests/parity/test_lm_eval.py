@@ -56,7 +56,6 @@ def test_another_template_is_noticed(tiny, tokenizer):
     b = general.evaluate(tiny, tokenizer, tasks=["facts"], limit=3, chat_template=False)
     with pytest.raises(TemplateError, match="asked in two ways"):
         general.same_prompts(a, b)
-    assert general.prompts_hash(a) == general.prompts_hash(general.evaluate(tiny, tokenizer, tasks=["facts"], limit=3))
 
 
 def test_answers_are_judged_and_the_model_is_left_as_it_was(tiny, tokenizer, monkeypatch):
