@@ -34,8 +34,6 @@ class Profile:
     smoke_val_rows: int  # quick validation every `eval_steps`
     eval_steps: int  # optimizer steps between quick validations
     test_rows: int  # held-out mails scored at the end (168 exist)
-    mix_rows: int = 560  # rows of data/structured that 05 trains, before tickets
-    group_rows: int = 48  # held-out items of a full group in 05
     replay_rows: int = 96  # general requests that the base answers itself, mixed into training
     probe_rows: int = 64  # general answers whose likelihood measures forgetting
     eval_batch_size: int = 32  # prompts decoded together
@@ -92,8 +90,6 @@ SMOKE = dataclasses.replace(
     smoke_val_rows=4,
     eval_steps=2,
     test_rows=8,
-    mix_rows=48,
-    group_rows=4,
     replay_rows=16,
     probe_rows=8,
     eval_batch_size=8,
