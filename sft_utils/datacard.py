@@ -13,7 +13,7 @@ from sft_utils.artifacts import ROOT, display_path, sha256_file, write_text
 from sft_utils.audit import CAUGHT_BY, CLEAN
 from sft_utils.data import Row, fingerprint, mail_of, read_jsonl, rows_of
 
-TICKETS = ROOT / "data" / "tickets"
+TICKETS = ROOT / "data/tickets"  # one literal: nbdeps reads it as a dependency
 FILES = {
     "raw.jsonl": "training material as it comes: clean rows and planted defects, shuffled",
     "test.jsonl": "held out for final scores; clean; no customer thread shared with raw.jsonl",

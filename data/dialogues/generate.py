@@ -7,7 +7,6 @@ Dialogues are composed from the hand-written phrases in phrases/. Each reply is 
 every rule of its system prompt (`sft_utils.rules`); a plan for which that fails is dropped.
 """
 
-import argparse
 import hashlib
 import sys
 from collections import Counter
@@ -18,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dialogues import measure
 from dialogues.plans import FAMILIES, Writer
-from sft_utils.artifacts import write_text
+from sft_utils import generated
 from sft_utils.data import dump_row, fingerprint
 from sft_utils.rules import KINDS, count_words
 
@@ -30,7 +29,6 @@ SIZES = {  # split: (pairs of dialogues, turns at least, turns at most)
     "test": (56, 3, 6),
     "fewshot": (3, 3, 4),
 }
-START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
 
 def build(seed: int = SEED) -> dict[str, list[dict]]:
@@ -49,9 +47,7 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     rows = build(seed)
     texts = {f"{split}.jsonl": "".join(dump_row(r) for r in part) for split, part in rows.items()}
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    head, rest = card.split(START, 1)
-    tail = rest.split(END, 1)[1]
-    return texts | {"README.md": f"{head}{START}\n\n{counts(rows, texts)}\n{END}{tail}"}
+    return texts | {"README.md": generated.with_counts(card, counts(rows, texts))}
 
 
 def _table(head: list[str], lines: list[list]) -> str:
@@ -84,22 +80,5 @@ def counts(rows: dict[str, list[dict]], texts: dict[str, str]) -> str:
     return "\n".join(tables)
 
 
-def main() -> int:
-    """Write or compare."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--check", action="store_true", help="compare only")
-    check = parser.parse_args().check
-    different = []
-    for name, text in build_files().items():
-        path = FOLDER / name
-        same = path.exists() and path.read_bytes() == text.encode()
-        if not same:
-            different.append(name)
-            if not check:
-                write_text(path, text)
-        print(f"{name}: {'same' if same else 'different' if check else 'written'}")
-    return int(check and bool(different))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.command_line(build_files, FOLDER))

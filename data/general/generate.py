@@ -8,7 +8,6 @@ here they get an id and an answer position. Grammar pairs and sums are drawn (gr
 arithmetic.py).
 """
 
-import argparse
 import hashlib
 import random
 import re
@@ -20,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from general import arithmetic, grammar
-from sft_utils.artifacts import write_text
+from sft_utils import generated
 from sft_utils.data import dump_row
 
 HERE = Path(__file__).resolve().parent
@@ -29,7 +28,6 @@ Row = dict[str, Any]
 SEED = 1011
 GRAMMAR_EACH = 16  # pairs per phenomenon
 SUMS = 204
-START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
 
 def _written(name: str) -> list[tuple[str, list[str]]]:
@@ -120,36 +118,16 @@ def build_files() -> dict[str, str]:
         "heldout_text": _texts(),
     }
     files = {f"{name}.jsonl": "".join(map(dump_row, part)) for name, part in rows.items()}
-    head, rest = (HERE / "README.md").read_text(encoding="utf-8").split(START)
+    card = (HERE / "README.md").read_text(encoding="utf-8")
     lines = ["", "| file | rows | choices | kinds | sha256 |", "| --- | --- | --- | --- | --- |"]
     for name, part in rows.items():
         digest = hashlib.sha256(files[f"{name}.jsonl"].encode()).hexdigest()[:16]
         choices = len(part[0].get("choices", ())) or ""
         kinds = len({row.get("topic", row.get("check", "")) for row in part} - {""}) or ""
         lines.append(f"| `{name}.jsonl` | {len(part)} | {choices} | {kinds} | `{digest}…` |")
-    table = "\n".join(lines) + "\n\n"
-    files["README.md"] = f"{head}{START}\n{table}{END}{rest.split(END)[1]}"
+    files["README.md"] = generated.with_counts(card, "\n".join(lines))
     return files
 
 
-def main() -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the general-ability data set.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files")
-    files = build_files()
-    if not parser.parse_args().check:
-        for name, text in files.items():
-            write_text(HERE / name, text)
-        return 0
-    different = [
-        name
-        for name, text in files.items()
-        if not (HERE / name).exists() or (HERE / name).read_bytes() != text.encode()
-    ]
-    for name in different:
-        print(f"data/general/{name} differs from what the generator writes.")
-    return 1 if different else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.command_line(build_files, HERE))

@@ -6,7 +6,6 @@
 The same bytes every time. Programs are run in the sandbox, puzzles are solved by trying every world.
 """
 
-import argparse
 import hashlib
 import sys
 from collections import Counter
@@ -16,12 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reasoning.rows import DOMAINS, HELD, SPLITS, Row, build
-from sft_utils.artifacts import write_text
+from sft_utils import generated
 from sft_utils.data import dump_row, fingerprint
 
 HERE = Path(__file__).resolve().parent
 SEED = 606
-START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
 
 def build_files(seed: int = SEED) -> dict[str, str]:
@@ -29,8 +27,7 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     rows = build(seed)
     files = {f"{split}.jsonl": "".join(map(dump_row, rows[split])) for split in SPLITS}
     readme = (HERE / "README.md").read_text(encoding="utf-8")
-    head, rest = readme.split(START)
-    files["README.md"] = f"{head}{START}\n{_counts(rows, files)}{END}{rest.split(END)[1]}"
+    files["README.md"] = generated.with_counts(readme, _counts(rows, files))
     return files
 
 
@@ -54,26 +51,5 @@ def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def main() -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the reasoning data set.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to")
-    args = parser.parse_args()
-    files = build_files()
-    if not args.check:
-        for name, text in files.items():
-            write_text(args.out / name, text)
-        return 0
-    different = [
-        name
-        for name, text in files.items()
-        if not (HERE / name).exists() or (HERE / name).read_bytes() != text.encode()
-    ]
-    for name in different:
-        print(f"data/reasoning/{name} differs from what the generator writes. Run it without --check.")
-    return 1 if different else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.command_line(build_files, HERE))

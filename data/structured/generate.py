@@ -9,7 +9,6 @@ handwritten/train end train.jsonl, the others are test rows. The example files o
 written as well (`example.py`).
 """
 
-import argparse
 import hashlib
 import sys
 from collections import Counter
@@ -18,14 +17,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, if not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sft_utils.artifacts import write_text
+from sft_utils import generated
 from sft_utils.data import dump_row, fingerprint
 from structured import example
 from structured.rows import DOCUMENTS, SEEN, SPLITS, UNSEEN, Row, build
 
 DATA = Path(__file__).resolve().parents[1]
 SEED = 505
-START, END = "<!-- counts: begin -->", "<!-- counts: end -->"
 
 
 def build_files(seed: int = SEED) -> dict[str, str]:
@@ -34,9 +32,7 @@ def build_files(seed: int = SEED) -> dict[str, str]:
     files = {f"structured/{split}.jsonl": "".join(map(dump_row, rows[split])) for split in SPLITS}
     files |= {f"examples/{name}": text for name, text in example.files(seed).items()}
     readme = (DATA / "structured" / "README.md").read_text(encoding="utf-8")
-    head, rest = readme.split(START)
-    tail = rest.split(END)[1]
-    files["structured/README.md"] = f"{head}{START}\n{_counts(rows, files)}{END}{tail}"
+    files["structured/README.md"] = generated.with_counts(readme, _counts(rows, files))
     return files
 
 
@@ -70,26 +66,5 @@ def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def main() -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the structured-output data set.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files")
-    parser.add_argument("--out", type=Path, default=DATA, help="folder to write to (data/)")
-    args = parser.parse_args()
-    files = build_files()
-    if not args.check:
-        for name, text in files.items():
-            write_text(args.out / name, text)
-        return 0
-    different = [
-        name
-        for name, text in files.items()
-        if not (DATA / name).exists() or (DATA / name).read_bytes() != text.encode()
-    ]
-    for name in different:
-        print(f"data/{name} differs from what the generator writes. Run it without --check.")
-    return 1 if different else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.command_line(build_files, DATA))

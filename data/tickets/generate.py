@@ -1,6 +1,6 @@
 """Write raw.jsonl, test.jsonl, fewshot.jsonl and answer_key.jsonl, the same bytes every time.
 
-    python data/tickets/generate.py            write the files and print a table of counts
+    python data/tickets/generate.py            write the files
     python data/tickets/generate.py --check    exit 1 if a committed file differs
 
 Sources are the hand-written mails (handwritten/*.jsonl) and the grammar (phrases/*.toml). The
@@ -12,9 +12,8 @@ mails are alike (`rows.ALIKE`). Defect "none" in the key marks clean rows that a
 would drop.
 """
 
-import argparse
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -26,10 +25,10 @@ from corpus import COPIES, HELD_OUT, Generator
 from defects import DAMAGES
 from draw import pick_weighted
 from grammar import Mail, retell, write_mail
-from rows import Item, Row, dump, make_row, read_rows, ticket_of
+from rows import Item, Row, dump, make_row, read_rows
 from scenarios import case_table, load_scenarios, pick_case
 
-from sft_utils.artifacts import write_text
+from sft_utils import generated
 
 HERE = Path(__file__).resolve().parent
 SEED = 20260
@@ -135,44 +134,5 @@ def _stream_row(mail: Mail) -> Row:
     )
 
 
-def print_counts(seed: int = SEED) -> None:
-    """A table of what the data set holds."""
-    items, test, few = Generator(seed).corpus()
-    clean = [item.row for item in items if item.defect in ("", "none")]
-    print(
-        f"raw.jsonl {len(items)} lines ({len(clean)} clean), test {len(test)}, few-shot {len(few)}"
-    )
-    for title, rows in (("clean raw", clean), ("test", test)):
-        print(f"\n{title}")
-        for key in ("source", "style"):
-            print(f"  {key:8}", dict(Counter(row[key] for row in rows).most_common()))
-        for key in ("topic", "action", "urgent"):
-            print(f"  {key:8}", dict(Counter(ticket_of(row)[key] for row in rows).most_common()))
-    print("\nplanted")
-    for kind, number in Counter(item.defect for item in items if item.defect).most_common():
-        print(f"  {kind:22}{number:4}")
-
-
-def main() -> int:
-    """Command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Generate the ticket data set.")
-    parser.add_argument("--check", action="store_true", help="compare with the committed files")
-    if not parser.parse_args().check:
-        for name, text in build_files().items():
-            write_text(HERE / name, text)
-        print_counts()
-        return 0
-    different = [
-        name
-        for name, text in build_files().items()
-        if not (HERE / name).exists() or (HERE / name).read_bytes() != text.encode()
-    ]
-    for name in different:
-        print(
-            f"data/tickets/{name} differs from what the generator writes. Run it without --check."
-        )
-    return 1 if different else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.command_line(build_files, HERE))

@@ -10,7 +10,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules"},
-    {"traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme", "duplicates", "constrain"},
+    {"generated", "traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
+     "duplicates", "constrain"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
      "htmlparts"},
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",

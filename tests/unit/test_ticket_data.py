@@ -94,19 +94,6 @@ def test_regenerating_gives_the_committed_bytes():
         assert (DATA / name).read_bytes() == text.encode(), f"run generate.py: {name} differs"
 
 
-def test_check_names_the_file_that_differs(tmp_path, monkeypatch, capsys):
-    files = {"raw.jsonl": "a\n", "test.jsonl": "b\n"}
-    monkeypatch.setattr(generate, "build_files", lambda: files)
-    monkeypatch.setattr(generate, "HERE", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["generate.py", "--check"])
-    (tmp_path / "raw.jsonl").write_text("a\n")
-    (tmp_path / "test.jsonl").write_text("changed\n")
-    assert generate.main() == 1
-    assert "test.jsonl" in capsys.readouterr().out
-    (tmp_path / "test.jsonl").write_text("b\n")
-    assert generate.main() == 0
-
-
 def test_clean_labels_hold_what_the_mail_says(clean_rows, exam_rows, few_rows):
     for row in [*clean_rows, *exam_rows, *few_rows]:
         mail, ticket = mail_of(row), ticket_of(row)
