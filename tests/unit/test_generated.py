@@ -19,7 +19,8 @@ def test_check_names_the_file_that_differs(tmp_path, capsys):
     capsys.readouterr()
     assert run(tmp_path, "--check") == 1
     said = capsys.readouterr().out
-    assert "test.jsonl" in said and "raw.jsonl" not in said
+    assert "test.jsonl" in said
+    assert "raw.jsonl" not in said
     assert (tmp_path / "below" / "test.jsonl").read_text() == "changed\n"  # --check writes nothing
     (tmp_path / "raw.jsonl").unlink()
     assert generated.different(FILES, tmp_path) == list(FILES)
@@ -48,5 +49,7 @@ def test_a_card_without_its_marks_is_refused(card):
 def test_only_the_counts_are_replaced():
     card = f"before\n{generated.START}\nold\n{generated.END}\nafter"
     once = generated.with_counts(card, "| n |")
-    assert "old" not in once and once.startswith("before\n") and once.endswith("\nafter")
+    assert "old" not in once
+    assert once.startswith("before\n")
+    assert once.endswith("\nafter")
     assert generated.with_counts(once, "\n| n |\n\n") == once
