@@ -1,4 +1,4 @@
-"""Write train.jsonl, val.jsonl, test.jsonl, fewshot.jsonl and the tables in README.md.
+"""Write the JSONL files of this folder and the tables in README.md.
 
     python data/reasoning/generate.py                 write the files
     python data/reasoning/generate.py --check         exit 1 if a committed file differs
@@ -7,6 +7,7 @@ The same bytes every time. Programs are run in the sandbox, puzzles are solved b
 """
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,18 +18,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from reasoning.rows import DOMAINS, HELD, SPLITS, Row, build
 from sft_utils import generated
 from sft_utils.data import dump_row, fingerprint
+from sft_utils.traces import render
 
 HERE = Path(__file__).resolve().parent
 SEED = 606
+GSM8K_ROWS = 240
 
 
 def build_files(seed: int = SEED) -> dict[str, str]:
     """The text of every generated file, by its name."""
     rows = build(seed)
     files = {f"{split}.jsonl": "".join(map(dump_row, rows[split])) for split in SPLITS}
+    files["word_gsm8k.jsonl"] = "".join(map(_gsm8k, _words(rows["train"])))
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     files["README.md"] = generated.with_counts(readme, _counts(rows, files))
     return files
+
+
+def _words(rows: list[Row]) -> list[Row]:
+    """Word problems of all structures, evenly spaced: rows of one structure stand together."""
+    words = [row for row in rows if row["domain"] == "word"]
+    return words[:: len(words) // GSM8K_ROWS][:GSM8K_ROWS]
+
+
+def _gsm8k(row: Row) -> str:
+    """A word problem in the layout of GSM8K files: the trace, then "#### N"."""
+    trace = render(row["steps"], "worded")
+    return json.dumps({"question": row["question"], "answer": f"{trace}\n#### {row['answer']}"}) + "\n"
 
 
 def _counts(rows: dict[str, list[Row]], files: dict[str, str]) -> str:
