@@ -31,7 +31,7 @@ class Report:
         self.run, self.rank = run, rank
         self.facts: dict[str, Any] = {
             "rank": rank, "pid": os.getpid(), "world_size": world_size,
-            "local_rank": int(os.environ.get("LOCAL_RANK", "0")),
+            "node": int(os.environ.get("GROUP_RANK", "0")),  # given by torchrun
         }  # fmt: skip
         self._pending: dict[str, Any] = self._empty()
         self._since = time.monotonic()

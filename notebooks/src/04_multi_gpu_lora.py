@@ -227,11 +227,12 @@ def adapter_gap(a, b):
 loss_gaps = {arm: loss_gap(done["single"], done[arm]) for arm in ("ddp", "fsdp2")}
 adapter_gaps = {arm: adapter_gap(done["single"], done[arm]) for arm in ("ddp", "fsdp2")}
 for arm in loss_gaps:
-    takeaway(f"{arm}, {WORLD} ranks, against one process over {len(done[arm].losses)} steps: losses differ by at "
-             f"most {loss_gaps[arm]:.1e} nats, adapters by {adapter_gaps[arm]:.1e} of what training did.")
+    takeaway(f"{arm}, {WORLD} ranks, against one process over {len(done[arm].losses)} steps: losses differ "
+             f"by at most {loss_gaps[arm]:.1e} nats, adapters by {adapter_gaps[arm]:.1e} of what training did.")
 
 # %%
-SHADE = {"single": COLOURS["base"], "ddp": COLOURS["lora"], "fsdp2": COLOURS["qlora"], "wrong": COLOURS["broken"]}
+SHADE = {"single": COLOURS["base"], "ddp": COLOURS["lora"], "fsdp2": COLOURS["qlora"],
+         "wrong": COLOURS["broken"]}  # fmt: skip
 steps = np.arange(1, len(done["single"].losses) + 1)
 with figure(
     "Three ways to spread a batch, one curve",
@@ -274,8 +275,8 @@ def findings(d):
 found = {arm: findings(d) for arm, d in {**done, "wrong": wrong}.items()}
 for arm, faults in found.items():
     print(arm, *[f"· {f.id} {f.severity}: {f.what}; {f.why}" for f in faults] or ["· nothing"])
-takeaway(f"The first loss is {wrong.losses[0]:.4f} instead of {done['single'].losses[0]:.4f}; the largest difference "
-         f"is {wrong_gap:.1e}, {wrong_gap / LOSS_TOLERANCE:,.0f} times the tolerance. Both curves fall.")
+takeaway(f"The first loss is {wrong.losses[0]:.4f} instead of {done['single'].losses[0]:.4f}; the largest "
+         f"difference is {wrong_gap:.1e}, {wrong_gap / LOSS_TOLERANCE:,.0f} times the tolerance.")
 
 # %%
 gaps = {arm: [max(abs(x - y), 1e-9) for x, y in zip(done["single"].losses, d.losses, strict=False)]
@@ -308,7 +309,8 @@ repeated = [
     for r in range(WORLD)
 ]
 twice = sum(map(len, repeated)) - len(encoded)
-takeaway(f"accelerate's loader alone would deal {sum(map(len, repeated))} rows of {len(encoded)}: {twice} twice.")
+takeaway(f"accelerate's loader alone would deal {sum(map(len, repeated))} rows of {len(encoded)}, "
+         f"{twice} of them twice.")
 table([
     {"arm": arm, "rank": r, "rows": len(part), "supervised tokens": sum(e["supervised"] for e in d.steps[r]),
      "first updates": str([e["rows"] for e in d.steps[r][:2]]), "last update": str(d.steps[r][-1]["rows"])}
@@ -348,9 +350,9 @@ takeaway(f"The job ended {ended_s:.1f} s after the kill; {len(alive)} of its pro
 # %%
 resumed = launching.launch(mortal, progress=run.progress_file)
 resumed_gap = loss_gap(done["ddp"], resumed)
-takeaway(f"The same command continued after step {resumed.began}: last loss {resumed.losses[-1]:.6f}, undisturbed "
-         f"{done['ddp'].losses[-1]:.6f}; largest difference over all steps {resumed_gap:.1e}, adapters "
-         f"{adapter_gap(done['ddp'], resumed):.1e}.")
+takeaway(f"The same command continued after step {resumed.began}: last loss {resumed.losses[-1]:.6f}, "
+         f"undisturbed {done['ddp'].losses[-1]:.6f}; largest difference over all steps {resumed_gap:.1e}, "
+         f"adapters {adapter_gap(done['ddp'], resumed):.1e}.")
 
 # %% [markdown]
 # **Why.** A collective operation waits for all ranks, so nobody notices from inside. torchrun watches the
@@ -374,8 +376,9 @@ table([
 # %%
 PARTS = {"held_bytes": "parameters", "gradient_bytes": "gradients", "optimizer_bytes": "optimizer"}
 held = {arm: {p: d.facts[0][p] / 2**20 for p in PARTS} for arm, d in done.items()}
+kept = sum(held["fsdp2"].values()) / sum(held["ddp"].values())
 with figure(
-    f"FSDP2 leaves {sum(held['fsdp2'].values()) / sum(held['ddp'].values()):.0%} of the state on each of {WORLD} ranks",
+    f"FSDP2 leaves {kept:.0%} of the state on each of {WORLD} ranks",
     f"MiB that rank 0 holds between steps, LoRA, {common['dtype']}; profile {run.profile.name}",
     alt="; ".join(f"{a}: " + ", ".join(f"{PARTS[p]} {v:.1f} MiB" for p, v in parts.items())
                   for a, parts in held.items()),
@@ -404,11 +407,11 @@ table([{"arm": a, **{PARTS[p] + " MiB": round(v, 1) for p, v in parts.items()},
 
 # %%
 speed = {arm: d.tokens_per_s for arm, d in done.items()}
-table([{"arm": a, "ranks": len(d.facts), "tokens/s": round(speed[a]), "ideal": round(speed["single"] * len(d.facts)),
-        "efficiency": f"{speed[a] / speed['single'] / len(d.facts):.0%}" if speed["single"] else "not measured"}
-       for a, d in done.items()])  # fmt: skip
-takeaway(f"{os.cpu_count()} logical cores of this machine are shared by the ranks, which exchange gradients (DDP) or "
-         "whole layers (FSDP2) through its memory. Ranks pay when each brings a processor of its own.")
+table([{"arm": a, "ranks": len(d.facts), "tokens/s": round(speed[a]),
+        "ideal": round(speed["single"] * len(d.facts)),
+        "efficiency": f"{speed[a] / speed['single'] / len(d.facts):.0%}"} for a, d in done.items()])
+takeaway(f"The ranks share {os.cpu_count()} logical cores and exchange gradients (DDP) or whole layers (FSDP2). "
+         "Ranks pay when each brings a processor of its own.")
 
 # %% [markdown]
 # ## ZeRO-3, where DeepSpeed is
@@ -452,8 +455,8 @@ run.fingerprints |= {
     "tokenizer": modeling.tokenizer_hash(tokenizer),
     "base_weights": modeling.weights_hash(P),
 }
-with checkpoint(run, headline="ddp.max_loss_difference",
-                readme=["ddp.max_loss_difference", "fsdp2.max_loss_difference", "wrong.max_loss_difference"]) as c:
+README = [f"{arm}.max_loss_difference" for arm in ("ddp", "fsdp2", "wrong")]
+with checkpoint(run, headline="ddp.max_loss_difference", readme=README) as c:
     for arm, gap in {**loss_gaps, "wrong": wrong_gap, "resumed": resumed_gap}.items():
         c.metric(f"{arm}.max_loss_difference", gap, n=n if arm != "wrong" else len(wrong.losses))
     for arm, d in done.items():
@@ -506,7 +509,7 @@ def check(yours, expected):
 check([combined([(8.0, 4), (1.0, 1)]), combined([(6.0, 3), (0.0, 0)])], [1.8, 2.0])
 
 # %% [markdown]
-# **Sources**: torch 2.13.0, `torch.distributed.fsdp.fully_shard`, `torch.distributed.run` · transformers 5.17.0,
-# trainer.py (`num_items_in_batch`, `average_tokens_across_devices`) · accelerate 1.15.0, state.py (which devices
-# shard), data_loader.py (`BatchSamplerShard`) · Zhao et al., *PyTorch FSDP*, arXiv 2304.11277v2 · Rajbhandari et
-# al., *ZeRO*, arXiv 1910.02054v3.
+# **Sources**: torch 2.13.0, `torch.distributed.fsdp.fully_shard`, `torch.distributed.run` · transformers
+# 5.17.0, trainer.py (`num_items_in_batch`, `average_tokens_across_devices`) · accelerate 1.15.0, state.py
+# (which devices shard), data_loader.py (`BatchSamplerShard`) · Zhao et al., *PyTorch FSDP*, arXiv
+# 2304.11277v2 · Rajbhandari et al., *ZeRO*, arXiv 1910.02054v3.
