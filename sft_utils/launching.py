@@ -137,25 +137,13 @@ def _follow(
 ) -> None:  # fmt: skip
     """Until the command ends: refuse a wrong start, pass on steps, end what stands still."""
     path, read, total = rankrun.events_file(run.folder, 0), 0, 0
-    news, seen, checked = time.monotonic(), 0.0, False
-    while process.poll() is None:
-        time.sleep(0.1)
+    news, seen, over = time.monotonic(), 0.0, False
+    while not over:
+        over = process.poll() is not None  # what it reported last is judged as well
+        time.sleep(0 if over else 0.2)
         _remember(process, family)
         facts = rankrun.reported(run.folder)
-        for rank in facts:
-            if why := rankrun.mismatch(run, facts[rank]):
-                raise LaunchError(f"run {run.name}: {why}")
-        if (
-            not checked
-            and len(facts) == run.world_size
-            and all("values" in f for f in facts.values())
-        ):
-            checked = True
-            if len({f["values"] for f in facts.values()}) > 1:
-                raise LaunchError(
-                    f"run {run.name}: the ranks start from different adapter values. Seed every "
-                    "rank alike before the adapter is made: fully_shard copies nothing."
-                )
+        _judge(run, facts)
         if "began" not in facts.get(0, {}) or not path.exists():
             lines = []
         else:
@@ -169,7 +157,7 @@ def _follow(
                                     event["seconds"])  # fmt: skip
                 if say:
                     say(f"{run.name}: step {event['step']}/{total} loss {event['loss']:.4f}")
-                if watch:
+                if watch and not over:
                     watch(event, facts)
         read = max(read, len(lines))
         latest = max(
@@ -179,6 +167,18 @@ def _follow(
             news, seen = time.monotonic(), latest
         if time.monotonic() - news > stall_s:
             raise LaunchError(_standstill(run, facts, stall_s))
+
+
+def _judge(run: RankRun, facts: Facts) -> None:
+    """Refuse a run in which something else is in force than was asked for."""
+    for found in facts.values():
+        if why := rankrun.mismatch(run, found):
+            raise LaunchError(f"run {run.name}: {why}")
+    if len({f["values"] for f in facts.values() if "values" in f}) > 1:
+        raise LaunchError(
+            f"run {run.name}: the ranks start from different adapter values. Seed every rank "
+            "alike before the adapter is made: fully_shard copies nothing."
+        )
 
 
 def _total(run: RankRun) -> int:

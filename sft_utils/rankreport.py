@@ -64,8 +64,11 @@ class Report:
                     kept += [line] if json.loads(line).get("step", step + 1) <= step else []
         path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._since = time.monotonic()
-        sys.addaudithook(self._audit)
         self.update(began=step)
+
+    def watch_writes(self) -> None:
+        """From now on note files opened for writing; for the rest of this process."""
+        sys.addaudithook(self._audit)
 
     def trained(self, rows: list[int], tokens: int, supervised: int) -> None:
         """One micro-batch went through forward and backward."""

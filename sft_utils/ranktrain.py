@@ -240,6 +240,7 @@ def main(run_file: str) -> None:
     run = read(run_file)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     report = Report(run, int(os.environ.get("RANK", "0")), world_size)
+    report.watch_writes()
     with failures(report):
         from sft_utils import runtime
 

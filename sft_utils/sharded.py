@@ -4,6 +4,7 @@ accelerate shards on accelerators only; on a CPU its FSDP settings give plain DD
 the distribution is as in the trainer: order of rows, loss, clipping, optimizer, schedule.
 """
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,9 @@ def _save(model: Any, optimizer: Any, schedule: Any, folder: Path, step: int) ->
         state = {"model": weights, "optimizer": moments, "schedule": schedule.state_dict()}
         torch.save(state, folder / "state.pt")
         write_json(folder / "trainer_state.json", {"global_step": step})
+        for old in folder.parent.glob("checkpoint-*"):
+            if old != folder:
+                shutil.rmtree(old)
     dist.barrier()
 
 

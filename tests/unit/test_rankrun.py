@@ -1,6 +1,7 @@
 """The run file, the command and the judgement of what ranks report; nothing is started here."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -91,14 +92,16 @@ def test_events_after_the_checkpoint_are_forgotten(tmp_path):
 
 
 def test_only_own_writes_count(tmp_path):
-    report = Report(run(tmp_path / "arm"), 0, 2)
-    report.resume(0)
-    (tmp_path / "arm" / "adapter").mkdir()
-    (tmp_path / "arm" / "adapter" / "adapter_config.json").write_text("{}")
-    (tmp_path / "elsewhere").write_text("x")
-    (tmp_path / "arm" / "adapter" / "adapter_config.json").read_text()
+    report, arm = Report(run(tmp_path / "arm"), 0, 2), tmp_path / "arm"
+    for path, mode, flags in [
+        (arm / "adapter/adapter_config.json", "w", 0), (tmp_path / "elsewhere", "w", 0),
+        (arm / "run.json", "r", os.O_RDONLY), (arm / "rank-0.jsonl", "a", 0), (3, "w", 0),
+        (str(arm / "state.pt"), None, os.O_WRONLY | os.O_CREAT),
+    ]:  # fmt: skip
+        report._audit("open", (path, mode, flags))
+    report._audit("import", ("json",))
     report.finish()
-    assert rankrun.reported(tmp_path / "arm")[0]["wrote"] == ["adapter/adapter_config.json"]
+    assert rankrun.reported(tmp_path / "arm")[0]["wrote"] == ["adapter/adapter_config.json", "state.pt"]
 
 
 @pytest.mark.parametrize(("n", "ranks", "size", "total"), [(45, 2, 1, 4), (9, 2, 1, 4), (7, 2, 2, 8), (8, 4, 1, 8)])
