@@ -54,6 +54,10 @@ class ServeError(SFTError, RuntimeError):
     """A model server that did not start, answer or stop."""
 
 
+class LaunchError(SFTError, RuntimeError):
+    """Ranks of a training run that did not start as asked, died, or stood still."""
+
+
 class RunnerError(SFTError, RuntimeError):
     """A notebook could not be built, executed, published or compared."""
 
