@@ -16,10 +16,10 @@ LAYERS = [
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",
      "handfiles"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
-     "dialogues", "harness", "preferences"},
-    {"merging", "serving", "gguffile", "answering", "modelcard"},
+     "dialogues", "harness", "preferences", "ablations", "trialstats"},
+    {"merging", "serving", "gguffile", "answering", "modelcard", "trialstore", "sweeps", "trialplots"},
     {"mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress",
-     "general"},
+     "general", "trialreport"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec", "handover"},
     {"loading"},
     {"layouts", "reasoning"},
@@ -84,7 +84,7 @@ def test_the_runner_never_imports_torch(name):
 @pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
 def test_optional_packages_are_imported_lazily(name):
     lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers",
-            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets"}  # fmt: skip
+            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets", "mlflow", "yaml"}  # fmt: skip
     assert not imported(FILES[name], top_level_only=True) & lazy
 
 
