@@ -69,13 +69,20 @@ def intervals(
     )
 
 
-def size_curve(axes: Any, curve: Mapping[int, Difference], *, base: float) -> str:
+def size_curve(
+    axes: Any,
+    curve: Mapping[int, Difference],
+    *,
+    base: float,
+    reference: tuple[int, float] | None = None,
+) -> str:
     """Field F1 against the number of training rows, rows on a logarithmic axis.
 
     Args:
         axes: Matplotlib axes.
         curve: Rows -> metric entry.
         base: Field F1 without training.
+        reference: Rows and field F1 of a longer training, not part of the curve.
     Returns:
         The text alternative.
     """
@@ -85,12 +92,18 @@ def size_curve(axes: Any, curve: Mapping[int, Difference], *, base: float) -> st
     axes.fill_between(sizes, low, high, color="#1b9e9e", alpha=0.2, lw=0)
     axes.plot(sizes, middle, "o-", color="#1b9e9e", label="trained")
     axes.axhline(base, color="#7f7f7f", ls="--", label="base, no rows")
+    told = f"base {base:.2f}; " + ", ".join(f"{n} rows {curve[n]['value']:.2f}" for n in sizes)
+    ticks = list(sizes)
+    if reference is not None:
+        axes.plot(*reference, "s", color="#e0812a", label="trained in full")
+        told += f"; in full, {reference[0]} rows {reference[1]:.2f}"
+        ticks.append(reference[0])
     axes.set_xscale("log")
-    axes.set_xticks(sizes, map(str, sizes))
+    axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     axes.set(xlabel="training rows (logarithmic)", ylabel="field F1", ylim=(0, 1))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
-    return f"base {base:.2f}; " + ", ".join(f"{n} rows {curve[n]['value']:.2f}" for n in sizes)
+    return told
 
 
 def curves(axes: Any, losses: Mapping[str, Sequence[float | None]]) -> str:
