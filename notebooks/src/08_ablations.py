@@ -317,7 +317,7 @@ store = trialstore.Store(
 DEFAULT = ablations.default_trial(SIZE, seed)
 BASE = ablations.base_trial(seed)
 SEEDS = [seed + k for k in range(SIZE.n_seeds)]
-used = {}  # id -> result, of every trial that this notebook looked at
+used, trained_now = {}, []  # id -> result, of every trial looked at; ids that were not in a file
 sections = []  # of the report at the end
 
 
@@ -331,13 +331,15 @@ def rule(question, text, evidence=None, **drawn):
 
 
 def tell(k, n, result, computed):
-    """One line per trial."""
+    """One line per trial that had to be trained."""
     used[result["id"]] = result
+    if not computed:
+        return
+    trained_now.append(result["id"])
     trial = ablations.Trial(**result["trial"])
     what = ", ".join(f"{a} {b}" for a, b in trial.changed(DEFAULT).items()) or "default"
     f1 = scoring.field_f1(trialstore.unpack_scores(result))
-    cost = f"{result['wall_s']:6.1f} s" if computed else "  cached"
-    print(f"{k:2}/{n} {cost}  {result['id'][:8]}  field F1 {f1:.3f}  {what}")
+    print(f"{k:2}/{n} {result['wall_s']:5.1f} s  {result['id'][:8]}  field F1 {f1:.3f}  {what}")
 
 
 # %%
@@ -469,8 +471,8 @@ for name in ("attention", "mlp"):
     gaps[name] = against(sets[name])
     takeaway(f"{name} against all-linear, equal parameters: {scoring.verdict(gaps[name])}.")
 others = [n for n in modules.tied if n != modules.best]
-rule("Which modules, at equal size?", f"{modules.best} is best here; "
-     + (f"{', '.join(others)} cannot be told from it, so choose by speed."
+rule("Which modules, at equal size?", f"{modules.best} is ahead; "
+     + (f"{', '.join(others)} not shown to be worse, so choose by speed."
         if others else "the others are worse at the same size."),
      {f"{n} minus all-linear": gaps[n] for n in ("attention", "mlp")})  # fmt: skip
 
@@ -494,8 +496,8 @@ table([{"method": name, "scale": method_trials[name].scale, "trained": ran[name]
       f"n = {SIZE.val_rows} mails, one seed")  # fmt: skip
 
 # %%
-against = [name for name in method_arms if name != "lora"]
-for name in against:
+rivals = [name for name in method_arms if name != "lora"]
+for name in rivals:
     gaps[name] = against(method_trials[name])
     takeaway(f"{name} against LoRA: {scoring.verdict(gaps[name])}.")
 seconds = {name: r["train_s"] for name, r in ran.items()}
@@ -503,13 +505,13 @@ method_choice = trialstats.choose(method_arms, seconds)
 with figure(
     f"{len(method_choice.tied)} of {len(method_arms)} methods tie with the best",
     f"field F1 minus that of LoRA, n = {SIZE.val_rows} mails, one seed, profile {P.name}",
-    alt="; ".join(f"{n} {gaps[n]['value']:+.2f}" for n in against),
+    alt="; ".join(f"{n} {gaps[n]['value']:+.2f}" for n in rivals),
 ) as ax:
-    trialplots.intervals(ax, {n: gaps[n] for n in against}, zero=True)
+    trialplots.intervals(ax, {n: gaps[n] for n in rivals}, zero=True)
 rule("Which method?", f"of the methods that tie with {method_choice.best}, {method_choice.chosen} "
      f"trained fastest ({seconds[method_choice.chosen]:.0f} s); another one has to earn its seconds.",
-     {f"{n} minus LoRA": gaps[n] for n in against}, figure="intervals",
-     drawn={"entries": {n: gaps[n] for n in against}, "zero": True},
+     {f"{n} minus LoRA": gaps[n] for n in rivals}, figure="intervals",
+     drawn={"entries": {n: gaps[n] for n in rivals}, "zero": True},
      title="Field F1 minus that of LoRA")  # fmt: skip
 
 # %% [markdown]
@@ -770,6 +772,7 @@ sections += [
         question="What do the losses say?", rule=f"lowest loss {lowest}, best answers {highest}: "
         "compare answers.", figure="curves", drawn={"losses": losses}, title="Training loss"),
 ]  # fmt: skip
+takeaway(f"{len(used)} trials, {len(trained_now)} of them trained in this run, the others read.")
 about = {"profile": P.name, "trials": len(used), "rows per trial": DEFAULT.rows,
          "mails": SIZE.val_rows, "seeds": SIZE.n_seeds, "data": CONTEXT["data"]["curated"][:12]}
 folder = run.dir / "report"
