@@ -46,7 +46,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import BitsAndBytesConfig, PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import (
@@ -299,8 +299,11 @@ CONTEXT = {
     "packages": manifest.lock_hash(),
     "code": trialstore.code_hash(
         [chat, generation, masking, modeling, scoring, tickets, training],
-        [draw, training_rows, build, arguments, trainer_of, served, answers_of, train, work],
+        [draw, training_rows, build, arguments, trainer_of, served, answers_of, train, work,
+         ablations.Trial],
     ),
+    "nf4": nf4.to_json_string(),
+    "targets": {name: list(layers) for name, layers in ablations.TARGETS.items()},
     "budget": {
         "batch_size": SIZE.batch_size, "max_length": P.max_length, "precision": P.precision,
         "max_new_tokens": P.max_new_tokens, "attention": P.attention, "device": P.device,
@@ -402,7 +405,9 @@ with figure(
     ax.set_ylabel("learning rate")
 
 # %%
-layers = build(BASE) if copy is None else copy  # their shapes decide the size of an adapter
+source, revision = modeling.model_source(P)
+with torch.device("meta"):  # the size of an adapter follows from shapes, no weights are needed
+    layers = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, revision=revision))
 price = {names[t]: ablations.adapter_size(layers, t.targets, t.rank) for t in GRID}
 first = trialstats.choose({names[t]: [s] for t, s in cells.items()}, price)
 by_name = {name: t for t, name in names.items()}
@@ -551,6 +556,7 @@ long_answers = generation.generate(
     max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
     cache=run.dir / "long_run.json", key=in_full["files"]["adapter"]["sha256"],
 )  # fmt: skip
+del long_run
 long_arm = [tickets.score_answers(val_rows, long_answers)]
 rising = trialstats.difference(long_arm, curve_arms[everything])
 reference = [full_rows, trialstats.mean_f1(long_arm)]
@@ -615,6 +621,7 @@ trainer = trainer_of(with_prompt, build(with_prompt), encoded)
 found = preflight.check(trainer, [tickets.conversation(r) for r in mails], tokenizer)
 with expect_error(PreflightError):
     preflight.gate(found)
+del trainer  # and its model: later trials need the memory
 
 # %%
 gaps["prompt_loss"] = against(with_prompt)

@@ -251,3 +251,29 @@ def test_sweeps_that_need_a_server_are_refused():
         sweeps.sweep_configs({**definition, "method": "bayes"})
     with pytest.raises(ConfigError, match="'lr' is no field"):
         sweeps.sweep_trial({"lr": 0.1}, default)
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
+def test_the_scale_is_the_one_that_peft_uses(tiny, method):
+    trial = Trial(rank=9, alpha=18, method=method)
+    model = get_peft_model(tiny, LoraConfig(
+        r=trial.rank, lora_alpha=trial.alpha, use_rslora=method == "rslora", use_dora=method == "dora",
+        target_modules="all-linear", task_type="CAUSAL_LM",
+    ))  # fmt: skip
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    assert layer.scaling["default"] == pytest.approx(trial.scale)
+
+
+def test_the_exercises_can_be_solved():
+    """The checkers of 08 accept a right solution and refuse what is in the notebook."""
+    text = (artifacts.ROOT / "notebooks/src/08_ablations.py").read_text(encoding="utf-8")
+    cell = next(c for c in text.split("# %%\n") if c.startswith("def undecided"))
+    cell = cell.split("# %% [markdown]")[0]
+    told = []
+    exec(cell, {"print": lambda *words: told.append(words[0])})
+    assert told.count("not solved yet") == 2
+    solved = cell.replace("[False for _ in intervals]", "[low <= 0 and high >= margin for low, high in intervals]")
+    solved = solved.replace("return 0  #", "return round(budget / sum(i + o for i, o in layers))  #")
+    told.clear()
+    exec(solved, {"print": lambda *words: told.append(words[0])})
+    assert told.count("solved") == 2
