@@ -66,8 +66,8 @@ def sweep_text(definition: Mapping[str, Any]) -> str:
 
     head = (
         "# The grid of notebook 08 as a W&B sweep. Generated: python -m sft_utils.sweeps\n"
-        "# Offline, the notebook runs it without a server. With an account: wandb.sweep(this),\n"
-        "# then wandb.agent(id, function=...) with the function that the notebook defines.\n"
+        "# Offline, the notebook runs it without a server. With an account: `wandb sweep`, then\n"
+        "# wandb.agent(id, function=...) with the function that the notebook shows.\n"
     )
     return head + yaml.safe_dump(dict(definition), sort_keys=False)
 

@@ -427,28 +427,34 @@ rule("Which learning rate, and which rank?",
 
 # %% [markdown]
 # **The same grid as a sweep.** A W&B sweep names the same values in YAML; its server hands out one
-# configuration after the other and an agent calls a function with it. Offline there is no server, but
-# a grid needs none. The function is the one an online agent would call
-# (`wandb.agent(wandb.sweep(definition), function=...)`), and the trials come from their files.
+# configuration after the other to an agent. Offline there is no server, but a grid needs none: its
+# configurations are expanded here, and the trials come from their files. With an account the agent's
+# function is `with wandb.init() as tracker: record(tracker, trained(dict(tracker.config)))`, run by
+# `wandb.agent(wandb.sweep(definition), function=...)`; that needs a network and is not run here.
 
 # %%
 definition = sweeps.sweep_definition(DEFAULT, SIZE.rates, SIZE.ranks)
 print(sweeps.sweep_text(definition))
 
 
-def agent(config):
-    """One configuration of the sweep: train or read the trial, and track it."""
-    result = run_trials([sweeps.sweep_trial(config, DEFAULT)])[0]
-    entry = scoring.f1_metric(trialstore.unpack_scores(result))
+def trained(config):
+    """The result of one configuration of the sweep."""
+    return run_trials([sweeps.sweep_trial(config, DEFAULT)])[0]
+
+
+def record(tracker, result):
+    """Losses step by step, and what the sweep maximises."""
+    for step, loss in enumerate(result["curve"], 1):
+        if tracker is not None and loss is not None:
+            tracker.log({"loss": loss}, step=step)
+    f1 = scoring.f1_metric(trialstore.unpack_scores(result))
+    tracking.log_summary(tracker, {"field_f1": f1})
+
+
+swept = [trained(config) for config in sweeps.sweep_configs(definition)]
+for result in swept:
     with tracking.tracked(run, report_to, {"run_id": result["id"], **result["trial"]}) as tracker:
-        if tracker is not None:
-            for step, loss in enumerate(result["curve"], 1):
-                tracker.log({} if loss is None else {"loss": loss}, step=step)
-        tracking.log_summary(tracker, {"field_f1": entry})
-    return result
-
-
-swept = [agent(config) for config in sweeps.sweep_configs(definition)]
+        record(tracker, result)
 
 # %% [markdown]
 # ## Which modules, at equal size?
