@@ -765,7 +765,7 @@ with figure(
 # %%
 COLUMNS = ["learning_rate", "rank", "targets", "method", "rows", "data", "field_f1"]
 on_val = [r for r in used.values() if r["trial"]["method"] != "none"
-          and len(r["scores"]) == SIZE.val_rows]  # fmt: skip
+          and r["id"] == store.path(ablations.Trial(**r["trial"])).stem]  # fmt: skip
 coordinates = [{c: trialreport.trial_row(r)[c] for c in COLUMNS} for r in on_val]
 top = max(coordinates, key=lambda r: r["field_f1"])
 with figure(
