@@ -170,6 +170,10 @@ def merge_into(copy: Any, model: Any) -> Any:
             weight = dequantised(getattr(module, "base_layer", module))
             for adapter in getattr(module, "active_adapters", ()):
                 weight = weight + module.get_delta_weight(adapter).float()
+                lengths = getattr(module, "lora_magnitude_vector", None) or {}
+                if adapter in lengths:  # DoRA is no sum: it also trains the length of each row
+                    length = lengths[adapter].weight.float()
+                    weight = weight * (length / weight.norm(dim=1))[:, None]
             target.weight.copy_(weight)
     copy.eval()
     return copy

@@ -1,11 +1,16 @@
-"""Experiment tracking behind one call: Weights & Biases, offline unless the user says otherwise."""
+"""Experiment tracking behind one call: Weights & Biases, offline by default, or MLflow."""
 
 import contextlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sft_utils.errors import ConfigError
+
+MLFLOW_INSTALL = 'pip install "mlflow-skinny==3.17.2" sqlalchemy alembic'
+"""What report_to="mlflow" needs; no part of the locked environment. That version was tried."""
 
 
 @contextlib.contextmanager
@@ -15,19 +20,25 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
     WANDB_MODE decides where it goes: unset means offline (files below run.dir, nothing leaves
     the machine, no login); a user who has logged in sets WANDB_MODE=online.
 
+    MLFLOW_TRACKING_URI does the same for MLflow: unset means an SQLite file below run.dir.
+
     Args:
-        report_to: "wandb" or "none".
+        report_to: "wandb", "mlflow" or "none".
         config: Recorded with the run; the manifest belongs in it.
     Yields:
-        The wandb run, or None.
+        The wandb run, something with the same `log` and `summary` on MLflow, or None.
     Raises:
-        ConfigError: Another tracker was asked for.
+        ConfigError: Another tracker was asked for, or MLflow is not installed.
     """
     if report_to == "none":
         yield None
         return
+    if report_to == "mlflow":
+        with _mlflow(run, config) as tracker:
+            yield tracker
+        return
     if report_to != "wandb":
-        raise ConfigError(f"report_to={report_to!r} is not one of 'none', 'wandb'")
+        raise ConfigError(f"report_to={report_to!r} is not one of 'none', 'wandb', 'mlflow'")
     import wandb
 
     folder = run.dir / "tracking"
@@ -48,6 +59,64 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
         yield tracker
     finally:
         tracker.finish()
+
+
+class _OnMlflow:
+    """The part of a wandb run that notebooks use, on an open MLflow run."""
+
+    def __init__(self, mlflow: Any) -> None:
+        self.mlflow, self.summary = mlflow, self
+
+    def log(self, values: Mapping[str, Any], step: int | None = None) -> None:
+        """Numbers as metrics at a step; everything else is not a curve and is left out."""
+        numbers = {k: float(v) for k, v in values.items() if isinstance(v, int | float)}
+        self.mlflow.log_metrics(numbers, step=step)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """A final value; an interval becomes two metrics, a text becomes a tag."""
+        if isinstance(value, list | tuple):
+            for part, bound in zip(("low", "high"), value, strict=True):
+                self.mlflow.log_metric(f"{name}.{part}", float(bound))
+        elif isinstance(value, int | float):
+            self.mlflow.log_metric(name, float(value))
+        else:
+            self.mlflow.set_tag(name, str(value))
+
+
+@contextlib.contextmanager
+def _mlflow(run: Any, config: dict[str, Any]) -> Iterator[_OnMlflow]:
+    try:
+        import mlflow
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"report_to='mlflow' needs a package that is not installed ({error.name}): "
+            f"{MLFLOW_INSTALL}"
+        ) from error
+    folder = Path(run.dir) / "tracking" / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = "sft-notebooks"
+    mlflow.set_tracking_uri(
+        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    )
+    if mlflow.get_experiment_by_name(name) is None:
+        own = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "files").as_uri()
+        mlflow.create_experiment(name, artifact_location=own)
+    mlflow.set_experiment(name)
+    mark = {"run_id": str(config.get("run_id", ""))}
+    # As with wandb: a later block with the same id adds to the same run.
+    earlier = mlflow.search_runs(
+        filter_string=f"tags.run_id = '{mark['run_id']}'", output_format="list", max_results=1
+    ) if mark["run_id"] else []  # fmt: skip
+    chosen = (
+        {"run_id": earlier[0].info.run_id}
+        if earlier
+        else {"run_name": f"{run.notebook}-{run.profile.name}", "tags": mark}
+    )
+    with mlflow.start_run(**chosen):
+        flat = {k: v for k, v in config.items() if not isinstance(v, dict | list)}
+        mlflow.log_params(flat)
+        mlflow.log_dict(json.loads(json.dumps(config, default=str)), "config.json")
+        yield _OnMlflow(mlflow)
 
 
 def log_summary(tracker: Any, metrics: dict[str, dict[str, Any]]) -> None:

@@ -17,10 +17,11 @@ LAYERS = [
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",
      "handfiles"},
     {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
-     "dialogues", "harness", "preferences", "rankrun"},
-    {"rankreport", "launching", "merging", "serving", "gguffile", "answering", "modelcard"},
-    {"sharded", "mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps", "nbparams", "nbprogress",
-     "general"},
+     "dialogues", "harness", "preferences", "rankrun", "ablations", "trialstats"},
+    {"rankreport", "launching", "merging", "serving", "gguffile", "answering", "modelcard",
+     "trialstore", "sweeps", "trialplots"},
+    {"sharded", "mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps",
+     "nbparams", "nbprogress", "general", "trialreport"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec", "handover", "ranktrain"},
     {"loading"},
     {"layouts", "reasoning"},
@@ -85,7 +86,7 @@ def test_the_runner_never_imports_torch(name):
 @pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
 def test_optional_packages_are_imported_lazily(name):
     lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers",
-            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets"}  # fmt: skip
+            "jsonschema", "lxml", "llguidance", "lm_eval", "datasets", "mlflow", "yaml"}  # fmt: skip
     assert not imported(FILES[name], top_level_only=True) & lazy
 
 

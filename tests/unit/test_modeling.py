@@ -219,3 +219,23 @@ def test_a_run_that_does_not_fit_is_refused(tiny):
     budget = memory.predict(tiny.config, rank=4, batch_size=64, tokens=8000, supervised=100)
     with pytest.raises(ConfigError, match=r"predicted .* GiB .* usable"):
         memory.require_fit(budget, 0.01)
+
+
+def test_dora_is_merged_with_the_length_of_its_rows(tiny, local):
+    """A plain sum would forget the magnitudes that DoRA trains, without an error."""
+    model = get_peft_model(tiny, LoraConfig(
+        r=4, lora_alpha=8, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM"
+    ))  # fmt: skip
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    ids = torch.arange(12)[None]
+    with torch.inference_mode():
+        expected = model.eval()(input_ids=ids).logits
+        copy = modeling.load_model(local, dtype=torch.float32).eval()
+        untrained = copy(input_ids=ids).logits
+        merged = modeling.merge_into(copy, model)(input_ids=ids).logits
+    assert (untrained - expected).abs().max() > 0.05
+    assert torch.allclose(merged, expected, atol=1e-4)

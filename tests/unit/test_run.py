@@ -1,7 +1,10 @@
 """Profiles, the start of a run, the manifest, hand-offs and the checkpoint cell."""
 
+import contextlib
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 
@@ -126,10 +129,91 @@ def test_tracking_is_offline_and_leaves_the_manifest(run, monkeypatch, mode):
     with tracking.tracked(run, "none", {}) as tracker:
         assert tracker is None
     with (
-        pytest.raises(ConfigError, match="report_to='mlflow'"),
+        pytest.raises(ConfigError, match=r"report_to='tensorboard' is not one of .*'mlflow'"),
+        tracking.tracked(run, "tensorboard", {}),
+    ):
+        pass
+
+
+class FakeMlflow:
+    """What `tracking` calls of mlflow 3.17.2, recorded."""
+
+    def __init__(self):
+        self.calls, self.runs, self.experiment = [], {}, None
+
+    def __getattr__(self, name):
+        return lambda *args, **options: self.calls.append((name, args, options))
+
+    def get_experiment_by_name(self, name):
+        return self.experiment
+
+    def search_runs(self, filter_string, **options):
+        wanted = filter_string.split("'")[1]
+        return [r for r in self.runs.values() if r.tags["run_id"] == wanted]
+
+    @contextlib.contextmanager
+    def start_run(self, run_id=None, run_name=None, tags=None):
+        opened = self.runs.get(run_id) or types.SimpleNamespace(tags=tags)
+        opened.info = types.SimpleNamespace(run_id=run_id or f"m{len(self.runs)}")
+        self.runs[opened.info.run_id] = opened
+        yield opened
+        self.calls.append(("ended", (opened.info.run_id,), {}))
+
+
+def test_mlflow_stands_behind_the_same_call(run, monkeypatch):
+    from sft_utils import tracking
+
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config = {"run_id": "abc", "rank": 16, "manifest": {"a": 1}}
+    with tracking.tracked(run, "mlflow", config) as tracker:
+        tracker.log({"loss": 1.0, "note": "no number"}, step=3)
+        tracking.log_summary(tracker, {"tuned.field_f1": {"value": 0.9, "n": 3, "ci95": [0, 1]}})
+    calls = {name: (args, options) for name, args, options in fake.calls}
+    assert calls["set_tracking_uri"][0][0] == f"sqlite:///{run.dir / 'tracking' / 'mlflow' / 'mlflow.db'}"
+    assert calls["log_params"][0][0] == {"run_id": "abc", "rank": 16}
+    assert calls["log_dict"][0][0] == config
+    assert calls["log_metrics"] == (({"loss": 1.0},), {"step": 3})
+    logged = [args for name, args, _ in fake.calls if name == "log_metric"]
+    assert logged == [("tuned.field_f1", 0.9), ("tuned.field_f1.n", 3.0),
+                      ("tuned.field_f1.ci95.low", 0.0), ("tuned.field_f1.ci95.high", 1.0)]  # fmt: skip
+    with tracking.tracked(run, "mlflow", config):
+        pass
+    assert list(fake.runs) == ["m0"], "a later block with the same id adds to the same run"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    with tracking.tracked(run, "mlflow", {"run_id": "other"}):
+        pass
+    assert fake.calls[-1] == ("ended", ("m1",), {})
+    assert ("set_tracking_uri", ("http://127.0.0.1:5000",), {}) in fake.calls
+
+
+def test_a_missing_mlflow_is_named_with_its_installation(run, monkeypatch):
+    from sft_utils import tracking
+
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    with (
+        pytest.raises(ConfigError, match=r"report_to='mlflow' needs .*pip install .mlflow-skinny=="),
         tracking.tracked(run, "mlflow", {}),
     ):
         pass
+
+
+def test_the_real_mlflow_keeps_a_run(run, monkeypatch):
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is optional and not in the lock")
+    from sft_utils import tracking
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for step in (1, 2):
+        with tracking.tracked(run, "mlflow", {"run_id": "abc", "rank": 16}) as tracker:
+            tracker.log({"loss": 1.0 / step}, step=step)
+            tracking.log_summary(tracker, {"f1": {"value": 0.5, "n": 2, "ci95": [0.1, 0.9]}})
+    found = mlflow.search_runs(experiment_names=["sft-notebooks"], output_format="list")
+    assert len(found) == 1
+    assert found[0].data.metrics == {
+        "loss": 0.5, "f1": 0.5, "f1.n": 2.0, "f1.ci95.low": 0.1, "f1.ci95.high": 0.9,
+    }  # fmt: skip
+    assert found[0].data.params["rank"] == "16"
 
 
 def test_expect_error_fails_when_nothing_fails():

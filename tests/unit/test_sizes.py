@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from sft_utils import dialogues, general, merging, reasoning, structured
+from sft_utils import ablations, dialogues, general, merging, reasoning, structured
 from sft_utils.config import PROFILES, get_profile
 
-TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes, merging.sizes)
+TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes, merging.sizes,
+          ablations.sizes)  # fmt: skip
 
 
 @pytest.mark.parametrize("track", TRACKS)
