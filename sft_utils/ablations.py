@@ -103,8 +103,8 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(
-        rows=2, batch_size=2, min_steps=1, val_rows=2, test_rows=2, rates=(2e-3,), ranks=(4,),
-        curve=(1, 2), methods=(("rslora", 0), ("dora", 0), ("qlora", 0), ("full", 2e-4)), n_seeds=1,
+        rows=3, batch_size=1, min_steps=3, val_rows=2, test_rows=2, rates=(2e-3,), ranks=(4,),
+        curve=(2, 3), methods=(("rslora", 0), ("dora", 0), ("qlora", 0), ("full", 2e-4)), n_seeds=1,
     ),
     "cpu": Sizes(
         rows=32, batch_size=2, min_steps=16, val_rows=24, test_rows=32, rates=(5e-4, 2e-3, 8e-3),

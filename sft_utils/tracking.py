@@ -94,29 +94,34 @@ def _mlflow(run: Any, config: dict[str, Any]) -> Iterator[_OnMlflow]:
         ) from error
     folder = Path(run.dir) / "tracking" / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
-    name = "sft-notebooks"
-    mlflow.set_tracking_uri(
-        os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-    )
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(given or f"sqlite:///{folder / 'mlflow.db'}")
+    try:
+        with mlflow.start_run(**_chosen_run(mlflow, run, config, None if given else folder)):
+            flat = {k: v for k, v in config.items() if not isinstance(v, dict | list)}
+            mlflow.log_params(flat)
+            mlflow.log_dict(json.loads(json.dumps(config, default=str)), "config.json")
+            yield _OnMlflow(mlflow)
+    finally:
+        if given is None:  # mlflow sets it too; the next run has a folder of its own
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def _chosen_run(
+    mlflow: Any, run: Any, config: dict[str, Any], folder: Path | None
+) -> dict[str, Any]:
+    """What to open: as with wandb, a later block with the same id adds to the same run."""
+    name, ours = "sft-notebooks", str(config.get("run_id", ""))
     if mlflow.get_experiment_by_name(name) is None:
-        own = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "files").as_uri()
-        mlflow.create_experiment(name, artifact_location=own)
+        files = (folder / "files").as_uri() if folder else None
+        mlflow.create_experiment(name, artifact_location=files)
     mlflow.set_experiment(name)
-    mark = {"run_id": str(config.get("run_id", ""))}
-    # As with wandb: a later block with the same id adds to the same run.
     earlier = mlflow.search_runs(
-        filter_string=f"tags.run_id = '{mark['run_id']}'", output_format="list", max_results=1
-    ) if mark["run_id"] else []  # fmt: skip
-    chosen = (
-        {"run_id": earlier[0].info.run_id}
-        if earlier
-        else {"run_name": f"{run.notebook}-{run.profile.name}", "tags": mark}
+        filter_string=f"tags.run_id = '{ours}'", output_format="list", max_results=1
     )
-    with mlflow.start_run(**chosen):
-        flat = {k: v for k, v in config.items() if not isinstance(v, dict | list)}
-        mlflow.log_params(flat)
-        mlflow.log_dict(json.loads(json.dumps(config, default=str)), "config.json")
-        yield _OnMlflow(mlflow)
+    if ours and earlier:
+        return {"run_id": earlier[0].info.run_id}
+    return {"run_name": f"{run.notebook}-{run.profile.name}", "tags": {"run_id": ours}}
 
 
 def log_summary(tracker: Any, metrics: dict[str, dict[str, Any]]) -> None:

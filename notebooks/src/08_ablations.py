@@ -785,7 +785,11 @@ sections += [
         question="What do the losses say?", rule=f"lowest loss {lowest}, best answers {highest}: "
         "compare answers.", figure="curves", drawn={"losses": losses}, title="Training loss"),
 ]  # fmt: skip
-takeaway(f"{len(used)} trials, {len(trained_now)} of them trained in this run, the others read.")
+noted = {f: sum(f in r["findings"] for r in used.values())
+         for f in sorted({f for r in used.values() for f in r["findings"]})}  # fmt: skip
+takeaway(f"{len(used)} trials, {len(trained_now)} of them trained in this run, the others read. "
+         "The preflight had something to say: "
+         + (", ".join(f"{f} in {n} trials" for f, n in noted.items()) or "never") + ".")
 about = {"profile": P.name, "trials": len(used), "rows per trial": DEFAULT.rows,
          "mails": SIZE.val_rows, "seeds": SIZE.n_seeds, "data": CONTEXT["data"]["curated"][:12]}
 folder = run.dir / "report"

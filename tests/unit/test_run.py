@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 import types
 
@@ -144,6 +145,10 @@ class FakeMlflow:
     def __getattr__(self, name):
         return lambda *args, **options: self.calls.append((name, args, options))
 
+    def set_tracking_uri(self, uri):
+        self.calls.append(("set_tracking_uri", (uri,), {}))
+        os.environ["MLFLOW_TRACKING_URI"] = uri  # as the real one does
+
     def get_experiment_by_name(self, name):
         return self.experiment
 
@@ -178,13 +183,16 @@ def test_mlflow_stands_behind_the_same_call(run, monkeypatch):
     logged = [args for name, args, _ in fake.calls if name == "log_metric"]
     assert logged == [("tuned.field_f1", 0.9), ("tuned.field_f1.n", 3.0),
                       ("tuned.field_f1.ci95.low", 0.0), ("tuned.field_f1.ci95.high", 1.0)]  # fmt: skip
+    assert calls["create_experiment"][1] == {"artifact_location": (run.dir / "tracking/mlflow/files").as_uri()}
     with tracking.tracked(run, "mlflow", config):
         pass
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "else the next run is put into this folder"
     assert list(fake.runs) == ["m0"], "a later block with the same id adds to the same run"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     with tracking.tracked(run, "mlflow", {"run_id": "other"}):
         pass
     assert fake.calls[-1] == ("ended", ("m1",), {})
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
     assert ("set_tracking_uri", ("http://127.0.0.1:5000",), {}) in fake.calls
 
 
@@ -214,6 +222,7 @@ def test_the_real_mlflow_keeps_a_run(run, monkeypatch):
         "loss": 0.5, "f1": 0.5, "f1.n": 2.0, "f1.ci95.low": 0.1, "f1.ci95.high": 0.9,
     }  # fmt: skip
     assert found[0].data.params["rank"] == "16"
+    assert list((run.dir / "tracking" / "mlflow" / "files").rglob("config.json"))
 
 
 def test_expect_error_fails_when_nothing_fails():
