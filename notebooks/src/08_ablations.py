@@ -752,7 +752,7 @@ compared = {"default": DEFAULT, "chosen": chosen,
             **{n: t for n, t in method_trials.items() if n != "lora"}}  # fmt: skip
 kept_of = {n: used[store.path(t).stem] for n, t in compared.items()}
 losses = {n: r["curve"] for n, r in kept_of.items()}
-ends = {n: float(np.mean(np.array(v[-5:], dtype=float))) for n, v in losses.items()}
+ends = {n: float(np.mean([np.inf if x is None else x for x in v[-5:]])) for n, v in losses.items()}
 score_of = {n: scoring.field_f1(trialstore.unpack_scores(r)) for n, r in kept_of.items()}
 lowest, highest = min(ends, key=ends.get), max(score_of, key=score_of.get)
 with figure(
