@@ -96,9 +96,9 @@ def load_for_training(
         ConfigError: It will not fit (before anything is loaded), or the backend is not ready.
         ModelError: What was loaded is not what was asked for.
     """
+    prepare(backend, cpu=not profile.is_gpu)
     from transformers import AutoConfig
 
-    prepare(backend, cpu=not profile.is_gpu)
     checkpointing = profile.gradient_checkpointing if checkpointing is None else checkpointing
     targets = list(TARGETS) if lora.target_modules == "all-linear" else sorted(lora.target_modules)
     source, revision = modeling.model_source(profile)
@@ -107,7 +107,7 @@ def load_for_training(
     budget = memory.predict_rows(
         config, rows, rank=lora.r, batch_size=profile.batch_size, checkpointing=checkpointing,
         attention=profile.attention, bits=32 if wide else profile.bits,
-        adapter_bytes=4 if wide or profile.precision == "fp16" else 2,
+        adapter_bytes=4 if wide or profile.precision == "fp16" else 2, autocast=profile.is_gpu,
     )  # fmt: skip
     if available_gib is None and profile.is_gpu:
         import torch

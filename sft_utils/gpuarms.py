@@ -167,6 +167,7 @@ def throughput(job: Job, quantization: str, length: int) -> Row:
         recompute: memory.predict_rows(
             shapes, rows, rank=RANK, batch_size=1, bits=profile.bits, checkpointing=recompute,
             adapter_bytes=4 if backend == "plain" and quantization == "none" else narrow,
+            autocast=profile.is_gpu,
         ) for recompute in (False, True)
     }  # fmt: skip
     memory.require_fit(needs[True], free)

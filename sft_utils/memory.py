@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sft_utils.errors import ConfigError
-from sft_utils.masking import supervised as supervised_tokens
 from sft_utils.runtime import GIB
 
 LOSS_CHUNK = 256
-"""Supervised tokens that TRL projects on the vocabulary at once (`training.fit_loss_chunks`)."""
+"""Tokens that TRL projects on the vocabulary at once; `training.fit_loss_chunks` changes it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +18,7 @@ class Budget:
     weights: int  # base model as stored
     adapter: int  # LoRA matrices, their gradients and both Adam moments
     activations: int  # kept for backward, longest batch
-    logits: int  # vocabulary projection of the supervised tokens of one chunk, float32
+    logits: int  # one chunk of tokens projected on the vocabulary, float32 copies in its loss
 
     @property
     def total_gib(self) -> float:
@@ -33,30 +32,25 @@ class Batch:
 
     rows: int
     tokens: int  # of its longest row: the others are padded to it
-    supervised: int  # tokens of the whole batch that carry loss
+    padded: bool  # rows differ in length, so that attention needs a mask
 
 
 def longest_batch(rows: Sequence[dict[str, list[int]]], batch_size: int) -> Batch:
-    """The most expensive batch a trainer can draw: the longest rows together.
-
-    Grouping by length really builds it, random order may. Its supervised tokens are counted as if
-    the rows with most of them came together too.
+    """The most expensive batch a trainer can draw from encoded rows: the longest row, padded ones
+    beside it.
 
     Raises:
         ConfigError: There are no rows.
     Example:
-        >>> row = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}
-        >>> longest_batch([row, row, {"input_ids": [5], "labels": [5]}], 2)
-        Batch(rows=2, tokens=3, supervised=4)
+        >>> rows = [{"input_ids": [5, 6, 7]}, {"input_ids": [5]}, {"input_ids": [5, 6]}]
+        >>> longest_batch(rows, 2)
+        Batch(rows=2, tokens=3, padded=True)
     """
     if not rows:
         raise ConfigError("no rows: the longest batch of nothing decides about no memory")
-    most = sorted((supervised_tokens(row) for row in rows), reverse=True)[:batch_size]
-    return Batch(
-        rows=min(batch_size, len(rows)),
-        tokens=max(len(row["input_ids"]) for row in rows),
-        supervised=sum(most),
-    )
+    lengths = [len(row["input_ids"]) for row in rows]
+    size = min(batch_size, len(rows))
+    return Batch(rows=size, tokens=max(lengths), padded=size > 1 and min(lengths) < max(lengths))
 
 
 def linear_shapes(config: Any) -> list[tuple[int, int]]:
@@ -107,36 +101,90 @@ def _biases(config: Any, shapes: Sequence[tuple[int, int]]) -> int:
     return attention + (sum(outputs[4:]) if getattr(config, "mlp_bias", False) else 0)
 
 
+def _kept(
+    config: Any, *, rank: int, tokens: int, padded: bool, attention: str, wide: int, adapter: int
+) -> int:
+    """Bytes per token that autograd keeps of one decoder layer with an adapter on each projection.
+
+    Args:
+        wide: Bytes per number of the base's computations.
+        adapter: Bytes per number of the adapter's; where they differ, peft casts each input.
+    """
+    hidden, inner = config.hidden_size, config.intermediate_size
+    heads = config.num_attention_heads
+    (q, _), (kv, _) = linear_shapes(config)[:2]
+    cast = adapter > wide
+    norms = 2 * (4 * hidden + 4)  # the float32 copy and its scale
+    inputs = 5 * adapter * hidden if cast else 2 * wide * hidden  # of q, k, v, gate and up
+    if attention == "eager":  # keys and values repeated to all heads; T x T weights of every head
+        scores = heads * tokens * (4 if wide == 4 else 4 + 2)
+        mixing = wide * 4 * q + scores
+    else:  # a mask makes transformers repeat keys and values, and is kept once per layer
+        mixing = wide * (2 * q + 2 * (q if padded else kv) + (tokens if padded else 0)) + 4 * heads
+    mlp = wide * 3 * inner + adapter * inner  # gate, its activation, up; their product
+    return norms + inputs + mixing + (adapter * q if cast else 0) + mlp + 7 * rank * adapter
+
+
 def predict(
     config: Any,
     *,
     rank: int,
     batch_size: int,
     tokens: int,
-    supervised: int,
+    supervised: int = 0,
+    padded: bool = True,
     bits: int = 4,
     adapter_bytes: int = 2,
+    autocast: bool = True,
     checkpointing: bool = False,
     attention: str = "sdpa",
+    loss_chunk: int = LOSS_CHUNK,
 ) -> Budget:
-    """Predict training memory from a model config alone."""
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    shapes = linear_shapes(config)
-    adapter = layers * sum(rank * (o + i) for o, i in shapes)
-    q, kv, inner = shapes[0][0], shapes[1][0], shapes[4][0]
-    kept = 6 * hidden + 3 * q + 2 * 2 * kv + 4 * inner + 7 * rank
-    per_layer = 2 * kept
-    if attention == "eager":
-        per_layer += config.num_attention_heads * tokens * (4 + 2)
-    per_token = layers * (2 * hidden if checkpointing else per_layer)
-    if checkpointing:
-        per_token += per_layer  # the one layer being recomputed
-    chunk = min(batch_size * supervised, LOSS_CHUNK)
+    """Predict the peak of training from a model config alone.
+
+    Three moments compete while all activations of the forward pass are there: the loss, which
+    holds four float32 copies of a chunk of logits; the backward pass of the last layer; with
+    checkpointing that of a layer computed again. The largest counts. Compared with measured peaks
+    in tests/parity/test_memory.py.
+
+    Args:
+        config: transformers config of the base model (Llama, Qwen2 and relatives).
+        rank: LoRA rank on all seven projections.
+        batch_size: Rows per micro-batch.
+        tokens: Tokens of the longest row.
+        supervised: Decides nothing: TRL fills up a chunk with other tokens. 03 states it.
+        padded: Rows of the batch differ in length (matters for sdpa).
+        bits: 4 for NF4, 16 for bf16 or fp16, 32.
+        adapter_bytes: 2 where TRL casts the adapter to bf16 (QLoRA), 4 for float32.
+        autocast: The trainer computes in mixed precision (bf16=True or fp16=True on a GPU).
+        checkpointing: Keep only layer inputs and recompute the rest.
+        attention: `Profile.attention`.
+        loss_chunk: What `training.fit_loss_chunks` was given.
+    """
+    layers, hidden, inner = (
+        config.num_hidden_layers, config.hidden_size, config.intermediate_size
+    )  # fmt: skip
+    wide = 4 if bits == 32 else 2
+    trained = layers * sum(rank * (o + i) for o, i in linear_shapes(config))
+    kind = adapter_bytes if adapter_bytes > wide and not autocast else wide
+    per_layer = _kept(
+        config, rank=rank, tokens=tokens, padded=padded, attention=attention, wide=wide,
+        adapter=kind,
+    )  # fmt: skip
+    n = batch_size * tokens
+    outside = n * (4 + wide) * hidden  # the last norm, and its rows sorted for the loss
+    kept = n * layers * (wide * hidden if checkpointing else per_layer) + outside
+    if adapter_bytes > kind:
+        kept += 2 * trained  # autocast keeps 16-bit copies of the adapter
+    backward = n * (2 * kind * inner + kind * hidden) + (n * per_layer if checkpointing else 0)
+    if bits == 4:
+        backward += 2 * inner * hidden  # one projection, dequantised
+    loss = 4 * 4 * min(loss_chunk, n) * config.vocab_size
     return Budget(
         weights=weight_bytes(config, bits),
-        adapter=adapter * adapter_bytes * 4,
-        activations=batch_size * tokens * per_token,
-        logits=3 * 4 * chunk * config.vocab_size,
+        adapter=trained * adapter_bytes * 4,
+        activations=kept + max(backward - loss, 0),
+        logits=loss,
     )
 
 
@@ -152,9 +200,8 @@ def predict_rows(
         options: What `predict` takes besides.
     """
     batch = longest_batch(rows, batch_size)
-    per_row = -(-batch.supervised // batch.rows)
     return predict(
-        config, batch_size=batch.rows, tokens=batch.tokens, supervised=per_row, **options
+        config, batch_size=batch.rows, tokens=batch.tokens, padded=batch.padded, **options
     )
 
 

@@ -84,6 +84,7 @@ def _worker(
             row, begun = _next_row(lines, arm.limit_s, deadline)
             if row is None and done and not begun:
                 return done  # it ended between two arms, as it does after running out of memory
+            died = row is None
             if row is None:
                 row = _death(process, begun)
             if row["status"] == "unavailable" or not begun:  # so would be all its other arms
@@ -91,6 +92,8 @@ def _worker(
                     keep(other.name, row)
                 return len(group)
             keep(arm.name, row)
+            if died:
+                return done + 1
             if row["status"] in ("timed out", "no time left"):
                 patience = 0.0
                 return done + 1

@@ -29,7 +29,7 @@ def test_an_8b_model_is_not_tried_on_a_cpu(capsys):
 
 def test_names_of_files_and_of_arms():
     names = [a.name for a in gpucheck.arms(tiny=False)]
-    assert len(set(names)) == len(names) == 16
+    assert len(set(names)) == len(names) == 17
     for backend in ("plain", "ours", "unsloth"):
         assert {f"{backend}_{b}_{n}" for b in ("nf4", "bf16") for n in (2048, 8192)} <= set(names)
 
@@ -62,19 +62,19 @@ def test_a_second_call_runs_what_is_missing(scripted):
         "unsloth_nf4_256": {"status": "unavailable", "why": "no unsloth"},
     }
     code, result, ran = scripted(stopped)
-    assert (code, result["complete"], len(ran)) == (1, False, 16)
+    assert (code, result["complete"], len(ran)) == (1, False, 17)
     code, result, ran = scripted({})
     assert ran == ["weights", "plain_parity", "unsloth_nf4_64"], "the checkpoint is made again"
     assert (code, result["complete"]) == (0, True)
     assert result["arms"]["unsloth_nf4_256"]["why"] == "no unsloth"
     assert scripted({})[2] == []
-    assert len(scripted({}, "--force")[2]) == 16
+    assert len(scripted({}, "--force")[2]) == 17
 
 
 def test_rows_of_another_program_are_not_kept(scripted, monkeypatch):
     scripted({})
     monkeypatch.setattr(gpucheck, "key", lambda device, tiny: "changed")
-    assert len(scripted({})[2]) == 16
+    assert len(scripted({})[2]) == 17
 
 
 def test_a_check_that_does_not_hold_is_a_failure(scripted, capsys):

@@ -47,7 +47,7 @@ def test_adapters_on_the_meta_device():
         model = AutoModelForCausalLM.from_config(shapes, dtype=torch.bfloat16)
         model = get_peft_model(model, LoraConfig(r=16, target_modules="all-linear"))
     trainable, _ = model.get_nb_trainable_parameters()
-    budget = memory.predict(shapes, rank=16, batch_size=1, tokens=8, supervised=4, adapter_bytes=4)
+    budget = memory.predict(shapes, rank=16, batch_size=1, tokens=8, adapter_bytes=4)
     assert budget.adapter == trainable * 4 * 4  # weights, gradients, two moments
 
 
@@ -66,16 +66,16 @@ def test_nf4_bytes_are_what_bitsandbytes_stores(out, inner):
     assert memory.nf4_bytes(out, inner) == pytest.approx(stored, rel=0.01)
 
 
-def rows(*lengths, supervised=2):
-    return [{"input_ids": [1] * n, "labels": [-100] * (n - supervised) + [1] * supervised} for n in lengths]
+def rows(*lengths):
+    return [{"input_ids": [1] * n, "labels": [1] * n} for n in lengths]
 
 
 def test_the_longest_batch_is_found_in_real_rows():
     many = rows(10, 400, 30, 390, 20)
-    assert memory.longest_batch(many, 2) == memory.Batch(rows=2, tokens=400, supervised=4)
+    assert memory.longest_batch(many, 2) == memory.Batch(rows=2, tokens=400, padded=True)
     assert memory.longest_batch(many, 8).rows == 5, "there are no more"
-    uneven = [*rows(50), *rows(40, supervised=30)]
-    assert memory.longest_batch(uneven, 1) == memory.Batch(rows=1, tokens=50, supervised=30)
+    assert not memory.longest_batch(many, 1).padded, "a row alone has no padding"
+    assert not memory.longest_batch(rows(7, 7, 7), 2).padded
     with pytest.raises(ConfigError, match="no rows"):
         memory.longest_batch([], 2)
 
@@ -92,12 +92,12 @@ def test_one_long_row_decides():
 
 @pytest.mark.parametrize("name", [n for n, p in PROFILES.items() if p.is_gpu])
 def test_every_gpu_profile_fits_its_machine_and_not_a_smaller_one(name):
-    """At the longest rows it allows; half of their tokens carry loss."""
+    """At the longest rows it allows, padded."""
     profile = PROFILES[name]
     shapes, _ = KNOWN[profile.model.split("/")[1].removesuffix("-Instruct")]
     budget = memory.predict(
         shapes, rank=16, batch_size=profile.batch_size, tokens=profile.max_length,
-        supervised=profile.max_length // 2, bits=profile.bits, attention=profile.attention,
+        bits=profile.bits, attention=profile.attention,
         checkpointing=profile.gradient_checkpointing,
         adapter_bytes=4 if profile.precision == "fp16" else 2,
     )  # fmt: skip
