@@ -58,11 +58,11 @@ def arms(*, tiny: bool) -> list[Arm]:
     def cells(worker: str) -> list[Arm]:
         lengths = TINY_LENGTHS if tiny else LENGTHS
         return [
-            arm(worker, f"{worker}_{bits}_{n}", 90) for bits in ("nf4", "bf16") for n in lengths
+            arm(worker, f"{worker}_{bits}_{n}", 120) for bits in ("nf4", "bf16") for n in lengths
         ]
 
     return [
-        arm("ours", "weights", 90),
+        arm("ours", "weights", 150),
         arm("ours", "ours_qlora", 120),
         *cells("ours"),
         arm("ours", "ours_qlora_fp16", 90),  # what a GPU without bf16 runs
@@ -193,6 +193,7 @@ def _check(
     job = {"device": options.device, "tiny": options.tiny, "work": str(work)}
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     os.environ.update(offline)
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else Trainer splits batches over all GPUs
     try:
         run(todo, job, [sys.executable, "-m", "sft_utils.gpuarms"], deadline, keep)
     finally:
