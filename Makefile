@@ -68,6 +68,10 @@ list: setup ## list the notebooks, their questions, times and needs
 publish: setup ## publish finished runs: notebooks (cpu), reference results, README tables (NB=)
 	@$(nbrun) publish --nb "$${NB:-all}" --profile "$$PROFILE"
 
+.PHONY: renew
+renew: setup ## write generated tables and setup cells again (no results change)
+	@$(nbrun) renew
+
 .PHONY: adopt
 adopt: setup ## bring an edited notebook back into notebooks/src: NB=03, FROM=file.ipynb, YES=1
 	@$(nbrun) adopt --nb "$$NB" $(if $(FROM),--from "$$FROM") $(if $(YES),--yes)
@@ -91,6 +95,10 @@ test: setup ## run the tests (ARGS= for pytest)
 .PHONY: mutation
 mutation: setup ## the full mutation benchmark of the preflight (half an hour)
 	@$(py) -m tests.mutation.run --baseline --json outputs/reference/mutation.json
+
+.PHONY: gpu-check
+gpu-check: setup ## what this machine's GPU does, in at most 9 minutes; resumes (ARGS=--force)
+	@$(py) -m sft_utils.gpucheck $(ARGS)
 
 .PHONY: lint
 lint: setup ## check style

@@ -214,13 +214,14 @@ def to_bf16_adapter(model: Any) -> None:
     """Cast adapter weights to bf16, as SFTTrainer does on 4-bit bases.
 
     A reloaded adapter comes back in float32 and computes other logits than the one that was
-    trained; cast it as well.
+    trained; cast it as well. On an fp16 base it stays float32: `training.fit_adapter_precision`.
     """
     import torch
 
+    half = model.get_input_embeddings().weight.dtype == torch.float16
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(torch.float32 if half else torch.bfloat16)
 
 
 def load_adapter_into(model: Any, folder: Path) -> None:

@@ -10,9 +10,11 @@ import nbformat
 from nbformat import NotebookNode
 
 from sft_utils.artifacts import read_json, write_json, write_text
+from sft_utils.colab import CELL
 from sft_utils.errors import RunnerError
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
+    SETUP_TAG,
     Layout,
     build,
     code_cells,
@@ -23,8 +25,15 @@ from sft_utils.nbsource import (
     outputs_sha256,
     parse,
     read_source,
+    with_setup_cell,
 )
-from sft_utils.readme import cost_table, notebooks_table, replace_generated, results_table
+from sft_utils.readme import (
+    cost_table,
+    gpu_table,
+    notebooks_table,
+    replace_generated,
+    results_table,
+)
 
 PUBLISHED_PROFILE = "cpu"  # the one every reader can repeat
 MAX_BYTES = 400 * 1024
@@ -125,19 +134,29 @@ def _portable(result: dict[str, Any]) -> dict[str, Any]:
 def _write_notebooks(
     layout: Layout, ready: dict[str, NotebookNode], models: dict[str, str]
 ) -> list[Path]:
-    """Write new notebooks, and renew the cost table of published ones (no outputs change)."""
+    """Write new notebooks; renew cost table and setup cell of the others (no outputs change)."""
     written = []
     for notebook in notebook_names(layout):
         path = layout.published(notebook)
         nb = ready.get(notebook)
         if nb is None and not path.is_file():
             continue
-        nb = nb or nbformat.read(path, as_version=4)
+        nb = nb or with_setup_cell(nbformat.read(path, as_version=4))
         text = _text(fill_costs(nb, cost_table(notebook, layout.reference_root, models)))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
             written.append(path)
     return written
+
+
+def renew(layout: Layout, models: dict[str, str]) -> list[str]:
+    """Write again what is generated around results: cost tables, setup cells, README tables.
+
+    Returns:
+        The files that changed, relative to the repository.
+    """
+    written = [*_write_notebooks(layout, {}, models), *write_readme(layout)]
+    return [str(path.relative_to(layout.root)) for path in written]
 
 
 def _text(nb: NotebookNode) -> str:
@@ -158,6 +177,8 @@ def write_readme(layout: Layout) -> list[Path]:
     old = path.read_text(encoding="utf-8")
     new = replace_generated(old, "notebooks", notebooks_table(titles, results))
     new = replace_generated(new, "results", results_table(results))
+    gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
+    new = replace_generated(new, "gpu", gpu_table(gpus))
     if new == old:
         return []
     write_text(path, new)
@@ -210,6 +231,9 @@ def problems(
     for line in differences(parse(read_source(layout, notebook), notebook), nb):
         what = "markdown differs from source" if line.startswith("markdown") else "source changed"
         found.append(f"{what}: {line}. {_publish_command(notebook)}")
+    setup = [c.source for c in nb.cells if SETUP_TAG in c.metadata.get("tags", [])]
+    if setup != [CELL]:
+        found.append("the setup cell is missing or old. Run: make renew")
     stamp = nb.metadata.get("sft", {})
     if stamp.get("code_sha256") != code_sha256(nb):
         found.append("code cells edited since the run, or no stamp; use make adopt, then run it")

@@ -1,4 +1,4 @@
-"""Command line of the notebooks: run, run-all, publish, verify, adopt, list.
+"""Command line of the notebooks: run, run-all, publish, renew, verify, adopt, list.
 
     python -m sft_utils.nbrun run --nb 03 --profile cpu --param max_steps=10
 
@@ -19,7 +19,7 @@ from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.nbdeps import dependencies
 from sft_utils.nbflow import expected_s, lock, plan, run_all, run_one, summary
 from sft_utils.nbprogress import say
-from sft_utils.nbpublish import publish, question, verify
+from sft_utils.nbpublish import publish, question, renew, verify
 from sft_utils.nbsource import Layout, adopt, find_notebook, notebook_names, read_source
 from sft_utils.readme import clock
 
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--cell-timeout", type=int, help="seconds; default: the profile's")
     release = add("publish", "publish finished runs: notebook, reference JSON, README tables")
     release.add_argument("--nb", default="all", help="number, full name, or all")
+    add("renew", "write generated tables and setup cells again, no results", profile=False)
     add("verify", "name every stale or unfit published notebook", profile=False)
     rescue = add("adopt", "bring an edited notebook back into notebooks/src", profile=False)
     rescue.add_argument("--nb", required=True, help="number or full name")
@@ -79,6 +80,10 @@ def _dispatch(options: argparse.Namespace, layout: Layout) -> int:
         return _run(options, layout)
     if options.command == "publish":
         for path in publish(layout, _chosen(options, layout), options.profile, profile_models()):
+            say(f"wrote {path}")
+        return 0
+    if options.command == "renew":
+        for path in renew(layout, profile_models()):
             say(f"wrote {path}")
         return 0
     if options.command == "verify":

@@ -16,12 +16,14 @@ import nbformat
 from nbformat import NotebookNode
 
 from sft_utils.artifacts import ROOT, sha256_json, sha256_text
+from sft_utils.colab import CELL
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.readme import cost_table, replace_generated
 
 KERNELSPEC = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = {"file_extension": ".py", "name": "python", "pygments_lexer": "ipython3"}
-RUNNER_TAGS = {"injected-parameters", "papermill-error-cell-tag"}  # cells papermill adds
+SETUP_TAG = "setup"  # the cell that fetches the repository on Colab or RunPod
+RUNNER_TAGS = {"injected-parameters", "papermill-error-cell-tag", SETUP_TAG}  # no source has them
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 HEADER = re.compile(r"\A# ---\n(?:#.*\n)*?# ---\n\s*")
 CELL_START = re.compile(r"^# %%", re.MULTILINE)
@@ -122,8 +124,22 @@ def build(layout: Layout, notebook: str, models: dict[str, str]) -> NotebookNode
         notebook: Full name.
         models: Profile -> base model, the rows of the cost table.
     """
-    nb = parse(read_source(layout, notebook), notebook)
+    nb = with_setup_cell(parse(read_source(layout, notebook), notebook))
     return fill_costs(nb, cost_table(notebook, layout.reference_root, models))
+
+
+def with_setup_cell(nb: NotebookNode) -> NotebookNode:
+    """Put `colab.CELL` in front of the first code cell, in place, instead of an older one.
+
+    It is added here and not in the sources, so that it is the same everywhere, and no cell of the
+    author's: it counts neither for freshness nor for execution numbers, and `adopt` drops it.
+    """
+    nb.cells = [c for c in nb.cells if SETUP_TAG not in c.metadata.get("tags", [])]
+    first = next(i for i, cell in enumerate(nb.cells) if cell.cell_type == "code")
+    cell = nbformat.v4.new_code_cell(CELL, metadata={"tags": [SETUP_TAG]})
+    cell["id"] = sha256_text(f"setup:{CELL}")[:12]
+    nb.cells.insert(first, cell)
+    return nb
 
 
 def fill_costs(nb: NotebookNode, costs: str) -> NotebookNode:

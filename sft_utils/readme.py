@@ -166,6 +166,36 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["notebook", "metric", "value", "n", "95 % interval", "measured"], rows)
 
 
+def gpu_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `make gpu-check` measured: a random 8B Llama, by backend, weights and row length.
+
+    Args:
+        results: File stem -> content of outputs/reference/gpu/<stem>.json.
+    Returns:
+        One row per measured configuration and GPU; a configuration without figures says why, and
+        without any result every cell reads "not measured".
+    """
+    header = ["backend", "weights", "tokens per row", "tokens/s", "peak memory", "hardware"]
+    wanted = [
+        (backend, bits, length)
+        for backend in ("plain", "ours", "unsloth")
+        for bits in ("nf4", "bf16")
+        for length in (2048, 8192)
+    ]
+    rows = []
+    for result in results.values() or [{}]:
+        hardware = f"{result['hardware']}, {result['measured_on']}" if result else "not measured"
+        for backend, bits, length in wanted:
+            row = result.get("arms", {}).get(f"{backend}_{bits}_{length}", {})
+            figures = ["not measured"] * 2
+            if row.get("status") == "ok":
+                figures = [f"{row['tokens_per_s']:,.0f}", f"{row['peak_gib']:.1f} GiB"]
+            elif row:
+                figures = [row["status"]] * 2
+            rows.append([backend, bits, str(length), *figures, hardware])
+    return table(header, rows)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows as columns of equal width, two spaces apart."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

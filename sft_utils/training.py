@@ -204,6 +204,28 @@ def _keep_dtypes(trainer: Any) -> None:
     trainer._load_from_checkpoint = load_and_restore
 
 
+def fit_adapter_precision(trainer: Any) -> int:
+    """Give an fp16 run a float32 adapter, whatever TRL made of it.
+
+    TRL 1.14.2 casts adapters on 4-bit bases to bf16, also where `fp16=True`. The gradient scaler of
+    fp16 has no CUDA kernel for bf16 gradients, so on a GPU without bf16 (T4) the first step
+    raises NotImplementedError ("_amp_foreach_non_finite_check_and_unscale_cuda"), and it refuses
+    fp16 gradients. Call it before `train()`; nothing changes in other precisions.
+
+    Returns:
+        Number of tensors that were cast.
+    Source: trl 1.14.2, trainer/sft_trainer.py; github.com/huggingface/trl/issues/4901
+    """
+    import torch
+
+    cast = 0
+    for parameter in trainer.model.parameters():
+        if trainer.args.fp16 and parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.data = parameter.data.float()
+            cast += 1
+    return cast
+
+
 def fit_loss_chunks(tokens: int) -> int:
     """Make TRL's chunked loss work in chunks of `tokens` supervised tokens instead of 256.
 
@@ -252,6 +274,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
     if checkpoint:
         print(f"resuming from {display_path(checkpoint)}")
+    fit_adapter_precision(trainer)
     _keep_dtypes(trainer)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

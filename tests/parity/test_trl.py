@@ -3,6 +3,8 @@
 import copy
 
 import pytest
+import stack
+import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
@@ -136,3 +138,31 @@ def test_smaller_loss_chunks_change_nothing_but_time(tiny, tokenizer, conversati
         training.fit_loss_chunks(before)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert (states[0] - states[1]).abs().max() < 1e-6
+
+
+def test_an_fp16_run_gets_a_float32_adapter(tiny, tokenizer, conversations, tmp_path):
+    """TRL casts adapters on 4-bit bases to bf16 even under fp16, whose scaler cannot take them."""
+    rows = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    model = stack.nf4(tiny, tmp_path / "base")
+
+    def built(**options):
+        return stack.build(rows, model=model, tokenizer=tokenizer, folder=tmp_path / "run",
+                           peft_config=stack.lora(), **options)  # fmt: skip
+
+    def dtypes(trainer):
+        return {p.dtype for p in trainer.model.parameters() if p.requires_grad}
+
+    half = built(fp16=True)
+    assert dtypes(half) == {torch.bfloat16}, "TRL changed: fit_adapter_precision may be superfluous"
+    assert training.fit_adapter_precision(half) == 2 * 2 * 7
+    assert dtypes(half) == {torch.float32}
+    assert training.train_resumable(half, tmp_path / "run", {"run_id": "x"}) == 0
+    assert dtypes(half) == {torch.float32}
+
+
+def test_other_precisions_keep_their_adapter(tiny, tokenizer, conversations, tmp_path):
+    rows = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    plain = stack.build(rows, model=stack.nf4(tiny, tmp_path / "base"), tokenizer=tokenizer,
+                        folder=tmp_path / "run", peft_config=stack.lora())  # fmt: skip
+    assert training.fit_adapter_precision(plain) == 0
+    assert {p.dtype for p in plain.model.parameters() if p.requires_grad} == {torch.bfloat16}

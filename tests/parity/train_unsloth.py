@@ -1,41 +1,31 @@
-"""One SFT step through Unsloth's CPU backend; prints the loss. Its import patches TRL and
-transformers, so it gets a process of its own.
+"""A few SFT steps through Unsloth's CPU backend. Its import patches TRL and transformers, so it gets
+a process of its own, which prints what went in and what came out.
 
-usage: train_unsloth.py MODEL_DIR ROWS.json OUTPUT_DIR
+usage: train_unsloth.py SETTINGS.json     (keys: rows, quantization, dtype, steps, extra, folder)
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
-os.environ.update(UNSLOTH_FORCE_CPU="1", UNSLOTH_DISABLE_STATISTICS="1",
-                  UNSLOTH_SKIP_TORCHVISION_CHECK="1")  # fmt: skip
+from sft_utils import backends
 
-from unsloth import FastLanguageModel  # isort: skip
+backends.prepare("unsloth", cpu=True)  # above all other imports
 
-import torch
-from datasets import Dataset
-from trl import SFTConfig, SFTTrainer
+import torch  # noqa: E402
 
+from sft_utils import gpuruns  # noqa: E402
+
+settings = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(2)
-model_dir, rows_file, output = sys.argv[1:]
-rows = json.loads(Path(rows_file).read_text())
-model, tokenizer = FastLanguageModel.from_pretrained(
-    model_dir, max_seq_length=512, load_in_4bit=False, dtype=torch.float32
-)
-model = FastLanguageModel.get_peft_model(
-    model, r=8, lora_alpha=16, random_state=17, use_gradient_checkpointing=False,
-    target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+job = {"device": "cpu", "tiny": True, "work": settings["folder"]}
+profile = gpuruns.profile_for(job, batch_size=4, quantization=settings["quantization"])
+config = gpuruns.sft_config(
+    job, profile, max_steps=settings["steps"], learning_rate=1e-3, gradient_checkpointing=False,
+    **settings["extra"],
 )  # fmt: skip
-config = SFTConfig(
-    output_dir=output, use_cpu=True, bf16=False, max_steps=1, per_device_train_batch_size=len(rows),
-    logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, max_length=512,
-    gradient_checkpointing=False,
-)  # fmt: skip
-trainer = SFTTrainer(
-    model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
-)
-trainer.train()
-losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-print("RESULT", json.dumps({"loss": losses[0]}))
+dtype = getattr(torch, settings["dtype"])
+found = gpuruns.trajectory(profile, settings["rows"], config, backend="unsloth", dtype=dtype)
+found["packing"] = [config.packing, config.padding_free]
+found["kernels"] = sorted(name for name in sys.modules if name.startswith("unsloth.kernels"))
+print("RESULT", json.dumps(found))

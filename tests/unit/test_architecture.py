@@ -9,9 +9,9 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages"},
-    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules"},
+    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
     {"generated", "traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
-     "duplicates", "constrain"},
+     "duplicates", "constrain", "workers"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
      "htmlparts"},
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",
@@ -22,9 +22,10 @@ LAYERS = [
      "trialstore", "sweeps", "trialplots"},
     {"sharded", "mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps",
      "nbparams", "nbprogress", "general", "trialreport"},
-    {"sniffing", "coverage", "curation", "datacard", "nbexec", "handover", "ranktrain"},
-    {"loading"},
-    {"layouts", "reasoning"},
+    {"sniffing", "coverage", "curation", "datacard", "nbexec", "handover", "ranktrain",
+     "backends", "gpucheck"},
+    {"loading", "gpuruns"},
+    {"layouts", "reasoning", "gpuarms"},
     {"tasks"},
     {"structured"},
     {"preflight"},
@@ -38,7 +39,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = {p.relative_to(PACKAGE).with_suffix("").as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
 FILES.pop("__init__")
 MODULES = sorted(FILES)
-RUNNER = {name for name in MODULES if name.startswith("nb")} | {"readme", "regress", "bootstrap"}
+RUNNER = {name for name in MODULES if name.startswith("nb")} | {"readme", "regress", "bootstrap", "colab", "workers"}
 
 
 def imported(path: Path, *, top_level_only: bool) -> set[str]:

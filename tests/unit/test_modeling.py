@@ -192,6 +192,15 @@ def test_adapter_that_does_not_fit_is_refused(tiny, tmp_path):
         modeling.load_adapter_into(model, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("base", "adapter"), [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)]
+)
+def test_adapters_of_fp16_bases_stay_float32(tiny, base, adapter):
+    model = get_peft_model(tiny.to(base), LoraConfig(r=2, target_modules="all-linear"))
+    modeling.to_bf16_adapter(model)
+    assert {p.dtype for n, p in model.named_parameters() if "lora_" in n} == {adapter}
+
+
 def test_answer_nll_matches_the_model_loss(tiny, tokenizer, conversations):
     row = masking.assistant_labels(tokenizer, conversations[1], max_length=200)
     with torch.no_grad():

@@ -1,0 +1,237 @@
+"""One function that loads a model for training, through plain transformers + PEFT or Unsloth.
+
+Whichever is chosen: memory is predicted from the longest real batch before anything is loaded, the
+adapter starts from the same numbers, and what was asked for is checked afterwards, because Unsloth
+falls back in print only (16 bits where 4 do not work, another repository under the same name).
+"""
+
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sft_utils import memory, modeling
+from sft_utils.basemodel import models_dir
+from sft_utils.config import Profile
+from sft_utils.errors import ConfigError, ModelError
+from sft_utils.runtime import GIB
+
+BACKENDS = ("plain", "unsloth")
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The projections of a decoder layer: what "all-linear" means for Llama, Qwen2 and relatives."""
+
+NOT_ON_A_CPU = ("packing", "padding_free", "its kernels", "its gradient checkpointing")
+"""What Unsloth's CPU backend leaves out: TRL's padded batches on plain transformers remain, so
+a run there says that rows, masks and losses are equal, and nothing about speed or memory."""
+
+_REWRITTEN = ("transformers", "peft", "trl")
+
+
+def prepare(backend: str, *, cpu: bool) -> None:
+    """Import what a backend needs. Call it above every other import of a process.
+
+    Unsloth rewrites classes of transformers, peft and trl while it is imported; names imported
+    from them earlier stay the old ones, and half of a run is then another program than the rest.
+
+    Args:
+        backend: One of `BACKENDS`.
+        cpu: Use Unsloth's CPU backend even where a GPU is present.
+    Raises:
+        ConfigError: Unknown backend, or Unsloth is missing or would be imported too late.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+    if backend == "plain" or "unsloth" in sys.modules:
+        return
+    early = [name for name in _REWRITTEN if name in sys.modules]
+    if early:
+        raise ConfigError(
+            f"unsloth must be imported before {', '.join(_REWRITTEN)}, and {', '.join(early)} "
+            "is imported already in this process. Start a fresh one with "
+            'backends.prepare("unsloth", cpu=...) above all other imports.'
+        )
+    os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")  # else it reports to the hub
+    # Its default is a folder beside whatever the working directory is.
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(models_dir() / "unsloth_compiled"))
+    if cpu:
+        os.environ["UNSLOTH_FORCE_CPU"] = "1"
+        os.environ.setdefault("UNSLOTH_SKIP_TORCHVISION_CHECK", "1")
+    try:
+        import unsloth  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"backend 'unsloth' cannot be imported here ({error}). Install it with its pins "
+            '(environment.yml), or use backend="plain".'
+        ) from error
+
+
+def load_for_training(
+    profile: Profile,
+    rows: Sequence[dict[str, list[int]]],
+    lora: Any,
+    *,
+    backend: str = "plain",
+    seed: int = 17,
+    dtype: Any = None,
+    checkpointing: bool | None = None,
+    available_gib: float | None = None,
+) -> tuple[Any, memory.Budget]:
+    """Load the base of a profile with a fresh adapter, ready for SFTTrainer.
+
+    Args:
+        profile: Model, revision, quantisation, attention, batch size.
+        rows: The encoded training rows; the longest batch of them decides about memory.
+        lora: A peft LoraConfig; "all-linear" means the projections of `TARGETS`.
+        backend: "plain" or "unsloth"; `prepare` must have been called for the latter.
+        seed: Start of the adapter; equal seeds give equal adapters on every backend.
+        dtype: Torch dtype of the base; default the profile's precision.
+        checkpointing: Gradient checkpointing, which SFTConfig must repeat; default the profile's.
+        available_gib: Memory to fit in; default what is free on the GPU, no limit on a CPU.
+    Returns:
+        The PeftModel, and the memory predicted for it.
+    Raises:
+        ConfigError: It will not fit (before anything is loaded), or the backend is not ready.
+        ModelError: What was loaded is not what was asked for.
+    """
+    prepare(backend, cpu=not profile.is_gpu)
+    from transformers import AutoConfig
+
+    checkpointing = profile.gradient_checkpointing if checkpointing is None else checkpointing
+    targets = list(TARGETS) if lora.target_modules == "all-linear" else sorted(lora.target_modules)
+    source, revision = modeling.model_source(profile)
+    config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+    wide = _bytes_of(profile, dtype) == 4
+    budget = memory.predict_rows(
+        config, rows, rank=lora.r, batch_size=profile.batch_size, checkpointing=checkpointing,
+        attention=profile.attention, bits=32 if wide else profile.bits,
+        adapter_bytes=4 if wide or profile.precision == "fp16" else 2, autocast=profile.is_gpu,
+    )  # fmt: skip
+    if available_gib is None and profile.is_gpu:
+        import torch
+
+        available_gib = torch.cuda.mem_get_info()[0] / GIB
+    if available_gib is not None:
+        memory.require_fit(budget, available_gib)
+    if backend == "unsloth":
+        model = _unsloth(profile, source, revision, lora, targets, seed, dtype, checkpointing)
+    else:
+        model = _plain(profile, lora, dtype)
+    same_start(model, seed)
+    _require_as_asked(model, profile, targets, config.num_hidden_layers)
+    return model, budget
+
+
+def nf4(profile: Profile) -> Any:
+    """The quantisation of a profile: NF4 with quantised scales, computing in its precision."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if profile.quantization == "none":
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.float16 if profile.precision == "fp16" else torch.bfloat16,
+    )
+
+
+def _bytes_of(profile: Profile, dtype: Any) -> int:
+    """Bytes per number of the base in `dtype`; the profiles' precisions have two."""
+    return 2 if dtype is None else dtype.itemsize
+
+
+def _plain(profile: Profile, lora: Any, dtype: Any) -> Any:
+    from peft import get_peft_model
+
+    base = modeling.load_model(profile, quantization=nf4(profile), dtype=dtype)
+    model = get_peft_model(base, lora)
+    if _bytes_of(profile, dtype) == 2:
+        modeling.to_bf16_adapter(model)
+    return model
+
+
+def _unsloth(
+    profile: Profile, source: str, revision: str | None, lora: Any, targets: list[str], seed: int,
+    dtype: Any, checkpointing: bool,
+) -> Any:  # fmt: skip
+    import torch
+    from unsloth import FastLanguageModel
+
+    if dtype is None:
+        dtype = torch.float16 if profile.precision == "fp16" else torch.bfloat16
+    four = profile.quantization == "nf4"
+    model, _ = FastLanguageModel.from_pretrained(
+        source,
+        revision=revision,
+        max_seq_length=profile.max_length,
+        dtype=dtype,
+        load_in_4bit=four,
+        load_in_16bit=not four,
+        use_exact_model_name=True,  # its default swaps a hub id for a quantised copy of its own
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        random_state=seed,
+        local_files_only=Path(source).is_dir(),
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=lora.r,
+        lora_alpha=lora.lora_alpha,
+        lora_dropout=lora.lora_dropout,
+        target_modules=targets,
+        use_rslora=lora.use_rslora,
+        use_gradient_checkpointing="unsloth" if checkpointing else False,
+        random_state=seed,
+    )
+    if dtype.itemsize == 2:
+        modeling.to_bf16_adapter(model)
+    modeling.guard_nf4(model)
+    return model
+
+
+def same_start(model: Any, seed: int) -> None:
+    """Draw every LoRA A matrix from a generator of its own, named by layer; B stays zero.
+
+    Backends build their layers in different orders, so one seed for all gives each of them
+    another start. Same distribution as peft's default (uniform, bound 1 / sqrt(fan in)), drawn on
+    the CPU, so that a GPU gets the same numbers.
+    """
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_A" in name:
+                place = name.split("layers.", 1)[-1]  # what stands before depends on the wrapping
+                digest = hashlib.sha256(f"{seed}:{place}".encode()).digest()
+                generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+                bound = 1 / math.sqrt(parameter.shape[1])
+                drawn = torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator)
+                parameter.copy_(drawn)
+            elif "lora_B" in name:
+                parameter.zero_()
+
+
+def _require_as_asked(model: Any, profile: Profile, targets: list[str], layers: int) -> None:
+    """Compare what is there with what was asked for.
+
+    Raises:
+        ModelError: Names what differs.
+    """
+    quantised, wanted = layers * len(TARGETS), layers * len(targets)
+    four = sum(type(m).__name__ == "Linear4bit" for m in model.modules())
+    names = [n for n, _ in model.named_parameters()]
+    adapters = sum("lora_A" in n for n in names)
+    if four != (quantised if profile.quantization == "nf4" else 0):
+        raise ModelError(
+            f"profile {profile.name!r} asks for quantization {profile.quantization!r}, but "
+            f"{four} of {quantised} projections are in 4 bits. The backend fell back and printed "
+            "why; check bitsandbytes on this machine or choose another quantization."
+        )
+    if adapters != wanted:
+        raise ModelError(
+            f"{adapters} adapters on {profile.model}, {wanted} expected ({layers} layers with "
+            f"{len(targets)} target modules). Its projections have other names: state them."
+        )

@@ -1,0 +1,224 @@
+"""A notebook file alone in a fresh environment: it fetches the repository and asks pip for the pins.
+
+pip is a recorder here and the repository a local path: Colab, RunPod, a real download and a real
+GPU were not tried.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sft_utils import colab, nbpublish, nbsource
+from sft_utils.artifacts import ROOT
+from sft_utils.bootstrap import LOCK, pins
+
+PIP = """
+import json, os, sys
+with open(os.environ["PIP_LOG"], "a") as log:
+    log.write(json.dumps(sys.argv[1:]) + "\\n")
+sys.exit(int(os.environ.get("PIP_STATUS", "0")))
+"""
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """A git repository with what the setup cell needs, as the working tree has it now."""
+    folder = tmp_path_factory.mktemp("origin") / "repository"
+    shutil.copytree(ROOT / "sft_utils", folder / "sft_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    shutil.copy(ROOT / "environment.yml", folder)
+    git = ["git", "-C", str(folder), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *arguments], check=True)
+    first = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    (folder / "later.txt").write_text("a second commit")
+    for arguments in (["add", "."], ["commit", "-qm", "two"]):
+        subprocess.run([*git, *arguments], check=True)
+    return folder, first.stdout.strip()
+
+
+class Machine:
+    """A rented machine: a fresh environment, a folder with one notebook, a pip that writes down."""
+
+    def __init__(self, root, repository):
+        self.home, self.log = root / "content", root / "pip.log"
+        self.home.mkdir()
+        venv.create(root / "venv", with_pip=False)
+        self.python = root / "venv" / "bin" / "python"
+        self.site = next((root / "venv" / "lib").glob("python*")) / "site-packages"
+        self.install("pip", "1.0")
+        (self.site / "pip").mkdir()
+        (self.site / "pip" / "__init__.py").touch()
+        (self.site / "pip" / "__main__.py").write_text(PIP)
+        shutil.copy(ROOT / "notebooks" / "03_qlora_single_gpu.ipynb", self.home)
+        self.env = {"PATH": os.environ["PATH"], "PIP_LOG": str(self.log), "HOME": str(root),
+                    "SFT_REPOSITORY": str(repository)}  # fmt: skip
+
+    def install(self, name, version, requires=()):
+        """Make a distribution look installed."""
+        folder = self.site / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        needs = "".join(f"Requires-Dist: {r}\n" for r in requires)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+
+    def run(self, then="", **env):
+        """Run the first code cell of the notebook, and a line after it."""
+        notebook = nbformat.read(next(self.home.glob("*.ipynb")), as_version=4)
+        first = next(c for c in notebook.cells if c.cell_type == "code")
+        return subprocess.run([str(self.python), "-c", f"{first.source}\n{then}"], cwd=self.home,
+                              env=self.env | env, capture_output=True, text=True, check=False)  # fmt: skip
+
+    @property
+    def asked(self):
+        """What pip was asked for, call by call."""
+        if not self.log.exists():
+            return []
+        return [json.loads(x) for x in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+def machine(tmp_path, repository):
+    return Machine(tmp_path, repository[0])
+
+
+def test_the_first_code_cell_of_every_published_notebook_sets_up():
+    published = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert published
+    for path in published:
+        cells = nbformat.read(path, as_version=4).cells
+        first = next(c for c in cells if c.cell_type == "code")
+        assert first.source == colab.CELL, f"{path.name}: run make renew"
+        assert first.outputs == [], "it prints nothing where the repository is"
+
+
+def test_the_address_is_one_constant():
+    said = [p for p in ROOT.glob("sft_utils/*.py") if colab.REPOSITORY in p.read_text()]
+    assert [p.name for p in said] == ["colab.py"]
+    assert (ROOT / "sft_utils" / "colab.py").read_text().count(colab.REPOSITORY) == 1
+    assert "SFT_REPOSITORY" in (ROOT / "README.md").read_text()
+
+
+def test_a_lone_notebook_fetches_and_installs(machine):
+    done = machine.run("import os, sft_utils; print(os.path.basename(os.getcwd()), sft_utils.__file__)")
+    assert done.returncode == 0, done.stderr
+    where, file = done.stdout.splitlines()[-1].split()
+    assert where == colab.FOLDER
+    assert file == str(machine.home / colab.FOLDER / "sft_utils" / "__init__.py")
+    packages = [x for call in machine.asked for x in call if "==" in x]
+    assert {p.replace("+cpu", "") for p in packages} == set(pins(LOCK)), "all pins, exactly"
+    assert "torch==2.13.0+cpu" in packages, "no CUDA build where there is no GPU"
+    assert all("--no-deps" in call for call in machine.asked)
+
+
+def test_nothing_happens_the_second_time_or_at_home(machine):
+    assert machine.run().returncode == 0
+    calls = len(machine.asked)
+    inside = machine.home / colab.FOLDER
+    done = machine.run("print(os.getcwd())", PYTHONPATH=str(inside))
+    assert done.stdout == f"{machine.home}\n", "sft_utils can be imported: not even a line"
+    assert len(machine.asked) == calls
+    for pin in pins(LOCK):  # a restarted kernel: cloned and installed, not importable yet
+        if not pin.startswith("torch=="):
+            machine.install(*pin.split("=="))
+    machine.install("torch", "2.13.0+cpu")
+    done = machine.run("import sft_utils")
+    assert done.returncode == 0, done.stderr
+    assert len(machine.asked) == calls
+
+
+@pytest.mark.parametrize(
+    ("version", "stays"), [("2.13.0+cu130", True), ("2.13.0", True), ("2.12.1+cu128", False)]
+)
+def test_the_machines_torch_stays_if_it_satisfies_the_pin(machine, version, stays):
+    machine.install("torch", version)
+    done = machine.run()
+    assert done.returncode == 0, done.stderr
+    packages = [x for call in machine.asked for x in call if "==" in x]
+    assert any(p.startswith("torch==") for p in packages) is not stays
+    assert ("the machine's torch stays" in done.stdout) is stays
+    assert "transformers==5.17.0" in packages
+
+
+def test_the_running_kernel_is_left_alone(machine):
+    """Other versions of what the kernel runs on stay; other packages come to their pins."""
+    machine.install("ipykernel", "6.17.1", ["tornado>=6", "ipython", "black; extra == 'test'"])
+    machine.install("ipython", "7.34.0", ["pygments"])
+    for name, version in (("tornado", "6.1"), ("pygments", "2.0"), ("pandas", "2.2.2")):
+        machine.install(name, version)
+    assert machine.run().returncode == 0
+    names = {x.split("==")[0].lower() for call in machine.asked for x in call if "==" in x}
+    assert not names & {"ipykernel", "ipython", "tornado", "pygments"}
+    assert {"pandas", "papermill"} <= names
+
+
+def test_a_gpu_machine_gets_what_only_cuda_can_use(machine, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tools / "nvidia-smi").chmod(0o755)
+    machine.install("torch", "2.13.0+cu130")
+    assert machine.run(PATH=f"{tools}:{os.environ['PATH']}").returncode == 0
+    packages = {x.split("==")[0] for call in machine.asked for x in call if "==" in x}
+    assert set(colab.GPU_ONLY) <= packages
+    assert "torch" not in packages
+
+
+def test_a_commit_can_be_asked_for(machine, repository):
+    done = machine.run("print(os.path.exists('later.txt'))", SFT_COMMIT=repository[1])
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+    assert not (machine.home / colab.FOLDER / "later.txt").exists()
+
+
+def test_failures_end_in_one_line(machine):
+    done = machine.run(PIP_STATUS="1")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("setup: ")
+    done = machine.run(SFT_REPOSITORY=str(machine.home / "nowhere"), SFT_COMMIT="0" * 40)
+    assert done.returncode != 0
+
+
+def test_a_package_that_is_loaded_asks_for_a_restart(machine):
+    (machine.site / "pandas").mkdir()
+    (machine.site / "pandas" / "__init__.py").touch()
+    machine.install("pandas", "2.2.2")
+    info = machine.site / "pandas-2.2.2.dist-info"
+    (info / "top_level.txt").write_text("pandas\n")
+    path = next(machine.home.glob("*.ipynb"))
+    notebook = nbformat.read(path, as_version=4)
+    first = next(c for c in notebook.cells if c.cell_type == "code")
+    first.source = f"import pandas\n{first.source}"
+    nbformat.write(notebook, path)
+    done = machine.run()
+    assert done.returncode == 1
+    assert "pandas had been loaded by this kernel before. Restart it" in done.stderr
+
+
+def test_the_cell_is_no_cell_of_the_author(tmp_path):
+    """It is added once, changes neither hashes nor differences, and adopt drops it."""
+    layout = nbsource.Layout.of(ROOT)
+    text = nbsource.read_source(layout, "03_qlora_single_gpu")
+    plain = nbsource.parse(text, "03_qlora_single_gpu")
+    twice = nbsource.with_setup_cell(nbsource.with_setup_cell(nbsource.parse(text, "03_qlora_single_gpu")))
+    assert len(twice.cells) == len(plain.cells) + 1
+    assert nbsource.code_sha256(twice) == nbsource.code_sha256(plain)
+    assert nbsource.differences(plain, twice) == []
+    assert nbsource.adopt(text, twice) == text
+    path = Path(shutil.copy(ROOT / "notebooks" / "03_qlora_single_gpu.ipynb", tmp_path))
+    published = nbformat.read(path, as_version=4)
+    published.cells = [c for c in published.cells if nbsource.SETUP_TAG not in c.metadata.get("tags", [])]
+    found = nbpublish.problems(layout, "03_qlora_single_gpu", published)
+    assert any("make renew" in line for line in found)
+
+
+def test_it_needs_nothing_but_the_standard_library():
+    code = "import sys; from sft_utils import colab; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,123 @@
+"""The GPU check: refusal without a GPU, resuming, and a rehearsal of every arm on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from sft_utils import gpucheck, gpuruns, readme
+from sft_utils.artifacts import ROOT
+
+
+def test_without_a_gpu_one_clear_line():
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-m", "sft_utils.gpucheck"], cwd=ROOT, text=True,
+                          env=environment, capture_output=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "torch sees no NVIDIA GPU" in done.stderr
+    assert done.stdout == ""
+
+
+def test_an_8b_model_is_not_tried_on_a_cpu(capsys):
+    with pytest.raises(SystemExit):
+        gpucheck.main(["--device", "cpu"])
+    assert "--tiny" in capsys.readouterr().err
+
+
+def test_names_of_files_and_of_arms():
+    names = [a.name for a in gpucheck.arms(tiny=False)]
+    assert len(set(names)) == len(names) == 17
+    for backend in ("plain", "ours", "unsloth"):
+        assert {f"{backend}_{b}_{n}" for b in ("nf4", "bf16") for n in (2048, 8192)} <= set(names)
+
+
+@pytest.fixture
+def scripted(monkeypatch, tmp_path):
+    """The check with `run` replaced by prepared statuses; returns (exit status, result, ran)."""
+    monkeypatch.setenv("SFT_RUNS", str(tmp_path / "runs"))
+    out, ran = tmp_path / "out.json", []
+
+    def go(statuses, *arguments):
+        ran.clear()
+
+        def fake(todo, job, command, deadline, keep):
+            for arm in todo:
+                ran.append(arm.name)
+                keep(arm.name, statuses.get(arm.name, {"status": "ok"}))
+
+        monkeypatch.setattr(gpucheck, "run", fake)
+        code = gpucheck.main(["--device", "cpu", "--tiny", "--out", str(out), *arguments])
+        return code, json.loads(out.read_text()), list(ran)
+
+    return go
+
+
+def test_a_second_call_runs_what_is_missing(scripted):
+    stopped = {
+        "plain_parity": {"status": "timed out", "why": "stopped"},
+        "unsloth_nf4_64": {"status": "no time left", "why": ""},
+        "unsloth_nf4_256": {"status": "unavailable", "why": "no unsloth"},
+    }
+    code, result, ran = scripted(stopped)
+    assert (code, result["complete"], len(ran)) == (1, False, 17)
+    code, result, ran = scripted({})
+    assert ran == ["weights", "plain_parity", "unsloth_nf4_64"], "the checkpoint is made again"
+    assert (code, result["complete"]) == (0, True)
+    assert result["arms"]["unsloth_nf4_256"]["why"] == "no unsloth"
+    assert scripted({})[2] == []
+    assert len(scripted({}, "--force")[2]) == 17
+
+
+def test_rows_of_another_program_are_not_kept(scripted, monkeypatch):
+    scripted({})
+    monkeypatch.setattr(gpucheck, "key", lambda device, tiny: "changed")
+    assert len(scripted({})[2]) == 17
+
+
+def test_a_check_that_does_not_hold_is_a_failure(scripted, capsys):
+    code, _, _ = scripted({"ours_qlora": {"status": "ok", "checks": {"loss falls": False}}})
+    assert code == 1
+    assert "ours_qlora: does not hold: loss falls" in capsys.readouterr().out
+
+
+def test_differences_are_found():
+    plain = {"rows": ["a", "b"], "mask": ["c", "d"], "trained_tokens": [7, 8], "losses": [2.5, 2.0]}
+    assert all(gpuruns.compare(plain, plain, "cpu")["checks"].values())
+    for key, other in {"rows": ["a", "x"], "mask": ["c", "x"], "trained_tokens": [7, 9]}.items():
+        checks = gpuruns.compare(plain, plain | {key: other}, "cuda")["checks"]
+        assert [k for k, passed in checks.items() if not passed] == [key]
+    with pytest.raises(ValueError, match="zip"):
+        gpuruns.compare(plain, plain | {"losses": [2.5]}, "cpu")
+
+
+def test_the_readme_table_says_what_is_not_measured():
+    assert "not measured" in readme.gpu_table({})
+    rows = {"arms": {"ours_nf4_2048": {"status": "ok", "tokens_per_s": 5012.4, "peak_gib": 9.8765}},
+            "hardware": "GPU X", "measured_on": "2026-01-01"}  # fmt: skip
+    text = readme.gpu_table({"gpu-x": rows})
+    assert "5,012" in text
+    assert "9.9 GiB" in text
+    assert "not measured" in text, "the other arms"
+
+
+@pytest.mark.slow
+def test_rehearsal_runs_every_arm(tmp_path):
+    out = tmp_path / "rehearsal.json"
+    environment = os.environ | {"SFT_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(
+        [sys.executable, "-m", "sft_utils.gpucheck", "--device", "cpu", "--tiny", "--out", str(out)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    result = json.loads(out.read_text())
+    wanted = [a.name for a in gpucheck.arms(tiny=True)]
+    assert result["complete"]
+    assert {name: result["arms"][name]["status"] for name in wanted} == dict.fromkeys(wanted, "ok")
+    for name in wanted:
+        assert all(result["arms"][name]["checks"].values()), name
+    assert result["arms"]["unsloth_parity"]["step1_difference"] <= 1e-5
+    assert result["arms"]["ours_nf4_64"]["peak_gib"] > 0
+    assert not (tmp_path / "runs" / "gpu-check" / "random-llama").exists()
