@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sft_utils.artifacts import ROOT
 from sft_utils.chat import Message
 from sft_utils.errors import ServeError
 
@@ -131,7 +132,9 @@ def _wait(process: Any, address: str, log: Path, timeout_s: float) -> None:
                 return
         late = time.monotonic() > deadline
         if late or process.poll() is not None:
-            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-6:]
+            said = log.read_text(encoding="utf-8", errors="replace")
+            said = said.replace(f"{ROOT}/", "")  # the message may stand in a published notebook
+            lines = said.splitlines()[-6:]
             what = f"was not healthy after {timeout_s:g} s" if late else "ended at start"
             raise ServeError(f"the server {what}; its last lines: " + " | ".join(lines))
         time.sleep(0.25)

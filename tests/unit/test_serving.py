@@ -10,6 +10,7 @@ import time
 import pytest
 
 from sft_utils import answering, merging, serving
+from sft_utils.artifacts import ROOT
 from sft_utils.errors import ServeError
 
 pytestmark = pytest.mark.usefixtures("loopback")
@@ -245,3 +246,13 @@ def test_llama_cpp_reads_the_file_and_renders_the_same_prompts(tiny, tokenizer, 
     with serving.running(command, port, log=tmp_path / "log") as address:
         found = [serving.complete(address, "tiny", c, max_new_tokens=4) for c in ASKED]
     assert [n for _, n, _ in found] == [len(chat.prompt_ids(tokenizer, c)) for c in ASKED]
+
+
+def test_the_message_of_a_failed_server_names_no_machine(tmp_path):
+    inside = ROOT / "sft_utils"
+    command = [sys.executable, "-c", f"raise SystemExit('no model in {inside}')"]
+    with (
+        pytest.raises(ServeError, match="no model in sft_utils"),
+        serving.running(command, serving.free_port(), log=tmp_path / "log"),
+    ):
+        pass
