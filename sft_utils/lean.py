@@ -9,6 +9,7 @@ and scores are written once. The mathematics is the same; only roundings are few
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from types import MethodType
 from typing import Any
@@ -19,39 +20,53 @@ from sft_utils.errors import ModelError
 NAME = "sft_lean"
 
 
-def install(model: Any) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Installed:
+    """What `install` replaced."""
+
+    layers: int  # LoRA layers
+    attention: bool
+    left: tuple[str, ...]  # LoRA layers that stay as they are, each with its reason
+
+
+def install(model: Any) -> Installed:
     """Give a LoRA model the layers and the attention of this module, for training.
 
     Only what computes the same is replaced: LoRA on plain linear layers, one adapter, no dropout,
     no DoRA; attention of the families in `decoding.SUPPORTED`. In evaluation, under autocast, with
-    merged, disabled or foreign adapters each layer does what it did before.
+    merged, disabled or foreign adapters each layer does what it did before. On a 4-bit base the
+    layers stay and the attention is replaced.
 
     Args:
-        model: A PEFT model before its trainer is built; changed in place. Twice is once.
-    Returns:
-        Number of LoRA layers replaced.
+        model: A PEFT model (or a plain one: then the attention alone) before its trainer is
+            built; changed in place. Twice is once.
     Raises:
         ModelError: Nothing could be replaced; names the first reason.
     """
-    reasons: list[str] = []
+    left: list[str] = []
     count = 0
     for name, layer in model.named_modules():
         if not (hasattr(layer, "lora_A") and hasattr(layer, "base_layer")):
             continue
-        reason = _unfit(layer)
-        if reason:
-            reasons.append(f"{name}: {reason}")
+        if reason := _unfit(layer):
+            left.append(f"{name}: {reason}")
             continue
         if "forward" not in layer.__dict__:
-            layer.forward = MethodType(_layer_forward(layer.forward), layer)
+            adapter = next(iter(layer.lora_A))
+            layer.forward = MethodType(_layer_forward(layer.forward, adapter), layer)
         count += 1
-    if not count:
-        raise ModelError(f"lean.install: {(reasons or ['the model has no LoRA layer'])[0]}")
-    inner = model.get_base_model()
-    if decoding.supports(inner) and not getattr(inner.config, "attention_dropout", 0.0):
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    dropout = getattr(inner.config, "attention_dropout", 0.0)
+    fits = decoding.supports(inner) and not dropout
+    if not (count or fits):
+        raise ModelError(
+            f"lean.install: nothing of this {inner.config.model_type} model can be replaced "
+            f"({(left or ['it has no LoRA layer'])[0]}). Train it without."
+        )
+    if fits:
         _register()
         inner.set_attn_implementation(NAME)
-    return count
+    return Installed(layers=count, attention=fits, left=tuple(left))
 
 
 def _unfit(layer: Any) -> str:
@@ -74,25 +89,28 @@ def _unfit(layer: Any) -> str:
     return ""
 
 
-def _layer_forward(before: Callable[..., Any]) -> Callable[..., Any]:
-    """`forward` of a LoRA layer: lean where that is the same, else what it was."""
+def _layer_forward(before: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """`forward` of a LoRA layer: lean where that is the same, else what it was.
+
+    Args:
+        before: The layer's own.
+        name: The adapter that was found fit; any other one goes the old way.
+    """
     import torch
 
     adapter = _adapter()
 
     def forward(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
-        weight, active = self.base_layer.weight, self.active_adapters
+        weight = self.base_layer.weight
         if (
             not torch.is_grad_enabled()
             or self.disable_adapters
             or self.merged
             or kwargs
-            or len(active) != 1
-            or active[0] not in self.lora_A
+            or list(self.active_adapters) != [name]
             or torch.is_autocast_enabled(x.device.type)
         ):
             return before(x, *args, **kwargs)
-        name = active[0]
         a, b = self.lora_A[name].weight, self.lora_B[name].weight
         if not x.dtype == weight.dtype == a.dtype == b.dtype:
             return before(x, *args, **kwargs)

@@ -30,12 +30,10 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str
     return texts
 
 
-def lm_eval(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
-    """lm-eval's `generate_until` in batches of the same size as ours."""
+def lm_eval(lm: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str]:
+    """lm-eval's `generate_until`; `lm` is its model class with batches as large as ours."""
     from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
 
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=BATCH)
     until = {"until": [tokenizer.eos_token], "max_gen_toks": NEW_TOKENS, "do_sample": False}
     texts = [tokenizer.decode(prompt) for prompt in prompts]
     asked = [
@@ -121,12 +119,14 @@ def measure(
     shots = tickets.read_rows(tickets.FEW_SHOT, SHOTS)
     wanted = [tickets.prompt(row, tickets.INSTRUCTIONS, shots) for row in rows]
     prompts = [chat.prompt_ids(tokenizer, p) for p in wanted]
+    lm = stock_harness(stock, tokenizer, BATCH)
     arms = {"one_by_one": one_by_one, "lm_eval": lm_eval, "batched": batched, "ours": ours}
     times: dict[str, list[float]] = {name: [] for name in arms}
     texts: dict[str, list[str]] = {}
     for number in range(rounds):
         for name in list(arms)[:: -1 if number % 2 else 1]:
-            seconds, texts[name] = timed(lambda name=name: arms[name](stock, tokenizer, prompts))
+            asked = lm if name == "lm_eval" else stock
+            seconds, texts[name] = timed(lambda name=name, m=asked: arms[name](m, tokenizer, prompts))
             times[name].append(seconds)
             show(f"  generate, round {number + 1}/{rounds}: {name} {seconds:.1f} s")
     metrics = {f"generate_{name}.items_per_s": entry(t, len(rows)) for name, t in times.items()}

@@ -134,14 +134,14 @@ def measure(
     Args:
         rounds: Steps per arm, warm-up included.
         exact_steps: Steps of the comparison of losses in float32; 0 leaves it out.
-        arms: Names of `ARMS`; empty means all.
+        arms: Names of `ARMS`, next to the plain one, which always takes part; empty means all.
         threads: Of torch, per arm.
         show: Receives progress lines.
     Raises:
         CheckError: The arms do not train the same: their losses differ by more than rounding.
     """
     train_worker.load_libraries()
-    names = [n for n in ARMS if not arms or n in arms]
+    names = [n for n in ARMS if not arms or n in arms or ARMS[n] is train_worker.PLAIN]
     rows = ticket_rows(rounds * ROWS_PER_STEP)
     checks = []
     if exact_steps:

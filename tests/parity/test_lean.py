@@ -39,7 +39,8 @@ def loss_and_gradients(model):
 def test_same_losses_logits_and_gradients_with_padding(tiny):
     model = adapted(tiny)
     loss, logits, gradients = loss_and_gradients(model)
-    assert lean.install(model) == 14
+    done = lean.install(model)
+    assert (done.layers, done.attention, done.left) == (14, True, ())
     assert model.get_base_model().config._attn_implementation == lean.NAME
     lean_loss, lean_logits, lean_gradients = loss_and_gradients(model)
     assert lean_loss == pytest.approx(loss, abs=1e-5)
@@ -110,19 +111,46 @@ def test_steps_aside(tiny, state):
     ("options", "reason"),
     [({"lora_dropout": 0.1}, "dropout"), ({"use_dora": True}, "variant Dora"), ({"lora_bias": True}, "a bias")],
 )
-def test_refuses_what_would_not_be_the_same(tiny, options, reason):
-    with pytest.raises(ModelError, match=reason):
-        lean.install(adapted(tiny, **options))
+def test_leaves_layers_that_would_not_be_the_same(tiny, options, reason):
+    model = adapted(tiny, **options)
+    done = lean.install(model)
+    assert (done.layers, len(done.left), done.attention) == (0, 14, True)
+    assert reason in done.left[0]
+    assert not any("forward" in m.__dict__ for m in model.modules() if hasattr(m, "lora_A"))
 
 
-def test_refuses_a_model_without_adapter(tiny):
+def test_another_adapter_goes_the_old_way(tiny):
+    """A DoRA adapter that is added later must not be computed as plain LoRA."""
+    model, plain = adapted(tiny), adapted(tiny)
+    lean.install(model)
+    batch = {k: v for k, v in masking.collate(ROWS[:1], 0).items() if k != "labels"}
+    seen = []
+    for one in (model, plain):
+        torch.manual_seed(5)
+        one.add_adapter("dora", LoraConfig(r=2, use_dora=True, target_modules="all-linear", task_type="CAUSAL_LM"))
+        for name, parameter in one.named_parameters():
+            if "lora_B.dora" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        one.set_adapter("dora")
+        seen.append(one(**batch).logits)
+    torch.testing.assert_close(*seen, atol=1e-5, rtol=1e-4)
+
+
+def test_refuses_a_model_in_which_nothing_fits(tiny):
+    assert lean.install(copy.deepcopy(tiny)) == lean.Installed(layers=0, attention=True, left=())
+    tiny.config.attention_dropout = 0.1
     with pytest.raises(ModelError, match="no LoRA layer"):
         lean.install(tiny)
+    tiny.config.attention_dropout = 0.0
+    model = adapted(tiny, lora_dropout=0.1)
+    model.get_base_model().config.attention_dropout = 0.1
+    with pytest.raises(ModelError, match=r"nothing of this llama model.*dropout"):
+        lean.install(model)
 
 
 def test_installed_twice_saved_and_merged_as_before(tiny, tmp_path):
     model, plain = adapted(tiny), adapted(tiny)
-    assert lean.install(model) == lean.install(model) == 14
+    assert lean.install(model) == lean.install(model)
     first = {n: m.forward for n, m in model.named_modules() if hasattr(m, "lora_A")}
     lean.install(model)
     assert all(m.forward == first[n] for n, m in model.named_modules() if n in first)
