@@ -216,7 +216,7 @@ def curate(path: Path | str, kept: Path, dropped: Path, settings: Settings) -> F
     return funnel
 
 
-def own_peak_gib() -> float:
+def _own_peak_gib() -> float:
     """Peak memory of this process alone, in GiB.
 
     On Linux the usual counter is inherited from the parent, so a small job started by a large
@@ -245,7 +245,7 @@ def main() -> int:
     except SFTError as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")
     counts = {"lines": funnel.lines, "kept": funnel.kept, "dropped": funnel.dropped}
-    cost = {"rows_per_s": funnel.rows_per_s, "peak_gib": own_peak_gib()}
+    cost = {"rows_per_s": funnel.rows_per_s, "peak_gib": _own_peak_gib()}
     print(json.dumps({**counts, **cost}))
     return 0
 

@@ -26,7 +26,9 @@ def one_by_one(model: Any, tokenizer: Any, prompts: list[list[int]]) -> list[str
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
                 do_sample=False, pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
-        texts.append(tokenizer.decode(out[0, len(prompt) :], skip_special_tokens=True))
+        new = out[0, len(prompt) :].tolist()
+        end = new.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in new else len(new)
+        texts.append(tokenizer.decode(new[:end]))
     return texts
 
 

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils import curation, runtime
+from sft_utils import runtime
+from tests.bench import turns
 
 RATE = 1e-3
 SEED = 17
@@ -29,6 +30,7 @@ class Arm:
     loss_chunk: int = 256  # supervised tokens projected on the vocabulary together
     attention: str = "sdpa"
     by_length: bool = False  # rows of similar length share a batch
+    keep_memory: bool = False  # freed memory stays with the process (`lean.keep_memory`)
     lean: bool = False  # LoRA layers and attention of `sft_utils.lean`
     micro_batch: int = ROWS_PER_STEP  # rows computed together
 
@@ -52,8 +54,11 @@ SETTINGS["our_settings"] = dataclasses.replace(
 SETTINGS["loss_chunks"] = dataclasses.replace(
     SETTINGS["our_settings"], says="loss in chunks of 64 supervised tokens", loss_chunk=64
 )
+SETTINGS["kept_memory"] = dataclasses.replace(
+    SETTINGS["loss_chunks"], says="freed memory stays with the process", keep_memory=True
+)
 SETTINGS["ours"] = dataclasses.replace(
-    SETTINGS["loss_chunks"], says="lean LoRA layers and attention", lean=True
+    SETTINGS["kept_memory"], says="lean LoRA layers and attention", lean=True
 )
 ARMS = SETTINGS
 
@@ -75,6 +80,8 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     from sft_utils.config import get_profile
 
     exact = spec["exact"]
+    if arm.keep_memory:
+        lean.keep_memory()
     profile = dataclasses.replace(get_profile("cpu"), attention=arm.attention)
     lora = LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -152,7 +159,7 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             seconds = time.perf_counter() - self.clock
-            answer({"seconds": seconds, "peak_gib": curation.own_peak_gib(), **seen})
+            answer({"seconds": seconds, "peak_gib": turns.own_peak_gib(), **seen})
             seen.update(dict.fromkeys(seen, 0))
             if state.global_step < state.max_steps:
                 self.wait()

@@ -21,6 +21,7 @@ from typing import Any
 
 from sft_utils.errors import ServeError
 from sft_utils.readme import clock
+from sft_utils.runtime import GIB, peak_rss_gib
 
 REST_S = 0.25
 """Pause between turns: threads of the last worker spin for a while before they sleep."""
@@ -79,9 +80,9 @@ def _run(target: Target, spec: Any, pipe: Connection, log: Path) -> None:
     """The inside of a worker: what libraries print goes to the log; it dies with its parent."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    with log.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    sys.stdout = sys.stderr = file = log.open("w", encoding="utf-8", buffering=1)
+    os.dup2(file.fileno(), 1)  # what libraries in C say
+    os.dup2(file.fileno(), 2)
 
     def wait() -> None:
         try:
@@ -90,6 +91,15 @@ def _run(target: Target, spec: Any, pipe: Connection, log: Path) -> None:
             sys.exit(0)
 
     target(spec, pipe.send, wait)
+
+
+def own_peak_gib() -> float:
+    """Largest resident memory of this process alone; what a parent had before the fork is in it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return peak_rss_gib()
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / GIB
 
 
 @contextmanager
