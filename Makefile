@@ -64,6 +64,10 @@ run-all: setup ## run all notebooks; skips unchanged ones, a failure stops only 
 list: setup ## list the notebooks, their questions, times and needs
 	@$(nbrun) list --profile "$$PROFILE"
 
+.PHONY: times
+times: setup ## where the time of the last runs went: kinds of work, slowest cells (PROFILE=)
+	@$(nbrun) times --profile "$$PROFILE"
+
 .PHONY: publish
 publish: setup ## publish finished runs: notebooks (cpu), reference results, README tables (NB=)
 	@$(nbrun) publish --nb "$${NB:-all}" --profile "$$PROFILE"
@@ -99,6 +103,10 @@ mutation: setup ## the full mutation benchmark of the preflight (half an hour)
 .PHONY: gpu-check
 gpu-check: setup ## what this machine's GPU does, in at most 9 minutes; resumes (ARGS=--force)
 	@$(py) -m sft_utils.gpucheck $(ARGS)
+
+.PHONY: bench
+bench: setup ## speed against the usual ways, 20 minutes; ARGS="--only train" takes one part
+	@$(py) -m tests.bench.run $(ARGS)
 
 .PHONY: lint
 lint: setup ## check style

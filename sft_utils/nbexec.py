@@ -8,20 +8,18 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
-import papermill
 import psutil
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from papermill.exceptions import PapermillExecutionError
 
 from sft_utils.errors import RunnerError
 from sft_utils.nbprogress import GIB, HEARTBEAT_S, Monitor, say
 from sft_utils.nbsource import Layout
 from sft_utils.readme import clock
+
+if TYPE_CHECKING:  # papermill and its clients take a second: only an execution pays for them
+    from jupyter_client import AsyncKernelManager
 
 CPU_PROFILES = ("smoke", "cpu")  # these need no network, so a missing file must not wait for one
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
@@ -54,12 +52,16 @@ def kernel_env(layout: Layout, profile: str) -> dict[str, str]:
     }
 
 
-def kernel_manager(sockets: Path, env: dict[str, str], log: IO[bytes]) -> type[AsyncKernelManager]:
+def kernel_manager(
+    sockets: Path, env: dict[str, str], log: IO[bytes]
+) -> "type[AsyncKernelManager]":
     """A kernel manager class that starts this interpreter with `env`.
 
     A kernelspec in the user's home may name another Python; the notebook must see the same
     packages as the runner. What the kernel process itself says goes to `log`.
     """
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
 
     class OwnKernelManager(AsyncKernelManager):
         # Unix sockets: works with the network off (even loopback), and nobody can listen in.
@@ -106,6 +108,10 @@ def execute(
         RunnerError: A cell failed, took too long, or the kernel died. The message says
             where, why and how to repeat it.
     """
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
     output = layout.run_file(notebook, profile, ".ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     log_file = layout.run_file(notebook, profile, ".kernel.log")

@@ -1,4 +1,4 @@
-"""Command line of the notebooks: run, run-all, publish, renew, verify, adopt, list.
+"""Command line of the notebooks: run, run-all, publish, renew, verify, adopt, list, times.
 
     python -m sft_utils.nbrun run --nb 03 --profile cpu --param max_steps=10
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 
+from sft_utils import nbtimes
 from sft_utils.artifacts import write_text
 from sft_utils.config import PROFILES, get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     rescue.add_argument("--from", dest="origin", type=Path, help="the edited .ipynb")
     rescue.add_argument("--yes", action="store_true", help="write without asking")
     add("list", "list notebooks, expected times and what they need")
+    add("times", "where the time of the last runs went: kinds of work, slowest cells")
     return top
 
 
@@ -90,6 +92,8 @@ def _dispatch(options: argparse.Namespace, layout: Layout) -> int:
         return _verify(layout)
     if options.command == "adopt":
         return _adopt(options, layout)
+    if options.command == "times":
+        return _times(options, layout)
     return _list(options, layout)
 
 
@@ -171,6 +175,15 @@ def _list(options: argparse.Namespace, layout: Layout) -> int:
         needs = ", ".join(name[:2] for name in deps.upstream) or "nothing"
         reads = ", reads whatever has run" if deps.optional else ""
         say(f"{notebook}  {question(layout, notebook)}  ({time}; needs {needs}{reads})")
+    return 0
+
+
+def _times(options: argparse.Namespace, layout: Layout) -> int:
+    found = nbtimes.collect(layout, options.profile)
+    if not found:
+        command = f"make run-all PROFILE={options.profile}"
+        raise ConfigError(f"nothing has run at profile {options.profile} yet. Run: {command}")
+    say(nbtimes.table(found))
     return 0
 
 

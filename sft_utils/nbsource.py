@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import jupytext
 import nbformat
 from nbformat import NotebookNode
 
@@ -102,6 +101,8 @@ def parse(text: str, notebook: str) -> NotebookNode:
     Raises:
         RunnerError: The text is not a percent-format notebook.
     """
+    import jupytext  # here and below: it brings jupyter_client, and most callers only want names
+
     # the header holds metadata that is set here anyway, and crashes jupytext when incomplete
     read = jupytext.reads(HEADER.sub("", text), fmt="py:percent")
     if not any(cell.cell_type == "code" for cell in read.cells):
@@ -236,6 +237,8 @@ def adopt(text: str, nb: NotebookNode) -> str:
 
 
 def _write_cell(cell: NotebookNode) -> str:
+    import jupytext
+
     metadata = {"jupytext": {"notebook_metadata_filter": "-all"}}
     single = nbformat.v4.new_notebook(cells=[_new_cell(cell)], metadata=metadata)
     return jupytext.writes(single, fmt="py:percent")

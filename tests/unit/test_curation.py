@@ -1,6 +1,7 @@
 """The funnel: every filter catches its defect, spares what only looks like it, and says why."""
 
 import copy
+import hashlib
 import json
 import random
 import subprocess
@@ -482,3 +483,15 @@ def test_the_command_line_reports_counts_and_cost(tmp_path):
                              capture_output=True, text=True, check=False)  # fmt: skip
     assert missing.returncode == 1
     assert missing.stderr.startswith("DataError: nowhere.jsonl does not exist")
+
+
+def test_the_funnel_decides_as_recorded(tmp_path):
+    """A faster funnel must keep and drop the same lines for the same reasons, to the byte."""
+    settings = curation.Settings(
+        max_words=filters.length_fence(curation.mail_lengths(TICKETS / "raw.jsonl")),
+        held_out=(TICKETS / "test.jsonl", TICKETS / "fewshot.jsonl"),
+    )
+    files = tmp_path / "kept.jsonl", tmp_path / "dropped.jsonl"
+    curation.curate(TICKETS / "raw.jsonl", *files, settings)
+    found = [hashlib.sha256(file.read_bytes()).hexdigest()[:16] for file in files]
+    assert found == ["c6b533fd1fdc312d", "84e3471bd359d6c2"]

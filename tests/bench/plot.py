@@ -1,0 +1,105 @@
+"""The figure of the benchmark: cost against work, from the result file alone."""
+
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import read_json
+from sft_utils.readme import number
+from sft_utils.report import COLOURS
+
+
+def draw(result: Path) -> Path:
+    """Draw what a result file holds beside it, as PNG; returns the path."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    found = read_json(result)
+    panels = [draw_part for part, draw_part in PANELS.items() if part in found["parts"]]
+    target = result.with_suffix(".png")
+    if not panels:
+        return target
+    fig, axes = plt.subplots(
+        len(panels), 1, figsize=(7, 2.7 * len(panels)), dpi=110, layout="constrained", squeeze=False
+    )
+    for axis, draw_part in zip(axes[:, 0], panels, strict=True):
+        draw_part(axis, found)
+        axis.spines[["top", "right"]].set_visible(False)
+    fig.savefig(target, metadata={"Software": None})
+    plt.close(fig)
+    return target
+
+
+def _title(axis: Any, title: str, subtitle: str) -> None:
+    axis.set_title(f"{title}\n", fontsize=10, loc="left", fontweight="bold")
+    axis.text(0, 1.03, subtitle, transform=axis.transAxes, fontsize=8, color="#444")
+
+
+def _facts(found: dict[str, Any], part: str) -> str:
+    facts = found["parts"][part]
+    return f"{facts['hardware']}, {facts['measured_on']}"
+
+
+def _train(axis: Any, found: dict[str, Any]) -> None:
+    table = found["parts"]["train"]["table"]
+    cost = [1000 / row["tokens_per_s"] for row in table]
+    colours = [COLOURS["base"], *[COLOURS["lora"]] * (len(table) - 1)]
+    axis.barh([row["new"] for row in table], cost, color=colours)
+    for place, row in enumerate(table):
+        axis.text(cost[place], place, f" {row['over_plain']:.2f}x", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_xlabel("seconds per 1,000 tokens")
+    axis.set_xlim(0, max(cost) * 1.12)
+    best = max(row["over_plain"] for row in table)
+    n = found["metrics"][f"{table[-1]['arm']}.tokens_per_s"]["n"]
+    _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
+           f"each bar adds one change; {n} steps of 8 rows each; {_facts(found, 'train')}")  # fmt: skip
+
+
+def _evaluation(axis: Any, found: dict[str, Any]) -> None:
+    arms = {
+        "generate_one_by_one": "model.generate, one by one",
+        "generate_lm_eval": "lm-eval, generate",
+        "generate_batched": "batches by length",
+        "generate_ours": "ours: and the prefix once",
+        "likelihood_lm_eval": "lm-eval, likelihoods",
+        "likelihood_ours": "ours, likelihoods",
+    }
+    entries = {label: found["metrics"][f"{arm}.items_per_s"] for arm, label in arms.items()}
+    cost = [1 / entry["value"] for entry in entries.values()]
+    colours = [COLOURS["sft"] if "ours" in label else COLOURS["base"] for label in entries]
+    axis.barh(list(entries), cost, color=colours)
+    for place, seconds in enumerate(cost):
+        axis.text(seconds, place, f" {number(seconds)} s", va="center", fontsize=8)
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_xlim(0, max(cost) * 1.15)
+    axis.set_xlabel("seconds per item")
+    gain = found["metrics"]["generate_ours_over_one_by_one.items_per_s"]["value"]
+    _title(axis, f"Evaluation: {gain:.1f} times as many answers per second as one by one",
+           f"n = {found['metrics']['generate_ours.items_per_s']['n']} mails; "
+           f"{_facts(found, 'evaluation')}")  # fmt: skip
+
+
+def _curation(axis: Any, found: dict[str, Any]) -> None:
+    table = found["parts"]["curation"]["table"]
+    rows, seconds = [r["rows"] for r in table], [r["wall_s"] for r in table]
+    axis.plot(rows, seconds, "o-", color=COLOURS["lora"], label="measured")
+    axis.plot(rows, [seconds[0] * n / rows[0] for n in rows], "--", color=COLOURS["base"],
+              label="linear from the smallest")  # fmt: skip
+    for row in table:
+        axis.annotate(f"{row['peak_gib']:.2f} GiB", (row["rows"], row["wall_s"]), fontsize=8,
+                      textcoords="offset points", xytext=(6, -10))  # fmt: skip
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.set_xlabel("rows")
+    axis.set_ylabel("seconds")
+    axis.legend(frameon=False, fontsize=8)
+    last = table[-1]
+    _title(axis, f"Curation: {last['rows']:,} rows in {last['wall_s']:.0f} s and "
+                 f"{last['peak_gib']:.2f} GiB", f"one process, streaming; {_facts(found, 'curation')}")  # fmt: skip
+
+
+PANELS = {"train": _train, "evaluation": _evaluation, "curation": _curation}

@@ -1,0 +1,191 @@
+"""One arm of the training benchmark: a real `SFTTrainer.train()`, one optimizer step per turn.
+
+Every arm trains the same rows (ids and labels, so nobody tokenises) with the same adapter from the
+same seed, at the same rate, eight rows per optimizer step. What an arm changes stands in `ARMS`.
+"""
+
+import dataclasses
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sft_utils import runtime
+from tests.bench import turns
+
+RATE = 1e-3
+SEED = 17
+ROWS_PER_STEP = 8
+"""The default of `SFTTrainer`: eight rows per device."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arm:
+    """How one arm trains; the defaults are those of TRL on a CPU."""
+
+    says: str  # what is new against the arm before
+    checkpointing: bool = True  # forward activations are computed twice
+    bf16_weights: bool = False  # else float32 weights under bf16 autocast
+    loss_chunk: int = 256  # supervised tokens projected on the vocabulary together
+    attention: str = "sdpa"
+    by_length: bool = False  # rows of similar length share a batch
+    keep_memory: bool = False  # freed memory stays with the process (`lean.keep_memory`)
+    lean: bool = False  # LoRA layers and attention of `sft_utils.lean`
+    micro_batch: int = ROWS_PER_STEP  # rows computed together
+
+
+PLAIN = Arm(says="SFTTrainer with its defaults")
+SETTINGS = {
+    "plain_trl": PLAIN,
+    "no_checkpointing": dataclasses.replace(
+        PLAIN, says="no gradient checkpointing", checkpointing=False
+    ),
+}
+SETTINGS["bf16_weights"] = dataclasses.replace(
+    SETTINGS["no_checkpointing"], says="weights and adapter in bf16, no autocast", bf16_weights=True
+)
+SETTINGS["eager"] = dataclasses.replace(
+    SETTINGS["bf16_weights"], says="eager attention", attention="eager"
+)
+SETTINGS["our_settings"] = dataclasses.replace(
+    SETTINGS["eager"], says="rows of similar length together", by_length=True
+)
+SETTINGS["loss_chunks"] = dataclasses.replace(
+    SETTINGS["our_settings"], says="loss in chunks of 64 supervised tokens", loss_chunk=64
+)
+SETTINGS["kept_memory"] = dataclasses.replace(
+    SETTINGS["loss_chunks"], says="freed memory stays with the process", keep_memory=True
+)
+SETTINGS["ours"] = dataclasses.replace(
+    SETTINGS["kept_memory"], says="lean LoRA layers and attention", lean=True
+)
+ARMS = SETTINGS
+
+
+def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], folder: str) -> Any:
+    """The trainer of an arm.
+
+    Args:
+        rows: input_ids and labels.
+        spec: steps, and exact: everything in float32 and rows in file order, to compare losses.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from sft_utils import lean, modeling, training
+    from sft_utils.config import get_profile
+
+    exact = spec["exact"]
+    if arm.keep_memory:
+        lean.keep_memory()
+    profile = dataclasses.replace(get_profile("cpu"), attention=arm.attention)
+    lora = LoraConfig(
+        r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    options: dict[str, Any] = {
+        "output_dir": folder, "max_steps": spec["steps"], "learning_rate": RATE,
+        "use_cpu": True, "seed": SEED, "disable_tqdm": True, "save_strategy": "no",
+    }  # fmt: skip
+    if not arm.checkpointing:
+        options["gradient_checkpointing"] = False
+    if exact or arm.bf16_weights:
+        options["bf16"] = False
+    if exact:
+        options["train_sampling_strategy"] = "sequential"
+    elif arm.by_length:
+        options["train_sampling_strategy"] = "group_by_length"
+    if arm.micro_batch != ROWS_PER_STEP:
+        options["per_device_train_batch_size"] = arm.micro_batch
+        options["gradient_accumulation_steps"] = ROWS_PER_STEP // arm.micro_batch
+    dataset = Dataset.from_list(rows)
+    runtime.seed_everything(SEED)
+    if arm.loss_chunk != 256:
+        training.fit_loss_chunks(arm.loss_chunk)
+    if arm == PLAIN:  # to the letter: a path, and what the trainer makes of it
+        source, _ = modeling.model_source(profile)
+        return SFTTrainer(
+            source, args=SFTConfig(**options), train_dataset=dataset, peft_config=lora,
+            processing_class=modeling.load_tokenizer(profile),
+        )  # fmt: skip
+    half = arm.bf16_weights and not exact
+    model = modeling.load_model(profile, dtype=torch.bfloat16 if half else torch.float32)
+    model = get_peft_model(model, lora)
+    if half:
+        modeling.to_bf16_adapter(model)
+    if arm.lean:
+        lean.install(model)
+    trainer = SFTTrainer(
+        model, args=SFTConfig(**options), train_dataset=dataset,
+        processing_class=modeling.load_tokenizer(profile),
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def meter(trainer: Any) -> dict[str, float]:
+    """Let a trainer count what it trains: losses and tokens of the current step, summed."""
+    seen = {"loss": 0.0, "tokens": 0, "supervised": 0, "places": 0}
+    step = trainer.training_step
+
+    def counted(model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        seen["tokens"] += int(inputs["attention_mask"].sum())
+        seen["places"] += inputs["attention_mask"].numel()
+        seen["supervised"] += int((inputs["labels"][:, 1:] != -100).sum())
+        loss = step(model, inputs, *args, **kwargs)
+        seen["loss"] += float(loss)
+        return loss
+
+    trainer.training_step = counted
+    return seen
+
+
+def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], None]) -> None:
+    """Train in turns; a report per step: seconds, loss, tokens, peak memory so far."""
+    import torch
+    from transformers import TrainerCallback
+
+    torch.set_num_threads(spec["threads"])
+
+    class Turns(TrainerCallback):
+        """Waits behind every step until it is this arm's turn again."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            answer({})
+            self.wait()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            seconds = time.perf_counter() - self.clock
+            answer({"seconds": seconds, "peak_gib": turns.own_peak_gib(), **seen})
+            seen.update(dict.fromkeys(seen, 0))
+            if state.global_step < state.max_steps:
+                self.wait()
+
+        def wait(self) -> None:
+            wait()
+            self.clock = time.perf_counter()
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        trainer = make_trainer(ARMS[spec["arm"]], spec["rows"], spec, folder)
+        seen = meter(trainer)
+        trainer.add_callback(Turns())
+        trainer.train()
+
+
+def load_libraries() -> None:
+    """Import what every arm needs, before the processes fork; nothing is computed here."""
+    runtime.quiet()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import peft
+    import torch
+    import transformers
+    import trl
+
+    # Lazy modules: touch what the arms use, so that it is loaded here and once.
+    used = (datasets.Dataset, peft.get_peft_model, torch.nn.Linear, transformers.LlamaForCausalLM,
+            transformers.AutoTokenizer, transformers.TrainerCallback, trl.SFTTrainer)  # fmt: skip
+    assert all(used)

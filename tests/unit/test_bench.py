@@ -1,0 +1,214 @@
+"""The benchmark's arithmetic, its baseline, its processes and its files; never a wall time."""
+
+import dataclasses
+import inspect
+import itertools
+import os
+import time
+
+import psutil
+import pytest
+
+from sft_utils.errors import CheckError, ConfigError, ServeError
+from tests.bench import curation_scale, evaluate, plot, run, startup, train, train_worker, turns
+
+
+def step(seconds, tokens=100, loss=2.0, supervised=40, places=110, peak=1.0):
+    return {"seconds": seconds, "tokens": tokens, "loss": loss, "supervised": supervised,
+            "places": places, "peak_gib": peak}  # fmt: skip
+
+
+def test_the_plain_arm_is_what_trl_does_by_default():
+    from trl import SFTConfig, SFTTrainer
+
+    stock, plain = SFTConfig(use_cpu=True), train_worker.PLAIN
+    assert next(iter(train_worker.ARMS)) == "plain_trl"
+    assert train_worker.ARMS["plain_trl"] is plain
+    assert (stock.gradient_checkpointing, stock.bf16) == (plain.checkpointing, True)
+    assert stock.per_device_train_batch_size == plain.micro_batch == train_worker.ROWS_PER_STEP
+    assert stock.gradient_accumulation_steps == 1
+    assert (stock.loss_type, stock.packing) == ("chunked_nll", False)
+    assert stock.train_sampling_strategy == "random"
+    source = inspect.getsource(inspect.getmodule(SFTTrainer))  # a test may have changed the value
+    assert f"\n_CHUNKED_LM_HEAD_CHUNK_SIZE = {plain.loss_chunk}\n" in source
+
+
+def test_each_arm_changes_one_thing_and_says_so():
+    arms = list(train_worker.ARMS.values())
+    for before, arm in itertools.pairwise(arms):
+        changed = {
+            f.name for f in dataclasses.fields(arm)
+            if getattr(arm, f.name) != getattr(before, f.name)
+        }  # fmt: skip
+        assert len(changed - {"says"}) == 1, arm
+        assert "says" in changed
+
+
+def test_rates_ratios_and_padding_leave_the_warm_up_out():
+    slow = [step(99), step(99), step(4.0), step(4.0, tokens=200, places=300)]
+    fast = [step(1), step(1), step(1.0, peak=2.0), step(1.0, tokens=200, places=220, peak=2.5)]
+    metrics, table = train.summary({"plain_trl": slow, "ours": fast})
+    assert metrics["plain_trl.tokens_per_s"] == {"value": 37.5, "n": 2, "range": [25.0, 50.0]}
+    assert metrics["ours.supervised_per_s"]["value"] == 40.0
+    assert metrics["ours_over_plain_trl.tokens_per_s"] == {"value": 4.0, "n": 2, "range": [4.0, 4.0]}
+    assert metrics["ours.step_s"]["value"] == 1.0
+    assert metrics["ours.peak_gib"] == {"value": 2.5, "n": 1}
+    assert [row["over_plain"] for row in table] == [1.0, 4.0]
+    assert table[0]["padding"] == pytest.approx(1 - 300 / 410)
+
+
+@pytest.mark.parametrize(("off", "exact", "fails"), [(0.5, True, True), (0.5, False, True), (1e-5, True, False)])
+def test_arms_that_do_not_train_the_same_are_refused(monkeypatch, off, exact, fails):
+    def race(arms, rows, steps, *, exact: bool, **_):
+        gap = off if exact is wanted else 0.0
+        return {arm: [step(1.0, loss=2.0 + gap * (arm == "ours")) for _ in range(steps)] for arm in arms}
+
+    wanted = exact
+    monkeypatch.setattr(train, "race", race)
+    monkeypatch.setattr(train, "ticket_rows", lambda n: [{}] * n)
+    monkeypatch.setattr(train_worker, "load_libraries", lambda: None)
+    ungrouped = {n: dataclasses.replace(a, by_length=False) for n, a in train_worker.ARMS.items()}
+    monkeypatch.setattr(train, "ARMS", ungrouped)
+    if fails:
+        with pytest.raises(CheckError, match=r"differ by 5.00e-01 nats"):
+            train.measure(rounds=4, show=str)
+    else:
+        found = train.measure(rounds=4, show=str)["metrics"]
+        assert found["ours_minus_plain_trl.loss_exact"]["value"] == pytest.approx(off, rel=1e-3)
+        assert found["ours_minus_plain_trl.loss_native"]["value"] == 0.0
+
+
+def test_losses_of_grouped_rows_are_compared_in_float32_only(monkeypatch):
+    """In their own precision the arms that group rows see other rows in each step."""
+    gaps = []
+
+    def race(arms, rows, steps, *, exact: bool, **_):
+        grouped = {a for a in arms if train_worker.ARMS[a].by_length}
+        gaps.append((exact, grouped))
+        return {a: [step(1.0, loss=9.0 if a in grouped and not exact else 2.0)] * steps for a in arms}
+
+    monkeypatch.setattr(train, "race", race)
+    monkeypatch.setattr(train, "ticket_rows", lambda n: [{}] * n)
+    monkeypatch.setattr(train_worker, "load_libraries", lambda: None)
+    train.measure(rounds=4, show=str)
+    assert [exact for exact, _ in gaps] == [True, False]
+    assert gaps[0][1] >= {"our_settings", "ours"}
+
+
+
+def count(spec, answer, wait):
+    print("said to the log")
+    answer({})
+    for number in range(spec["turns"]):
+        wait()
+        if spec.get("dies") == number:
+            raise RuntimeError("no more memory")
+        answer({"seconds": 0.0, "at": time.monotonic(), "pid": os.getpid()})
+
+
+def test_turns_alternate_who_begins_and_end_their_processes(capfd):
+    with turns.workers(count, {"a": {"turns": 3}, "b": {"turns": 3}, "c": {"turns": 3}}) as arms:
+        reports = turns.in_turns(arms, 3, show=str)
+        pids = {r[0]["pid"] for r in reports.values()}
+    rounds = [sorted(reports, key=lambda name: reports[name][k]["at"]) for k in range(3)]
+    assert rounds == [["a", "b", "c"], ["b", "c", "a"], ["c", "a", "b"]]
+    assert len(pids) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    assert "said to the log" not in capfd.readouterr().out
+
+
+def test_an_arm_that_dies_is_named_with_the_end_of_its_log():
+    specs = {"a": {"turns": 3}, "b": {"turns": 3, "dies": 1}}
+    with (
+        pytest.raises(ServeError, match=r"(?s)'b' ended with status 1.*no more memory"),
+        turns.workers(count, specs) as arms,
+    ):
+        turns.in_turns(arms, 3, show=str)
+
+
+def test_a_part_replaces_its_old_metrics_and_sizes_of_curation_add_up():
+    old = run.merged({}, "train", {"metrics": {"gone.step_s": {"value": 1, "n": 1}}, "table": []}, {})
+    new = run.merged(old, "train", {"metrics": {"ours.step_s": {"value": 2, "n": 3}}}, {"wall_s": 5})
+    assert new["metrics"] == {"ours.step_s": {"value": 2, "n": 3, "part": "train"}}
+    assert new["parts"]["train"] == {"wall_s": 5}
+    for rows in (1000, 100):
+        found = {"metrics": {f"curation_{rows}.wall_s": {"value": rows, "n": rows}}, "table": [{"rows": rows}]}
+        new = run.merged(new, "curation", found, {})
+    assert [row["rows"] for row in new["parts"]["curation"]["table"]] == [100, 1000]
+    assert set(new["metrics"]) == {"ours.step_s", "curation_100.wall_s", "curation_1000.wall_s"}
+
+
+def test_parts_and_arms_are_chosen_by_name():
+    assert run.chosen("curation, startup", run.PARTS) == ["startup", "curation"]
+    assert run.chosen("", run.PARTS) == list(run.PARTS)
+    with pytest.raises(ConfigError, match="there is no 'trian'"):
+        run.chosen("trian", run.PARTS)
+
+
+def test_curation_is_measured_at_each_size_and_its_growth_named(tmp_path):
+    seen = []
+    found = curation_scale.measure(sizes=(400, 200), show=str, done=lambda part: seen.append(len(part["table"])))
+    assert [row["rows"] for row in found["table"]] == [200, 400]
+    assert seen == [1, 2]
+    for name in ("curation_200.rows_per_s", "curation_400.wall_s", "curation_400.peak_gib",
+                 "curation.time_exponent", "curation.bytes_per_row"):  # fmt: skip
+        assert name in found["metrics"]
+    assert all(0 < row["kept"] < row["rows"] for row in found["table"])
+
+
+def test_the_parts_that_take_long_write_their_parts_and_the_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(startup, "measure", lambda: {"metrics": {"import_config.wall_s": {"value": 0.1, "n": 3}}})
+    reports = {"plain_trl": [step(4.0)] * 4, "ours": [step(1.0)] * 4}
+    metrics, table = train.summary(reports)
+    monkeypatch.setattr(train, "measure", lambda **_: {"metrics": metrics, "table": table})
+    times = {name: [2.0, 4.0] for name in ("one_by_one", "lm_eval", "batched", "ours")}
+    generated = {f"generate_{n}.items_per_s": evaluate.entry(t, 8) for n, t in times.items()}
+    chosen = {f"likelihood_{n}.items_per_s": evaluate.entry(times[n], 8) for n in ("lm_eval", "ours")}
+    gain = {"generate_ours_over_one_by_one.items_per_s": evaluate.over([1.0, 1.0], [4.0, 6.0], 8)}
+    monkeypatch.setattr(evaluate, "measure", lambda **_: {"metrics": generated | chosen | gain})
+    out = tmp_path / "bench.json"
+    assert run.main(["--out", str(out), "--rows", "200,400"]) == 0
+    found = run.read_json(out)
+    assert set(found["parts"]) == set(run.PARTS)
+    assert found["metrics"]["ours_over_plain_trl.tokens_per_s"]["value"] == 4.0
+    assert found["metrics"]["generate_ours_over_one_by_one.items_per_s"] == {
+        "value": 5.0, "n": 8, "range": [4.0, 6.0], "part": "evaluation",
+    }  # fmt: skip
+    for facts in found["parts"].values():
+        assert facts["versions"]["torch"]
+        assert 0 <= facts["others_cpu_share"] <= 1
+    assert out.with_suffix(".png").stat().st_size > 10_000
+    assert "ours_over_plain_trl.tokens_per_s" in capsys.readouterr().out
+    assert run.main(["--only", "nothing", "--out", str(out)]) == 1
+
+
+def test_the_figure_draws_what_is_there(tmp_path):
+    table = [{"rows": 10, "wall_s": 1.0, "peak_gib": 0.1}, {"rows": 100, "wall_s": 10.0, "peak_gib": 0.2}]
+    part = {"hardware": "h", "measured_on": "d", "table": table}
+    run.write_json(tmp_path / "b.json", {"metrics": {}, "parts": {"curation": part}})
+    assert plot.draw(tmp_path / "b.json").is_file()
+    run.write_json(tmp_path / "c.json", {"metrics": {}, "parts": {"startup": {}}})
+    assert not plot.draw(tmp_path / "c.json").exists()
+
+
+def test_all_ways_to_generate_give_the_same_answers_in_float32(tiny, tokenizer, monkeypatch):
+    monkeypatch.setattr(evaluate, "NEW_TOKENS", 4)
+    prompts = [[5, 6, 7, 8 + i] + [9] * i for i in range(3)]
+    ways = [evaluate.one_by_one, evaluate.batched, evaluate.ours]
+    texts = [way(tiny, tokenizer, prompts) for way in ways]
+    assert texts[0] == texts[1] == texts[2]
+    assert evaluate.decoding.supports(tiny)
+
+
+def test_likelihoods_put_the_model_class_back(monkeypatch):
+    ours = evaluate.harness.wrap
+
+    def broken(*args, **kwargs):
+        assert evaluate.harness.wrap is stock
+        raise ValueError
+
+    stock = evaluate.stock_harness
+    monkeypatch.setattr(evaluate.general, "evaluate", broken)
+    with pytest.raises(ValueError):  # noqa: PT011
+        evaluate.likelihoods(None, None, 1, stock)
+    assert evaluate.harness.wrap is ours
