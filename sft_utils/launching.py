@@ -62,8 +62,8 @@ class Finished:
 
 def launch(
     run: RankRun, *, command: Sequence[str] = (), progress: Path | None = None,
-    watch: Callable[[Event, Facts], None] | None = None, stall_s: float = 300.0,
-    say: Callable[[str], None] | None = None,
+    watch: Callable[[Event, Facts], None] | None = None, start_s: float = 900.0,
+    stall_s: float = 300.0, say: Callable[[str], None] | None = None,
 ) -> Finished:  # fmt: skip
     """Run all ranks on this machine to their end; repeated after a failure, it continues.
 
@@ -72,7 +72,9 @@ def launch(
         command: Replaces torchrun; it must start `python -m sft_utils.ranktrain run.json`.
         progress: File in which the notebook runner looks for progress.
         watch: Called with every step of rank 0 and the facts of all ranks.
-        stall_s: Seconds without any news from any rank after which the run is ended.
+        start_s: Seconds without any news from any rank after which the run is ended, before its
+            first step: models are loaded then.
+        stall_s: The same, later.
         say: Receives one line per step of rank 0.
     Returns:
         Losses, rows, memory and speed.
@@ -93,7 +95,7 @@ def launch(
         process = _start([*(command or default)], run, log)
     family: dict[int, psutil.Process] = {}
     try:
-        _follow(process, run, family, progress, watch, stall_s, say)
+        _follow(process, run, family, progress, watch, (start_s, stall_s), say)
     finally:
         _end(process, family, folder)
     if process.returncode:
@@ -132,7 +134,7 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
 
 def _follow(
     process: Any, run: RankRun, family: dict[int, psutil.Process], progress: Path | None,
-    watch: Callable[[Event, Facts], None] | None, stall_s: float,
+    watch: Callable[[Event, Facts], None] | None, patience_s: tuple[float, float],
     say: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Until the command ends: refuse a wrong start, pass on steps, end what stands still."""
@@ -165,8 +167,9 @@ def _follow(
         )
         if latest != seen:
             news, seen = time.monotonic(), latest
-        if time.monotonic() - news > stall_s:
-            raise LaunchError(_standstill(run, facts, stall_s))
+        limit = patience_s[1 if read else 0]
+        if time.monotonic() - news > limit:
+            raise LaunchError(_standstill(run, facts, limit))
 
 
 def _judge(run: RankRun, facts: Facts) -> None:
@@ -254,7 +257,7 @@ def _obituary(run: RankRun, code: int, wall_s: float) -> str:
     else:
         codes = codes or {0: code}
         errors = {r: e for r in codes for e in _events(run, r) if "error" in e}
-        killed = [r for r, c in codes.items() if c < 0 and c != -signal.SIGTERM and r not in errors]
+        killed = [r for r, c in codes.items() if c < 0 and r not in errors]
         first = min(killed or codes, key=lambda r: errors.get(r, {}).get("time", float("inf")))
         said = [errors[first]["error"]] if first in errors else _log_tail(run, first)
         who, code_ = f"rank {first} of {run.world_size}", codes[first]
