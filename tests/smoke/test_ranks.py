@@ -17,7 +17,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from sft_utils import launching, rankrun
+from sft_utils import launching, rankresult, rankrun
 from sft_utils.errors import LaunchError
 from sft_utils.rankrun import RankRun
 
@@ -149,7 +149,7 @@ def ddp(place):
     why_not = over_two_namespaces(run, place)
     if why_not:
         return launching.launch(run), why_not
-    return launching.collect(run, 0.0), ""
+    return rankresult.collect(run, 0.0), ""
 
 
 def test_ddp_trains_what_one_process_trains(single, ddp):
