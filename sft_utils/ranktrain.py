@@ -125,23 +125,13 @@ def values_hash(model: Any) -> str:
     return digest.hexdigest()
 
 
-def with_trainer(
-    run: RankRun, model: Any, tokenizer: Any, rows: list[Row], numbers: list[int], report: Report,
-    checkpoint: str,
-) -> None:  # fmt: skip
-    """Train with TRL's SFTTrainer, as a notebook or script does; accelerate distributes."""
-    import torch
-    from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
-    from trl import SFTConfig, SFTTrainer
+def trainer_arguments(run: RankRun, n_rows: int) -> Any:
+    """The trainer's settings: the same for one process and for many, but for the strategy."""
+    from trl import SFTConfig
 
-    from sft_utils.training import fit_loss_chunks
-
-    if run.device == "cpu":
-        fit_loss_chunks(64)
-    arguments = SFTConfig(
+    return SFTConfig(
         output_dir=run.folder,
-        max_steps=run.steps(sum(n != EMPTY for n in numbers)),
+        max_steps=run.steps(n_rows),
         per_device_train_batch_size=run.batch_size,
         gradient_accumulation_steps=run.accumulation,
         train_sampling_strategy="sequential",  # the file holds the order of training
@@ -171,6 +161,23 @@ def with_trainer(
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def with_trainer(
+    run: RankRun, model: Any, tokenizer: Any, rows: list[Row], numbers: list[int], report: Report,
+    checkpoint: str,
+) -> None:  # fmt: skip
+    """Train with TRL's SFTTrainer, as a notebook or script does; accelerate distributes."""
+    import torch
+    from datasets import Dataset
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTTrainer
+
+    from sft_utils.training import fit_loss_chunks
+
+    if run.device == "cpu":
+        fit_loss_chunks(64)
+    arguments = trainer_arguments(run, sum(n != EMPTY for n in numbers))
 
     def collated(batch: list[dict[str, Any]]) -> dict[str, Any]:
         return collate(batch, tokenizer.pad_token_id) | {

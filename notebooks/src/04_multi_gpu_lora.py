@@ -49,7 +49,17 @@ from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
 from torch.utils.data import BatchSampler
 
-from sft_utils import launching, masking, modeling, preflight, rankrun, reasoning, sharded, tickets
+from sft_utils import (
+    launching,
+    masking,
+    modeling,
+    preflight,
+    rankrun,
+    ranktrain,
+    reasoning,
+    sharded,
+    tickets,
+)  # fmt: skip
 from sft_utils.artifacts import ROOT, handed_file, require, sha256_json, write_text
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, LaunchError, expect_error
@@ -178,12 +188,12 @@ show_source(rankrun.mismatch)
 # %% [markdown]
 # ## One process, then N
 #
-# Three launches of the same rows. *single* and *ddp* are SFTTrainer with no line changed, *fsdp2* is a loop
-# of one screen around `fully_shard`, because no trainer would do it here.
+# Three launches of the same rows. *single* and *ddp* are SFTTrainer with the same arguments; *fsdp2* is a
+# loop of one screen around `fully_shard`, because no trainer shards here. What every rank runs:
 
 # %%
-show_source(sharded.shard)
-show_source(sharded.nll_sum)
+for part in (ranktrain.build, ranktrain.trainer_arguments, sharded.shard, sharded.nll_sum):
+    show_source(part)
 
 # %%
 done = {arm: launching.launch(r, progress=run.progress_file) for arm, r in runs.items()}

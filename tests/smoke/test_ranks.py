@@ -17,7 +17,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from sft_utils import launching, rankrun
+from sft_utils import launching, rankresult, rankrun
 from sft_utils.errors import LaunchError
 from sft_utils.rankrun import RankRun
 
@@ -37,7 +37,7 @@ def place(tmp_path_factory, tokenizer):
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
+        num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True, initializer_range=0.2,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder / "model")
@@ -149,7 +149,7 @@ def ddp(place):
     why_not = over_two_namespaces(run, place)
     if why_not:
         return launching.launch(run), why_not
-    return launching.collect(run, 0.0), ""
+    return rankresult.collect(run, 0.0), ""
 
 
 def test_ddp_trains_what_one_process_trains(single, ddp):

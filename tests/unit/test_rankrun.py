@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import launching, rankrun, ranktrain, sharded
+from sft_utils import rankresult, rankrun, ranktrain, sharded
 from sft_utils.errors import ConfigError, DataError, LaunchError
 from sft_utils.rankreport import Report
 from sft_utils.rankrun import RankRun
@@ -175,22 +175,22 @@ Other Failures:
 def test_the_rank_that_died_first_is_blamed(tmp_path):
     """torchrun named rank 0, which only lost its partner."""
     asked = run(tmp_path)
-    (tmp_path / launching.LOG).write_text(OWN_LOG)
+    (tmp_path / rankresult.LOG).write_text(OWN_LOG)
     survivor = Report(asked, 0, 2)
     survivor.step(3, 1.0)
     survivor.event({"error": "RuntimeError: Connection closed by peer", "time": 5.0})
     victim = Report(asked, 1, 2)
     victim.step(3, 1.0)
-    said = launching._obituary(asked, 1, 7.0)
+    said = rankresult.obituary(asked, 1, 7.0)
     assert "rank 1 of 2 was ended by SIGKILL after step 3, 7 s after the start" in said
-    (tmp_path / launching.LOG).write_text(OWN_LOG.replace("-9", "1"))
+    (tmp_path / rankresult.LOG).write_text(OWN_LOG.replace("-9", "1"))
     victim.event({"error": "ValueError: the real reason", "time": 4.0})
-    said = launching._obituary(asked, 1, 7.0)
+    said = rankresult.obituary(asked, 1, 7.0)
     assert "rank 1 of 2 failed, exit code 1" in said
     assert "ValueError: the real reason" in said
-    (tmp_path / launching.LOG).write_text("no such option\n")
-    assert "the launcher failed, exit code 2" in launching._obituary(asked, 2, 1.0)
-    assert "no such option" in launching._obituary(asked, 2, 1.0)
+    (tmp_path / rankresult.LOG).write_text("no such option\n")
+    assert "the launcher failed, exit code 2" in rankresult.obituary(asked, 2, 1.0)
+    assert "no such option" in rankresult.obituary(asked, 2, 1.0)
 
 
 def command_of(name):
