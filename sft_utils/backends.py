@@ -114,7 +114,9 @@ def load_for_training(
 
         available_gib = torch.cuda.mem_get_info()[0] / GIB
     if available_gib is not None:
-        memory.require_fit(budget, available_gib)
+        batch = memory.longest_batch(rows, profile.batch_size)
+        where = f"profile {profile.name!r}, {batch.rows} x {batch.tokens} tokens"
+        memory.require_fit(budget, available_gib, where=where)
     if backend == "unsloth":
         model = _unsloth(profile, source, revision, lora, targets, seed, dtype, checkpointing)
     else:

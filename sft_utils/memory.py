@@ -205,12 +205,15 @@ def predict_rows(
     )
 
 
-def require_fit(budget: Budget, available_gib: float, *, reserve: float = 0.1) -> None:
+def require_fit(
+    budget: Budget, available_gib: float, *, reserve: float = 0.1, where: str = "training"
+) -> None:
     """Refuse a run that will not fit, before anything is loaded.
 
     Args:
         available_gib: Memory of the device.
         reserve: Share kept free for kernels and fragmentation.
+        where: What the prediction is for.
     Raises:
         ConfigError: The prediction exceeds what is there; says by how much and what helps.
     """
@@ -218,7 +221,7 @@ def require_fit(budget: Budget, available_gib: float, *, reserve: float = 0.1) -
     if budget.total_gib > usable:
         parts = {k: f"{v / GIB:.1f}" for k, v in dataclasses.asdict(budget).items()}
         raise ConfigError(
-            f"predicted {budget.total_gib:.1f} GiB ({parts}) but only {usable:.1f} of "
+            f"predicted {budget.total_gib:.1f} GiB for {where} ({parts}) but only {usable:.1f} of "
             f"{available_gib:.1f} GiB are usable. Lower batch_size or max_length, raise "
             "grad_accumulation, turn on gradient checkpointing, or choose a smaller model."
         )

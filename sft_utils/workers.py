@@ -5,6 +5,7 @@ An arm is a name that a worker process knows. Workers tell on stdout, in lines t
 watches holds no device and no library state.
 """
 
+import contextlib
 import itertools
 import json
 import os
@@ -147,8 +148,8 @@ def _death(process: subprocess.Popen[str], last: str) -> dict[str, Any]:
 
 def _end(process: subprocess.Popen[str], patience_s: float) -> None:
     """End a worker and whatever it has started."""
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=patience_s)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):  # nobody of its group is left
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    process.wait()

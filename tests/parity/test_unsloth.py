@@ -94,7 +94,7 @@ def test_unknown_backends_are_refused():
 
 def test_what_does_not_fit_is_refused_before_loading(profile, rows, monkeypatch):
     monkeypatch.setattr(backends.modeling, "load_model", lambda *a, **k: pytest.fail("it loaded"))
-    with pytest.raises(ConfigError, match=r"predicted .* GiB .* usable"):
+    with pytest.raises(ConfigError, match=r"predicted .* GiB for profile 'smoke', 2 x \d+ tokens .* usable"):
         backends.load_for_training(profile, rows, gpuruns.adapter_config(), available_gib=0.1)
 
 
