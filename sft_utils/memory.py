@@ -145,7 +145,7 @@ def predict(
     Three moments compete while all activations of the forward pass are there: the loss, which
     holds four float32 copies of a chunk of logits; the backward pass of the last layer; with
     checkpointing that of a layer computed again. The largest counts. Compared with measured peaks
-    in tests/parity/test_memory.py.
+    in tests/parity/test_memory_peak.py.
 
     Args:
         config: transformers config of the base model (Llama, Qwen2 and relatives).

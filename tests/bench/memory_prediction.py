@@ -2,7 +2,7 @@
 
     python -m tests.bench.memory_prediction outputs/reference/memory.json
 
-tests/parity/test_memory.py asserts that every case is predicted within `BOUND`.
+tests/parity/test_memory_peak.py asserts that every case is predicted within `BOUND`.
 """
 
 import json
