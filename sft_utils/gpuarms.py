@@ -226,6 +226,7 @@ def attempt(work: Callable[[], Row]) -> Row:
     began = time.monotonic()
     try:
         row = {"status": "ok", **work()}
+        json.dumps(row, allow_nan=False)  # NaN is no figure: the row says so instead of holding it
     except torch.OutOfMemoryError as error:
         row = {"status": "out of memory", "why": str(error).splitlines()[0][:200]}
     except ConfigError as error:
