@@ -97,7 +97,7 @@ mutation: setup ## the full mutation benchmark of the preflight (half an hour)
 	@$(py) -m tests.mutation.run --baseline --json outputs/reference/mutation.json
 
 .PHONY: bench
-bench: setup ## speed against the usual ways, 20 minutes; ARGS="--only train" takes one part
+bench: setup ## speed against the usual ways, half an hour; ARGS="--only train" takes a part
 	@$(py) -m tests.bench.run $(ARGS)
 
 .PHONY: lint

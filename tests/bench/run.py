@@ -6,6 +6,7 @@
 
 Every part writes its results as soon as it has them into outputs/reference/bench.json, and the
 figure beside it. It says what else the machine did meanwhile: ratios survive that, times do not.
+All arms of the training part together need 16 GiB; --arms takes some of them.
 """
 
 import argparse
@@ -146,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.add_argument("--only", default="", help=f"parts with commas: {', '.join(PARTS)}")
     top.add_argument("--arms", default="", help="train: arms with commas; default all")
-    top.add_argument("--rounds", type=int, default=14, help="train: steps per arm, 2 of them warm-up")
+    top.add_argument("--rounds", type=int, default=12, help="train: steps per arm")
     top.add_argument("--items", type=int, default=32, help="evaluation: mails that are answered")
     top.add_argument("--rows", default="10000,100000,1000000", help="curation: sizes with commas")
     top.add_argument("--out", type=Path, default=RESULT)

@@ -124,7 +124,7 @@ def in_turns(
 
     Args:
         arms: Ready workers.
-        rounds: Turns per arm, warm-up included.
+        rounds: Turns per arm.
         show: Receives one line per round: seconds of each arm and the time left.
     """
     reports: dict[str, list[Report]] = {arm.name: [] for arm in arms}
