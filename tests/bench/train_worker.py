@@ -6,6 +6,7 @@ same seed, at the same rate, eight rows per optimizer step. What an arm changes 
 
 import dataclasses
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -97,10 +98,10 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
         options["gradient_checkpointing"] = False
     if exact or arm.bf16_weights:
         options["bf16"] = False
-    if exact:
+    if exact or arm.by_length:
         options["train_sampling_strategy"] = "sequential"
-    elif arm.by_length:
-        options["train_sampling_strategy"] = "group_by_length"
+    if arm.by_length and not exact:
+        rows = by_length(rows)
     if arm.micro_batch != ROWS_PER_STEP:
         options["per_device_train_batch_size"] = arm.micro_batch
         options["gradient_accumulation_steps"] = ROWS_PER_STEP // arm.micro_batch
@@ -127,6 +128,18 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def by_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in batches of similar length, the batches in random order.
+
+    It is what `group_by_length` makes of a full training set: that sorts as many rows at a time as
+    a quarter of the set, 216 of 880. Of the few rows of a benchmark it would sort 24.
+    """
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    starts = list(range(0, len(rows), ROWS_PER_STEP))
+    random.Random(SEED).shuffle(starts)
+    return [row for start in starts for row in ordered[start : start + ROWS_PER_STEP]]
 
 
 def meter(trainer: Any) -> dict[str, float]:

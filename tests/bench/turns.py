@@ -6,6 +6,7 @@ the machine slows neighbours in the table alike, so ratios stay right when times
 are forked after the libraries are imported, which takes ten seconds each otherwise.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -52,19 +53,21 @@ class Worker:
         Raises:
             ServeError: The process ended instead; the message holds the end of its log.
         """
-        self.pipe.send("go")
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send("go")
         return self.report()
 
     def report(self) -> Report:
         """Its next report."""
-        while not self.pipe.poll(1.0):
-            if not self.process.is_alive() and not self.pipe.poll():
-                said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-                raise ServeError(
-                    f"bench arm {self.name!r} ended with status {self.process.exitcode}:\n"
-                    + "\n".join(said)
-                )
-        return self.pipe.recv()
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+        said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        raise ServeError(
+            f"bench arm {self.name!r} ended with status {self.process.exitcode}:\n"
+            + "\n".join(said)
+        )
 
     def end(self) -> None:
         """End the process, whatever it does."""

@@ -44,6 +44,19 @@ def test_each_arm_changes_one_thing_and_says_so():
         assert "says" in changed
 
 
+def test_rows_by_length_are_the_same_rows_with_less_padding():
+    rows = [{"input_ids": [0] * (1 + i * 7 % 40)} for i in range(40)]
+    grouped = train_worker.by_length(rows)
+    assert sorted(map(id, grouped)) == sorted(map(id, rows))
+
+    def places(some):
+        batches = [some[i : i + 8] for i in range(0, 40, 8)]
+        return sum(8 * max(len(r["input_ids"]) for r in batch) for batch in batches)
+
+    assert places(grouped) < 0.8 * places(rows)
+    assert [len(r["input_ids"]) for r in grouped] != sorted(len(r["input_ids"]) for r in grouped)
+
+
 def test_rates_ratios_and_padding():
     slow = [step(4.0), step(4.0, tokens=200, places=300)]
     fast = [step(1.0, peak=2.0), step(1.0, tokens=200, places=220, peak=2.5)]
