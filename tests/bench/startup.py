@@ -58,9 +58,11 @@ def kernel_s() -> float:
     from jupyter_client.manager import start_new_kernel
 
     began = time.perf_counter()
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    manager, client = start_new_kernel(
+        kernel_name="python3", cwd=str(ROOT), stderr=subprocess.DEVNULL
+    )
     try:
-        client.execute_interactive("1", timeout=60)
+        client.execute_interactive("1", timeout=60, output_hook=lambda message: None)
         return time.perf_counter() - began
     finally:
         client.stop_channels()
