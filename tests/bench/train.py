@@ -12,6 +12,7 @@ from sft_utils.config import get_profile
 from sft_utils.data import rows_of
 from sft_utils.errors import CheckError
 from sft_utils.filters import length_fence
+from sft_utils.nbprogress import say
 from tests.bench import train_worker, turns
 from tests.bench.train_worker import ARMS, ROWS_PER_STEP
 
@@ -132,7 +133,7 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
 
 def measure(
     *, rounds: int = 12, exact_steps: int = 3, arms: Sequence[str] = (), threads: int = 2,
-    show: Callable[[str], None] = print,
+    show: Callable[[str], None] = say,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole part.
 

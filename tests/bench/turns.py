@@ -121,7 +121,7 @@ def workers(target: Target, specs: Mapping[str, Any]) -> Iterator[list[Worker]]:
 
 
 def in_turns(
-    arms: Sequence[Worker], rounds: int, *, show: Callable[[str], None] = print
+    arms: Sequence[Worker], rounds: int, *, show: Callable[[str], None] = say
 ) -> dict[str, list[Report]]:
     """`rounds` turns of every arm, each round begun by another arm; reports by arm.
 

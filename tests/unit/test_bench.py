@@ -177,7 +177,7 @@ def test_curation_is_measured_at_each_size_and_its_growth_named(tmp_path):
 
 
 def test_the_parts_that_take_long_write_their_parts_and_the_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(startup, "measure", lambda: {"metrics": {"import_config.wall_s": {"value": 0.1, "n": 3}}})
+    monkeypatch.setattr(startup, "measure", lambda **_: {"metrics": {"import_config.wall_s": {"value": 0.1, "n": 3}}})
     reports = {"plain_trl": [step(4.0)] * 4, "ours": [step(1.0)] * 4}
     metrics, table = train.summary(reports)
     monkeypatch.setattr(train, "measure", lambda **_: {"metrics": metrics, "table": table})
