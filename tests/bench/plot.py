@@ -67,7 +67,8 @@ def _evaluation(axis: Any, found: dict[str, Any]) -> None:
         "likelihood_lm_eval": "lm-eval, likelihoods",
         "likelihood_ours": "ours, likelihoods",
     }
-    entries = {label: found["metrics"][f"{arm}.items_per_s"] for arm, label in arms.items()}
+    names = {f"{arm}.items_per_s": label for arm, label in arms.items()}
+    entries = {label: found["metrics"][n] for n, label in names.items() if n in found["metrics"]}
     cost = [1 / entry["value"] for entry in entries.values()]
     colours = [COLOURS["sft"] if "ours" in label else COLOURS["base"] for label in entries]
     axis.barh(list(entries), cost, color=colours)
