@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sft_utils import gpucheck, gpuruns, readme
+from sft_utils import gpuarms, gpucheck, gpuruns, readme
 from sft_utils.artifacts import ROOT
 
 
@@ -58,15 +58,15 @@ def scripted(monkeypatch, tmp_path):
 def test_a_second_call_runs_what_is_missing(scripted):
     stopped = {
         "plain_parity": {"status": "timed out", "why": "stopped"},
-        "unsloth_nf4_64": {"status": "no time left", "why": ""},
-        "unsloth_nf4_256": {"status": "unavailable", "why": "no unsloth"},
+        "unsloth_nf4_32": {"status": "no time left", "why": ""},
+        "unsloth_nf4_96": {"status": "unavailable", "why": "no unsloth"},
     }
     code, result, ran = scripted(stopped)
     assert (code, result["complete"], len(ran)) == (1, False, 17)
     code, result, ran = scripted({})
-    assert ran == ["weights", "plain_parity", "unsloth_nf4_64"], "the checkpoint is made again"
+    assert ran == ["weights", "plain_parity", "unsloth_nf4_32"], "the checkpoint is made again"
     assert (code, result["complete"]) == (0, True)
-    assert result["arms"]["unsloth_nf4_256"]["why"] == "no unsloth"
+    assert result["arms"]["unsloth_nf4_96"]["why"] == "no unsloth"
     assert scripted({})[2] == []
     assert len(scripted({}, "--force")[2]) == 17
 
@@ -81,6 +81,43 @@ def test_a_check_that_does_not_hold_is_a_failure(scripted, capsys):
     code, _, _ = scripted({"ours_qlora": {"status": "ok", "checks": {"loss falls": False}}})
     assert code == 1
     assert "ours_qlora: does not hold: loss falls" in capsys.readouterr().out
+
+
+def raising(error):
+    def work():
+        raise error
+
+    return work
+
+
+def test_whatever_happens_in_an_arm_is_a_row():
+    import torch
+
+    from sft_utils.errors import ConfigError
+
+    refused = ConfigError("predicted 90.0 GiB for training ({}) but only 70.0 of 80 GiB are usable.")
+    cases = {
+        "ok": lambda: {"checks": {"fine": True}},
+        "out of memory": raising(torch.OutOfMemoryError("CUDA out of memory. Tried 20 GiB")),
+        "does not fit": raising(refused),
+        "failed": raising(KeyError("lm_head")),
+    }
+    for status, work in cases.items():
+        row = gpuarms.attempt(work)
+        assert row["status"] == status
+        assert row["wall_s"] >= 0
+        assert (status == "ok") == ("why" not in row)
+    assert gpuarms.attempt(lambda: {"first_loss": float("nan")})["status"] == "failed"
+    assert gpuarms.attempt(raising(ConfigError("the disk is small")))["status"] == "failed"
+
+
+def test_every_arm_has_a_function():
+    for tiny in (True, False):
+        for arm in gpucheck.arms(tiny=tiny):
+            job = {"device": "cpu", "tiny": tiny, "worker": arm.worker, "work": "nowhere"}
+            assert callable(gpuarms.arm(job, arm.name))
+    with pytest.raises(ValueError, match="not enough values"):
+        gpuarms.arm({"worker": "ours"}, "ours_qlor")
 
 
 def test_differences_are_found():
@@ -119,5 +156,5 @@ def test_rehearsal_runs_every_arm(tmp_path):
     for name in wanted:
         assert all(result["arms"][name]["checks"].values()), name
     assert result["arms"]["unsloth_parity"]["step1_difference"] <= 1e-5
-    assert result["arms"]["ours_nf4_64"]["peak_gib"] > 0
+    assert result["arms"]["ours_nf4_32"]["peak_gib"] > 0
     assert not (tmp_path / "runs" / "gpu-check" / "random-llama").exists()
