@@ -105,7 +105,7 @@ gpu-check: setup ## what this machine's GPU does, in at most 9 minutes; resumes 
 	@$(py) -m sft_utils.gpucheck $(ARGS)
 
 .PHONY: bench
-bench: setup ## speed against the usual ways, 20 minutes; ARGS="--only train" takes one part
+bench: setup ## speed against the usual ways, half an hour; ARGS="--only train" takes a part
 	@$(py) -m tests.bench.run $(ARGS)
 
 .PHONY: lint

@@ -13,6 +13,7 @@ from typing import Any
 from sft_utils import curation
 from sft_utils.artifacts import ROOT
 from sft_utils.filters import length_fence
+from sft_utils.nbprogress import say
 from sft_utils.readme import clock
 
 TICKETS = ROOT / "data/tickets"
@@ -67,7 +68,7 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 
 
 def measure(
-    *, sizes: Sequence[int] = SIZES, show: Callable[[str], None] = print,
+    *, sizes: Sequence[int] = SIZES, show: Callable[[str], None] = say,
     done: Callable[[dict[str, Any]], None] = lambda part: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole part, the smallest size first; each size is handed to `done` when it is through."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from sft_utils import chat, decoding, general, generation, harness, modeling, runtime, tickets
 from sft_utils.config import get_profile
+from sft_utils.nbprogress import say
 
 NEW_TOKENS = 96
 BATCH = 32
@@ -102,8 +103,9 @@ def over(fast: list[float], slow: list[float], n: int) -> dict[str, Any]:
 
 
 def measure(
-    *, items: int = 32, choice_items: int = 24, rounds: int = 2,
-    show: Callable[[str], None] = print,
+    *, items: int = 24, choice_items: int = 24, rounds: int = 2,
+    show: Callable[[str], None] = say,
+    done: Callable[[dict[str, Any]], None] = lambda part: None,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole part: one process, arms in turns, the order reversed in every other round.
 
@@ -140,6 +142,8 @@ def measure(
         metrics[f"generate_ours_equal_{name}.share"] = {
             "value": sum(same) / len(same), "n": len(same),
         }  # fmt: skip
+    length = sum(map(len, prompts)) / len(prompts)
+    done({"metrics": metrics, "prompt_tokens": length})
     wraps = {"lm_eval": stock_harness, "ours": harness.wrap}
     spent: dict[str, list[float]] = {name: [] for name in wraps}
     found: dict[str, list[Any]] = {}
@@ -155,4 +159,4 @@ def measure(
     metrics["likelihood_ours_over_lm_eval.items_per_s"] = over(spent["ours"], spent["lm_eval"], n)
     agree = [a.correct == b.correct for a, b in zip(found["ours"], found["lm_eval"], strict=True)]
     metrics["likelihood_ours_equal_lm_eval.share"] = {"value": sum(agree) / n, "n": n}
-    return {"metrics": metrics, "prompt_tokens": sum(map(len, prompts)) / len(prompts)}
+    return {"metrics": metrics, "prompt_tokens": length}

@@ -6,6 +6,7 @@
 
 Every part writes its results as soon as it has them into outputs/reference/bench.json, and the
 figure beside it. It says what else the machine did meanwhile: ratios survive that, times do not.
+All arms of the training part together need 16 GiB; --arms takes some of them.
 """
 
 import argparse
@@ -72,11 +73,11 @@ def merged(old: dict[str, Any], part: str, found: dict[str, Any], facts: dict[st
 
 
 def measure(part: str, options: argparse.Namespace, done: Callable[[dict], None]) -> dict[str, Any]:
-    """Run one part; `done` receives intermediate results where a part has some."""
+    """Run one part; `done` receives what it has so far, where a part is long."""
     if part == "startup":
         from tests.bench import startup
 
-        return startup.measure()
+        return startup.measure(done=done)
     if part == "train":
         from tests.bench import train
 
@@ -84,7 +85,7 @@ def measure(part: str, options: argparse.Namespace, done: Callable[[dict], None]
     if part == "evaluation":
         from tests.bench import evaluate
 
-        return evaluate.measure(items=options.items)
+        return evaluate.measure(items=options.items, done=done)
     from tests.bench import curation_scale
 
     return curation_scale.measure(sizes=options.rows, done=done)
@@ -146,8 +147,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.add_argument("--only", default="", help=f"parts with commas: {', '.join(PARTS)}")
     top.add_argument("--arms", default="", help="train: arms with commas; default all")
-    top.add_argument("--rounds", type=int, default=14, help="train: steps per arm, 2 of them warm-up")
-    top.add_argument("--items", type=int, default=32, help="evaluation: mails that are answered")
+    top.add_argument("--rounds", type=int, default=12, help="train: steps per arm")
+    top.add_argument("--items", type=int, default=24, help="evaluation: mails that are answered")
     top.add_argument("--rows", default="10000,100000,1000000", help="curation: sizes with commas")
     top.add_argument("--out", type=Path, default=RESULT)
     options = top.parse_args(argv)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sft_utils.artifacts import ROOT
+from sft_utils.nbprogress import say
 
 IMPORTS = {
     "python": "pass",
@@ -58,9 +59,11 @@ def kernel_s() -> float:
     from jupyter_client.manager import start_new_kernel
 
     began = time.perf_counter()
-    manager, client = start_new_kernel(kernel_name="python3", cwd=str(ROOT))
+    manager, client = start_new_kernel(
+        kernel_name="python3", cwd=str(ROOT), stderr=subprocess.DEVNULL
+    )
     try:
-        client.execute_interactive("1", timeout=60)
+        client.execute_interactive("1", timeout=60, output_hook=lambda message: None)
         return time.perf_counter() - began
     finally:
         client.stop_channels()
@@ -73,7 +76,10 @@ def entry(values: list[float]) -> dict[str, Any]:
             "range": [min(values), max(values)]}  # fmt: skip
 
 
-def measure(*, rounds: int = 3, show: Callable[[str], None] = print) -> dict[str, Any]:
+def measure(
+    *, rounds: int = 3, show: Callable[[str], None] = say,
+    done: Callable[[dict[str, Any]], None] = lambda part: None,
+) -> dict[str, Any]:  # fmt: skip
     """The whole part, in rounds: the first one also fills the file cache and does not count."""
     times: dict[str, list[float]] = {}
     for number in range(rounds + 1):
@@ -86,6 +92,12 @@ def measure(*, rounds: int = 3, show: Callable[[str], None] = print) -> dict[str
         seen["kernel_start.wall_s"] = kernel_s()
         for name, seconds in seen.items():
             times.setdefault(name, []).append(seconds)
+        if number:
+            done(_metrics(times))
         total = sum(seen.values())
         show(f"  round {number + 1}/{rounds + 1}, about {total * (rounds - number):.0f} s left")
+    return _metrics(times)
+
+
+def _metrics(times: dict[str, list[float]]) -> dict[str, Any]:
     return {"metrics": {name: entry(values[1:]) for name, values in times.items()}}

@@ -12,11 +12,10 @@ from sft_utils.config import get_profile
 from sft_utils.data import rows_of
 from sft_utils.errors import CheckError
 from sft_utils.filters import length_fence
+from sft_utils.nbprogress import say
 from tests.bench import train_worker, turns
 from tests.bench.train_worker import ARMS, ROWS_PER_STEP
 
-WARM = 2
-"""Steps that do not count: first allocations, first kernels."""
 EXACT_BOUND = 1e-3
 """Nats. In float32 the arms may differ by rounding only."""
 NATIVE_BOUND = 0.1
@@ -56,6 +55,15 @@ def race(
         return turns.in_turns(started, steps, show=show)
 
 
+def different(arms: Sequence[str]) -> list[str]:
+    """The arms that compute something of their own in float32 on rows in file order."""
+    seen: dict[Any, str] = {}
+    for arm in arms:
+        a = ARMS[arm]
+        seen.setdefault((a.checkpointing, a.attention, a.loss_chunk, a.lean, a.micro_batch), arm)
+    return list(seen.values())
+
+
 def loss_gaps(reports: dict[str, list[dict[str, Any]]], base: str) -> dict[str, float]:
     """Arm -> largest |difference| of a step's loss from the same step of `base`, nats."""
     truth = [r["loss"] for r in reports[base]]
@@ -66,13 +74,12 @@ def loss_gaps(reports: dict[str, list[dict[str, Any]]], base: str) -> dict[str, 
 
 
 def rate(reports: Sequence[dict[str, Any]], what: str = "tokens") -> dict[str, Any]:
-    """Tokens per second over all counted steps, with the slowest and fastest step."""
-    counted = reports[WARM:]
-    seconds = sum(r["seconds"] for r in counted)
-    each = [r[what] / r["seconds"] for r in counted]
+    """Tokens per second over all steps, with the slowest and fastest step."""
+    seconds = sum(r["seconds"] for r in reports)
+    each = [r[what] / r["seconds"] for r in reports]
     return {
-        "value": sum(r[what] for r in counted) / seconds,
-        "n": len(counted),
+        "value": sum(r[what] for r in reports) / seconds,
+        "n": len(reports),
         "range": [min(each), max(each)],
     }
 
@@ -86,7 +93,7 @@ def ratio(
     """
     pairs = [
         (a[what] / a["seconds"]) / (b[what] / b["seconds"])
-        for a, b in zip(fast[WARM:], slow[WARM:], strict=True)
+        for a, b in zip(fast, slow, strict=True)
     ]
     value = rate(fast, what)["value"] / rate(slow, what)["value"]
     return {"value": value, "n": len(pairs), "range": [min(pairs), max(pairs)]}
@@ -96,12 +103,12 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
     """Metrics, and one table row per arm with its ratio to the arm before and to the first."""
     names = list(reports)
     first, metrics, table = names[0], {}, []
-    for before, name in zip([names[0], *names], names, strict=False):
-        own = reports[name]
-        counted = own[WARM:]
+    for name in names:
+        own, before = reports[name], ARMS[name].before
+        before = before if before in reports else first
         metrics[f"{name}.tokens_per_s"] = rate(own)
         metrics[f"{name}.supervised_per_s"] = rate(own, "supervised")
-        seconds = [r["seconds"] for r in counted]
+        seconds = [r["seconds"] for r in own]
         metrics[f"{name}.step_s"] = {
             "value": statistics.median(seconds), "n": len(seconds),
             "range": [min(seconds), max(seconds)],
@@ -110,12 +117,12 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
         if name != first:
             metrics[f"{name}_over_{first}.tokens_per_s"] = ratio(own, reports[first])
             metrics[f"{name}_over_{before}.tokens_per_s"] = ratio(own, reports[before])
-        places = sum(r["places"] for r in counted)
+        places = sum(r["places"] for r in own)
         table.append({
-            "arm": name, "new": ARMS[name].says,
+            "arm": name, "before": "" if name == first else before, "new": ARMS[name].says,
             "tokens_per_s": metrics[f"{name}.tokens_per_s"]["value"],
             "step_s": metrics[f"{name}.step_s"]["value"],
-            "padding": 1 - sum(r["tokens"] for r in counted) / places,
+            "padding": 1 - sum(r["tokens"] for r in own) / places,
             "peak_gib": own[-1]["peak_gib"],
             "over_before": 1.0 if name == first else
             metrics[f"{name}_over_{before}.tokens_per_s"]["value"],
@@ -126,13 +133,13 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
 
 
 def measure(
-    *, rounds: int = 14, exact_steps: int = 3, arms: Sequence[str] = (), threads: int = 2,
-    show: Callable[[str], None] = print,
+    *, rounds: int = 12, exact_steps: int = 3, arms: Sequence[str] = (), threads: int = 2,
+    show: Callable[[str], None] = say,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole part.
 
     Args:
-        rounds: Steps per arm, warm-up included.
+        rounds: Steps per arm.
         exact_steps: Steps of the comparison of losses in float32; 0 leaves it out.
         arms: Names of `ARMS`, next to the plain one, which always takes part; empty means all.
         threads: Of torch, per arm.
@@ -147,7 +154,7 @@ def measure(
     if exact_steps:
         few = rows[: exact_steps * ROWS_PER_STEP]
         show(f"  losses of {exact_steps} steps in float32, the same rows in the same order")
-        exact = race(names, few, exact_steps, exact=True, threads=threads, show=show)
+        exact = race(different(names), few, exact_steps, exact=True, threads=threads, show=show)
         gap = max(loss_gaps(exact, names[0]).values())
         checks.append(("exact", gap, EXACT_BOUND, exact_steps))
     reports = race(names, rows, rounds, exact=False, threads=threads, show=show)

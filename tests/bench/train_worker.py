@@ -6,6 +6,7 @@ same seed, at the same rate, eight rows per optimizer step. What an arm changes 
 
 import dataclasses
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,49 +19,43 @@ RATE = 1e-3
 SEED = 17
 ROWS_PER_STEP = 8
 """The default of `SFTTrainer`: eight rows per device."""
+WARM_PASSES = 2
+"""Before the first step, so that every arm is timed on all rows: an arm that groups rows by length
+begins with the longest ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arm:
     """How one arm trains; the defaults are those of TRL on a CPU."""
 
-    says: str  # what is new against the arm before
+    says: str  # what is new against `before`
+    before: str = ""  # the arm it differs from in one thing
     checkpointing: bool = True  # forward activations are computed twice
     bf16_weights: bool = False  # else float32 weights under bf16 autocast
     loss_chunk: int = 256  # supervised tokens projected on the vocabulary together
     attention: str = "sdpa"
     by_length: bool = False  # rows of similar length share a batch
-    keep_memory: bool = False  # freed memory stays with the process (`lean.keep_memory`)
     lean: bool = False  # LoRA layers and attention of `sft_utils.lean`
     micro_batch: int = ROWS_PER_STEP  # rows computed together
 
 
 PLAIN = Arm(says="SFTTrainer with its defaults")
-SETTINGS = {
-    "plain_trl": PLAIN,
-    "no_checkpointing": dataclasses.replace(
-        PLAIN, says="no gradient checkpointing", checkpointing=False
-    ),
-}
-SETTINGS["bf16_weights"] = dataclasses.replace(
-    SETTINGS["no_checkpointing"], says="weights and adapter in bf16, no autocast", bf16_weights=True
-)
-SETTINGS["eager"] = dataclasses.replace(
-    SETTINGS["bf16_weights"], says="eager attention", attention="eager"
-)
-SETTINGS["our_settings"] = dataclasses.replace(
-    SETTINGS["eager"], says="rows of similar length together", by_length=True
-)
-SETTINGS["loss_chunks"] = dataclasses.replace(
-    SETTINGS["our_settings"], says="loss in chunks of 64 supervised tokens", loss_chunk=64
-)
-SETTINGS["kept_memory"] = dataclasses.replace(
-    SETTINGS["loss_chunks"], says="freed memory stays with the process", keep_memory=True
-)
-SETTINGS["ours"] = dataclasses.replace(
-    SETTINGS["kept_memory"], says="lean LoRA layers and attention", lean=True
-)
-ARMS = SETTINGS
+ARMS = {"plain_trl": PLAIN}
+
+
+def _arm(name: str, before: str, says: str, **change: Any) -> None:
+    ARMS[name] = dataclasses.replace(ARMS[before], before=before, says=says, **change)
+
+
+_arm("no_checkpointing", "plain_trl", "no gradient checkpointing", checkpointing=False)
+_arm("bf16_weights", "no_checkpointing", "bf16 weights, no autocast", bf16_weights=True)
+_arm("eager", "bf16_weights", "eager attention", attention="eager")
+_arm("our_settings", "eager", "rows of similar length together", by_length=True)
+_arm("ours", "our_settings", "lean LoRA layers and attention", lean=True)
+# The notebooks compute two rows at a time: they take an optimizer step after each pair.
+_arm("pairs", "our_settings", "our settings, two rows at a time", micro_batch=2)
+_arm("pairs_chunks", "pairs", "loss in chunks of 64 supervised tokens", loss_chunk=64)
+_arm("pairs_ours", "pairs_chunks", "lean LoRA layers and attention", lean=True)
 
 
 def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], folder: str) -> Any:
@@ -80,8 +75,6 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     from sft_utils.config import get_profile
 
     exact = spec["exact"]
-    if arm.keep_memory:
-        lean.keep_memory()
     profile = dataclasses.replace(get_profile("cpu"), attention=arm.attention)
     lora = LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
@@ -94,10 +87,10 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
         options["gradient_checkpointing"] = False
     if exact or arm.bf16_weights:
         options["bf16"] = False
-    if exact:
+    if exact or arm.by_length:
         options["train_sampling_strategy"] = "sequential"
-    elif arm.by_length:
-        options["train_sampling_strategy"] = "group_by_length"
+    if arm.by_length and not exact:
+        rows = by_length(rows)
     if arm.micro_batch != ROWS_PER_STEP:
         options["per_device_train_batch_size"] = arm.micro_batch
         options["gradient_accumulation_steps"] = ROWS_PER_STEP // arm.micro_batch
@@ -126,6 +119,18 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     return trainer
 
 
+def by_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in batches of similar length, the batches in random order.
+
+    It is what `group_by_length` makes of a full training set: that sorts as many rows at a time as
+    a quarter of the set, 216 of 880. Of the few rows of a benchmark it would sort 24.
+    """
+    ordered = sorted(rows, key=lambda row: len(row["input_ids"]))
+    starts = list(range(0, len(rows), ROWS_PER_STEP))
+    random.Random(SEED).shuffle(starts)
+    return [row for start in starts for row in ordered[start : start + ROWS_PER_STEP]]
+
+
 def meter(trainer: Any) -> dict[str, float]:
     """Let a trainer count what it trains: losses and tokens of the current step, summed."""
     seen = {"loss": 0.0, "tokens": 0, "supervised": 0, "places": 0}
@@ -143,6 +148,18 @@ def meter(trainer: Any) -> dict[str, float]:
     return seen
 
 
+def warm_up(trainer: Any, model: Any, rows: list[dict[str, Any]]) -> None:
+    """Forward and backward without an optimizer step: first kernels, first memory."""
+    model.train()
+    inputs = trainer.data_collator(rows)
+    with trainer.compute_loss_context_manager():
+        loss = trainer.compute_loss(model, inputs)
+    trainer.accelerator.backward(loss)
+    model.zero_grad()
+    trainer._metrics["train"].clear()
+    trainer._total_train_tokens = 0
+
+
 def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], None]) -> None:
     """Train in turns; a report per step: seconds, loss, tokens, peak memory so far."""
     import torch
@@ -153,7 +170,9 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
     class Turns(TrainerCallback):
         """Waits behind every step until it is this arm's turn again."""
 
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for _ in range(WARM_PASSES):
+                warm_up(trainer, kwargs["model"], spec["rows"][:ROWS_PER_STEP])
             answer({})
             self.wait()
 

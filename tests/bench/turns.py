@@ -6,6 +6,7 @@ the machine slows neighbours in the table alike, so ratios stay right when times
 are forked after the libraries are imported, which takes ten seconds each otherwise.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.errors import ServeError
+from sft_utils.nbprogress import say
 from sft_utils.readme import clock
 from sft_utils.runtime import GIB, peak_rss_gib
 
@@ -52,19 +54,21 @@ class Worker:
         Raises:
             ServeError: The process ended instead; the message holds the end of its log.
         """
-        self.pipe.send("go")
+        with contextlib.suppress(BrokenPipeError):
+            self.pipe.send("go")
         return self.report()
 
     def report(self) -> Report:
         """Its next report."""
-        while not self.pipe.poll(1.0):
-            if not self.process.is_alive() and not self.pipe.poll():
-                said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-                raise ServeError(
-                    f"bench arm {self.name!r} ended with status {self.process.exitcode}:\n"
-                    + "\n".join(said)
-                )
-        return self.pipe.recv()
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            self.process.join()
+        said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        raise ServeError(
+            f"bench arm {self.name!r} ended with status {self.process.exitcode}:\n"
+            + "\n".join(said)
+        )
 
     def end(self) -> None:
         """End the process, whatever it does."""
@@ -118,13 +122,13 @@ def workers(target: Target, specs: Mapping[str, Any]) -> Iterator[list[Worker]]:
 
 
 def in_turns(
-    arms: Sequence[Worker], rounds: int, *, show: Callable[[str], None] = print
+    arms: Sequence[Worker], rounds: int, *, show: Callable[[str], None] = say
 ) -> dict[str, list[Report]]:
     """`rounds` turns of every arm, each round begun by another arm; reports by arm.
 
     Args:
         arms: Ready workers.
-        rounds: Turns per arm, warm-up included.
+        rounds: Turns per arm.
         show: Receives one line per round: seconds of each arm and the time left.
     """
     reports: dict[str, list[Report]] = {arm.name: [] for arm in arms}
