@@ -223,7 +223,9 @@ def _require_as_asked(model: Any, profile: Profile, targets: list[str], layers: 
         ModelError: Names what differs.
     """
     quantised, wanted = layers * len(TARGETS), layers * len(targets)
-    four = sum(type(m).__name__ == "Linear4bit" for m in model.modules())
+    # peft's wrapper around such a layer has the same name.
+    kinds = [f"{type(m).__module__}.{type(m).__name__}" for m in model.modules()]
+    four = sum(k.startswith("bitsandbytes.") and k.endswith(".Linear4bit") for k in kinds)
     names = [n for n, _ in model.named_parameters()]
     adapters = sum("lora_A" in n for n in names)
     if four != (quantised if profile.quantization == "nf4" else 0):

@@ -29,7 +29,7 @@ STEPS, LONG_STEPS, TINY_STEPS = 8, 6, 4
 """Of throughput arms: usual, above 4,096 tokens, rehearsed. Two of them warm up, the second of
 which measures memory; the last has no end to be timed by."""
 
-PARITY_STEPS = 4
+PARITY_STEPS, TINY_PARITY_STEPS = 4, 2
 
 
 def write_weights(job: Job) -> Row:
@@ -96,7 +96,7 @@ def qlora(job: Job, precision: str | None = None) -> Row:
     seed_everything(SEED)
     model, budget = backends.load_for_training(profile, rows, gpuruns.adapter_config(), seed=SEED)
     cosine = gpuruns.cosine_around_evaluation(model, rows[:2])
-    steps = 6 if job["tiny"] else 24
+    steps = 4 if job["tiny"] else 24
     config = sft_config(
         job, profile, max_steps=steps, learning_rate=5e-3 if job["tiny"] else 1e-3,
         gradient_checkpointing=False, train_sampling_strategy="group_by_length",
@@ -125,13 +125,13 @@ def parity(job: Job) -> Row:
     """The same rows, adapter and settings through plain TRL and through Unsloth."""
     import torch
 
-    _, rows = gpuruns.ticket_rows(16)
+    _, rows = gpuruns.ticket_rows(8 if job["tiny"] else 16)
     cpu = job["device"] == "cpu"
     model_dir = gpuruns.weights_dir(job) if job["tiny"] else get_profile("cpu").model
     profile = profile_for(job, model=str(model_dir), batch_size=4, max_length=1024)
     config = sft_config(
-        job, profile, max_steps=PARITY_STEPS, learning_rate=1e-3, gradient_checkpointing=False,
-        packing=False, padding_free=False,
+        job, profile, max_steps=TINY_PARITY_STEPS if job["tiny"] else PARITY_STEPS,
+        learning_rate=1e-3, gradient_checkpointing=False, packing=False, padding_free=False,
     )  # fmt: skip
     backend = "unsloth" if job["worker"] == "unsloth" else "plain"
     dtype = torch.float32 if cpu else None

@@ -33,7 +33,7 @@ from sft_utils.manifest import git_state, versions
 from sft_utils.readme import aligned, clock
 from sft_utils.workers import Arm, run
 
-LENGTHS, TINY_LENGTHS = (2048, 8192), (64, 256)
+LENGTHS, TINY_LENGTHS = (2048, 8192), (32, 96)
 MINUTES = 9.0
 FINAL = ("ok", "does not fit", "out of memory", "unavailable")
 """Rows that a later call keeps. The others were stopped or failed, and are tried again."""

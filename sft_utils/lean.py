@@ -8,8 +8,6 @@ and scores are written once. The mathematics is the same; only roundings are few
 `make bench` measures the gain, tests/parity/test_lean.py the equality.
 """
 
-import ctypes
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -69,28 +67,6 @@ def install(model: Any) -> Installed:
         _register()
         inner.set_attn_implementation(NAME)
     return Installed(layers=count, attention=fits, left=tuple(left))
-
-
-def keep_memory() -> bool:
-    """Let the C allocator keep what is freed, so that the next training step need not ask again.
-
-    glibc returns the top of its heap to the kernel as soon as enough of it is free, and maps large
-    blocks one by one. A training step frees all its activations at its end, so every step begins
-    with hundreds of thousands of page faults, which a virtual machine pays for twice. From this
-    call on, the process keeps its largest size until it ends. Numbers do not change.
-
-    Returns:
-        Whether it was done; False where the C library is another one.
-    Source: mallopt(3), M_TRIM_THRESHOLD and M_MMAP_MAX
-    """
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False
-    trim_threshold, mmap_max = -1, -4
-    return bool(mallopt(trim_threshold, -1) and mallopt(mmap_max, 0))
 
 
 def _unfit(layer: Any) -> str:

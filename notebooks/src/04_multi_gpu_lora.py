@@ -486,7 +486,8 @@ with checkpoint(run, headline="ddp.max_loss_difference", readme=README) as c:
     c.equal("savers", list(savers.values()), [[0]] * len(savers))
     c.between("seconds until a dead rank ended the job", ended_s, 0, 60)
     c.equal("processes left", alive, [])
-    c.equal("resumed against undisturbed", resumed_gap, 0.0)
+    # Two gloo ranks add in one order only; NCCL may choose another one each time.
+    c.between("resumed against undisturbed", resumed_gap, 0, LOSS_TOLERANCE if P.is_gpu else 0)
     c.true("the resumed run continued", resumed.began > 0)
     c.metric("killed.end_s", ended_s)
 

@@ -51,8 +51,8 @@ SHAPES = {
 
 # name -> shape, bits, attention, checkpointing, rows, tokens, and what differs besides
 CASES = {
-    "03 at cpu": ("bundled", 4, "eager", False, 2, 300, {"loss_chunk": 64}),
-    "05 at cpu": ("bundled", 16, "eager", False, 2, 300, {"loss_chunk": 64}),
+    "03 at cpu": ("bundled", 4, "eager", False, 2, 160, {"loss_chunk": 64}),
+    "05 at cpu": ("bundled", 16, "eager", False, 2, 160, {"loss_chunk": 64}),
     "logits decide": ("smol", 16, "sdpa", True, 2, 256, {}),
     "nf4, checkpointing": ("smol", 4, "sdpa", True, 2, 256, {}),
     "padded rows": ("smol", 16, "sdpa", False, 2, 256, {"padded": True}),

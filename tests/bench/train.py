@@ -103,8 +103,9 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
     """Metrics, and one table row per arm with its ratio to the arm before and to the first."""
     names = list(reports)
     first, metrics, table = names[0], {}, []
-    for before, name in zip([names[0], *names], names, strict=False):
-        own = reports[name]
+    for name in names:
+        own, before = reports[name], ARMS[name].before
+        before = before if before in reports else first
         metrics[f"{name}.tokens_per_s"] = rate(own)
         metrics[f"{name}.supervised_per_s"] = rate(own, "supervised")
         seconds = [r["seconds"] for r in own]
@@ -118,7 +119,7 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
             metrics[f"{name}_over_{before}.tokens_per_s"] = ratio(own, reports[before])
         places = sum(r["places"] for r in own)
         table.append({
-            "arm": name, "new": ARMS[name].says,
+            "arm": name, "before": "" if name == first else before, "new": ARMS[name].says,
             "tokens_per_s": metrics[f"{name}.tokens_per_s"]["value"],
             "step_s": metrics[f"{name}.step_s"]["value"],
             "padding": 1 - sum(r["tokens"] for r in own) / places,

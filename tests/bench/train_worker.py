@@ -28,43 +28,34 @@ begins with the longest ones."""
 class Arm:
     """How one arm trains; the defaults are those of TRL on a CPU."""
 
-    says: str  # what is new against the arm before
+    says: str  # what is new against `before`
+    before: str = ""  # the arm it differs from in one thing
     checkpointing: bool = True  # forward activations are computed twice
     bf16_weights: bool = False  # else float32 weights under bf16 autocast
     loss_chunk: int = 256  # supervised tokens projected on the vocabulary together
     attention: str = "sdpa"
     by_length: bool = False  # rows of similar length share a batch
-    keep_memory: bool = False  # freed memory stays with the process (`lean.keep_memory`)
     lean: bool = False  # LoRA layers and attention of `sft_utils.lean`
     micro_batch: int = ROWS_PER_STEP  # rows computed together
 
 
 PLAIN = Arm(says="SFTTrainer with its defaults")
-SETTINGS = {
-    "plain_trl": PLAIN,
-    "no_checkpointing": dataclasses.replace(
-        PLAIN, says="no gradient checkpointing", checkpointing=False
-    ),
-}
-SETTINGS["bf16_weights"] = dataclasses.replace(
-    SETTINGS["no_checkpointing"], says="weights and adapter in bf16, no autocast", bf16_weights=True
-)
-SETTINGS["eager"] = dataclasses.replace(
-    SETTINGS["bf16_weights"], says="eager attention", attention="eager"
-)
-SETTINGS["our_settings"] = dataclasses.replace(
-    SETTINGS["eager"], says="rows of similar length together", by_length=True
-)
-SETTINGS["loss_chunks"] = dataclasses.replace(
-    SETTINGS["our_settings"], says="loss in chunks of 64 supervised tokens", loss_chunk=64
-)
-SETTINGS["kept_memory"] = dataclasses.replace(
-    SETTINGS["loss_chunks"], says="freed memory stays with the process", keep_memory=True
-)
-SETTINGS["ours"] = dataclasses.replace(
-    SETTINGS["kept_memory"], says="lean LoRA layers and attention", lean=True
-)
-ARMS = SETTINGS
+ARMS = {"plain_trl": PLAIN}
+
+
+def _arm(name: str, before: str, says: str, **change: Any) -> None:
+    ARMS[name] = dataclasses.replace(ARMS[before], before=before, says=says, **change)
+
+
+_arm("no_checkpointing", "plain_trl", "no gradient checkpointing", checkpointing=False)
+_arm("bf16_weights", "no_checkpointing", "bf16 weights, no autocast", bf16_weights=True)
+_arm("eager", "bf16_weights", "eager attention", attention="eager")
+_arm("our_settings", "eager", "rows of similar length together", by_length=True)
+_arm("ours", "our_settings", "lean LoRA layers and attention", lean=True)
+# The notebooks compute two rows at a time: they take an optimizer step after each pair.
+_arm("pairs", "our_settings", "our settings, two rows at a time", micro_batch=2)
+_arm("pairs_chunks", "pairs", "loss in chunks of 64 supervised tokens", loss_chunk=64)
+_arm("pairs_ours", "pairs_chunks", "lean LoRA layers and attention", lean=True)
 
 
 def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], folder: str) -> Any:
@@ -84,8 +75,6 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     from sft_utils.config import get_profile
 
     exact = spec["exact"]
-    if arm.keep_memory:
-        lean.keep_memory()
     profile = dataclasses.replace(get_profile("cpu"), attention=arm.attention)
     lora = LoraConfig(
         r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"

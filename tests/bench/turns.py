@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.errors import ServeError
+from sft_utils.nbprogress import say
 from sft_utils.readme import clock
 from sft_utils.runtime import GIB, peak_rss_gib
 

@@ -58,15 +58,15 @@ def scripted(monkeypatch, tmp_path):
 def test_a_second_call_runs_what_is_missing(scripted):
     stopped = {
         "plain_parity": {"status": "timed out", "why": "stopped"},
-        "unsloth_nf4_64": {"status": "no time left", "why": ""},
-        "unsloth_nf4_256": {"status": "unavailable", "why": "no unsloth"},
+        "unsloth_nf4_32": {"status": "no time left", "why": ""},
+        "unsloth_nf4_96": {"status": "unavailable", "why": "no unsloth"},
     }
     code, result, ran = scripted(stopped)
     assert (code, result["complete"], len(ran)) == (1, False, 17)
     code, result, ran = scripted({})
-    assert ran == ["weights", "plain_parity", "unsloth_nf4_64"], "the checkpoint is made again"
+    assert ran == ["weights", "plain_parity", "unsloth_nf4_32"], "the checkpoint is made again"
     assert (code, result["complete"]) == (0, True)
-    assert result["arms"]["unsloth_nf4_256"]["why"] == "no unsloth"
+    assert result["arms"]["unsloth_nf4_96"]["why"] == "no unsloth"
     assert scripted({})[2] == []
     assert len(scripted({}, "--force")[2]) == 17
 
@@ -156,5 +156,5 @@ def test_rehearsal_runs_every_arm(tmp_path):
     for name in wanted:
         assert all(result["arms"][name]["checks"].values()), name
     assert result["arms"]["unsloth_parity"]["step1_difference"] <= 1e-5
-    assert result["arms"]["ours_nf4_64"]["peak_gib"] > 0
+    assert result["arms"]["ours_nf4_32"]["peak_gib"] > 0
     assert not (tmp_path / "runs" / "gpu-check" / "random-llama").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import rankresult, rankrun, ranktrain, sharded
+from sft_utils import masking, rankresult, rankrun, ranktrain, sharded
 from sft_utils.errors import ConfigError, DataError, LaunchError
 from sft_utils.rankreport import Report
 from sft_utils.rankrun import RankRun
@@ -130,6 +130,29 @@ def test_without_fillers_rows_would_repeat():
 
     dealt = [i for r in (0, 1) for b in BatchSamplerShard(BatchSampler(range(5), 1, False), 2, r) for i in b]
     assert sorted(dealt) == [0, 0, 1, 2, 3, 4]
+
+
+def test_the_loss_is_a_sum_over_supervised_tokens(tiny):
+    """Over a padded batch with gaps between answers, and nothing for a filler."""
+    import torch
+
+    rows = [
+        {"input_ids": [5, 6, 7, 8, 9, 4], "labels": [-100, 6, -100, -100, 9, 4]},
+        {"input_ids": [3, 8, 2], "labels": [-100, -100, 2]},
+    ]
+    expected = 0.0
+    for row in rows:
+        logits = tiny(input_ids=torch.tensor([row["input_ids"]])).logits[0].log_softmax(-1)
+        for at, label in enumerate(row["labels"]):
+            if label != masking.IGNORE:
+                expected -= logits[at - 1, label].item()
+    found = sharded.nll_sum(tiny, masking.collate(rows, 0))
+    assert found.item() == pytest.approx(expected, abs=1e-4)
+    filler, _ = ranktrain.fill(rows[:1], 2, pad_id=0)
+    nothing = sharded.nll_sum(tiny, masking.collate(filler[1:], 0))
+    assert nothing.item() == 0.0
+    nothing.backward()  # the other ranks wait for its gradients
+    assert all(p.grad is not None for p in tiny.parameters())
 
 
 def test_rows_that_cannot_be_trained_are_named(tmp_path):
