@@ -44,8 +44,7 @@ TRACKS: dict[str, tuple[str, tuple[str, ...]]] = {
                                 "served.greedy_equal")),
     "10": ("Forgetting", ("narrow_minus_base.general_accuracy",
                           "replay_minus_base.general_accuracy",
-                          "replay_minus_narrow.format_bleed", "replay_minus_base.field_f1",
-                          "replay.task_gain_kept")),
+                          "replay_minus_narrow.format_bleed", "replay.task_gain_kept")),
 }  # fmt: skip
 """Number -> title and the claims shown first. `a_minus_b.metric` compares two arms, whether or not
 their paired difference was recorded; what a run does not hold is left out."""

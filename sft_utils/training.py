@@ -218,9 +218,11 @@ def fit_adapter_precision(trainer: Any) -> int:
     """
     import torch
 
+    if not getattr(getattr(trainer, "args", None), "fp16", False):
+        return 0
     cast = 0
     for parameter in trainer.model.parameters():
-        if trainer.args.fp16 and parameter.requires_grad and parameter.dtype != torch.float32:
+        if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.data = parameter.data.float()
             cast += 1
     return cast

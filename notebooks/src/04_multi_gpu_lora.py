@@ -420,8 +420,8 @@ speed = {arm: d.tokens_per_s for arm, d in done.items()}
 table([{"arm": a, "ranks": len(d.facts), "tokens/s": round(speed[a]),
         "ideal": round(speed["single"] * len(d.facts)),
         "efficiency": f"{speed[a] / speed['single'] / len(d.facts):.0%}"} for a, d in done.items()])
-takeaway(f"The ranks share {os.cpu_count()} logical cores and exchange gradients (DDP) or whole layers (FSDP2). "
-         "Ranks pay when each brings a processor of its own.")
+takeaway(f"The ranks share {os.cpu_count()} logical cores and exchange gradients (DDP) or whole layers "
+         "(FSDP2). Ranks pay when each brings a processor of its own.")
 
 # %% [markdown]
 # ## ZeRO-3, where DeepSpeed is

@@ -158,7 +158,7 @@ def test_a_finished_run_records_its_cost(finished):
     assert 0.01 < result["peak_rss_gib"] < 4
     assert result["metrics"]["tuned.f1"]["value"] == 0.5
     executed = nbformat.read(finished.run_file("00_first", "cpu", ".ipynb"), as_version=4)
-    assert len(executed.cells) == 4, "defaults must not be injected"
+    assert len(executed.cells) == 5, "defaults must not be injected"  # one more: the setup cell
 
 
 def test_unchanged_notebooks_are_skipped(done, capsys):
@@ -498,7 +498,7 @@ def output(nb):
         ),
         (lambda nb: nb.metadata.update(widgets={}), False, "widget metadata"),
         (lambda nb: code_cells(nb)[0].update(execution_count=5), True, "are not 1..4"),
-        (lambda nb: output(nb).data.update({"text/plain": "x" * 500_000}), True, "490 KiB"),
+        (lambda nb: output(nb).data.update({"text/plain": "x" * 500_000}), True, "491 KiB"),
         (lambda nb: output(nb).data.update({"text/plain": "in /home/jo/x"}), True, "path of this"),
         (
             lambda nb: output(nb).data.update({"application/vnd.jupyter.widget-view+json": {}}),
