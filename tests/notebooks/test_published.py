@@ -18,7 +18,6 @@ RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 PENDING = {
     "04_multi_gpu_lora": "2026-11-21, runs at smoke, not yet recorded at cpu",
     "08_ablations": "2026-11-21, runs at smoke, not yet recorded at cpu",
-    "09_merge_export": "2026-11-21, runs at smoke, its server's packages are not in the lock yet",
     "11_report": "2026-11-21, runs at smoke, not yet recorded at cpu",
 }
 """Sources without a published notebook. An entry that is published fails, so that the list empties."""
