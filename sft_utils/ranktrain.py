@@ -163,6 +163,18 @@ def trainer_arguments(run: RankRun, n_rows: int) -> Any:
     )
 
 
+def _load_onto_cpu_ranks() -> None:
+    """Let torch load checkpoints onto "cpu:0", as accelerate calls the CPU of a rank.
+
+    The trainer loads optimizer states with `map_location=args.device` where there are several
+    ranks, and torch knows the plain "cpu" only: no such run could continue.
+    Source: transformers 5.17.0, trainer.py (_load_optimizer_and_scheduler)
+    """
+    from torch.serialization import register_package
+
+    register_package(5, lambda storage: None, lambda s, place: s if place[:4] == "cpu:" else None)
+
+
 def with_trainer(
     run: RankRun, model: Any, tokenizer: Any, rows: list[Row], numbers: list[int], report: Report,
     checkpoint: str,
@@ -177,6 +189,7 @@ def with_trainer(
 
     if run.device == "cpu":
         fit_loss_chunks(64)
+        _load_onto_cpu_ranks()
     arguments = trainer_arguments(run, sum(n != EMPTY for n in numbers))
 
     def collated(batch: list[dict[str, Any]]) -> dict[str, Any]:

@@ -222,6 +222,14 @@ def test_killed_and_resumed_trains_the_same(place, single):
     assert [bool(f["wrote"]) for f in found.facts.values()] == [True, False], "one rank saves"
 
 
+def test_a_trainer_of_two_ranks_continues(place, single):
+    """transformers loads optimizer states onto "cpu:0", a name that torch alone does not know."""
+    how = {**FSDP, "strategy": "ddp", "engine": "trainer"}
+    found = killed_and_resumed(asked(place, "ddp-killed", **how), 0)
+    same(single, found)
+    every_row_once(found)
+
+
 @pytest.mark.skipif("SFT_KILLS" not in os.environ, reason="SFT_KILLS=10 repeats the kills")
 def test_kills_again_and_again(place):
     """Rank 0, rank 1 and torchrun in turn, in both engines: bit-equal to an undisturbed run each time."""
