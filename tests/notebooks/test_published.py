@@ -16,7 +16,6 @@ RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 
 PENDING = {
-    "04_multi_gpu_lora": "2026-11-21, runs at smoke, not yet recorded at cpu",
     "08_ablations": "2026-11-21, runs at smoke, not yet recorded at cpu",
     "11_report": "2026-11-21, runs at smoke, not yet recorded at cpu",
 }
