@@ -67,6 +67,23 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return math.log(y1 / y0) / math.log(x1 / x0)
 
 
+def growth(table: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How time and memory grow from the smallest to the largest size, as metrics.
+
+    Args:
+        table: One row per size, ascending; one alone grows nowhere.
+    """
+    if len(table) < 2:
+        return {}
+    first, last = table[0], table[-1]
+    points = [(row["rows"], row["rows"] / row["rows_per_s"]) for row in (first, last)]
+    per_row = (last["peak_gib"] - first["peak_gib"]) * 2**30 / (last["rows"] - first["rows"])
+    return {
+        "curation.time_exponent": {"value": slope(points), "n": len(table)},
+        "curation.bytes_per_row": {"value": per_row, "n": last["rows"]},
+    }
+
+
 def measure(
     *, sizes: Sequence[int] = SIZES, show: Callable[[str], None] = say,
     done: Callable[[dict[str, Any]], None] = lambda part: None,
@@ -93,11 +110,5 @@ def measure(
              f"{found['peak_gib']:.2f} GiB")  # fmt: skip
         for what in ("wall_s", "rows_per_s", "peak_gib"):
             metrics[f"curation_{name_of(n)}.{what}"] = {"value": row[what], "n": n}
-        if len(table) > 1:
-            exponent = slope([(r["rows"], r["rows"] / r["rows_per_s"]) for r in table])
-            metrics["curation.time_exponent"] = {"value": exponent, "n": len(table)}
-            grown = table[-1]["peak_gib"] - table[0]["peak_gib"]
-            per_row = grown * 2**30 / (table[-1]["rows"] - table[0]["rows"])
-            metrics["curation.bytes_per_row"] = {"value": per_row, "n": table[-1]["rows"]}
         done({"metrics": metrics, "table": table})
     return {"metrics": metrics, "table": table}

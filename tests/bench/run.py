@@ -26,6 +26,7 @@ from sft_utils.artifacts import ROOT, display_path, read_json, write_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, SFTError
 from sft_utils.readme import aligned, clock, number
+from tests.bench import curation_scale
 
 RESULT = ROOT / "outputs" / "reference" / "bench.json"
 PARTS = ("startup", "train", "evaluation", "curation")
@@ -68,6 +69,8 @@ def merged(old: dict[str, Any], part: str, found: dict[str, Any], facts: dict[st
         table = {row["rows"]: row for row in old.get("parts", {}).get(part, {}).get("table", [])}
         table |= {row["rows"]: row for row in rest.get("table", [])}
         rest["table"] = [table[rows] for rows in sorted(table)]
+        grown = curation_scale.growth(rest["table"])
+        metrics |= {name: {**entry, "part": part} for name, entry in grown.items()}
     parts = {**old.get("parts", {}), part: {**facts, **rest}}
     return {"benchmark": "bench", "metrics": dict(sorted(metrics.items())), "parts": parts}
 
@@ -86,8 +89,6 @@ def measure(part: str, options: argparse.Namespace, done: Callable[[dict], None]
         from tests.bench import evaluate
 
         return evaluate.measure(items=options.items, done=done)
-    from tests.bench import curation_scale
-
     return curation_scale.measure(sizes=options.rows, done=done)
 
 

@@ -153,10 +153,16 @@ def test_a_part_replaces_its_old_metrics_and_sizes_of_curation_add_up():
     assert new["metrics"] == {"ours.step_s": {"value": 2, "n": 3, "part": "train"}}
     assert new["parts"]["train"] == {"wall_s": 5}
     for rows in (1000, 100):
-        found = {"metrics": {f"curation_{rows}.wall_s": {"value": rows, "n": rows}}, "table": [{"rows": rows}]}
+        row = {"rows": rows, "rows_per_s": 50.0, "peak_gib": rows / 1000}
+        found = {"metrics": {f"curation_{rows}.wall_s": {"value": rows, "n": rows}}, "table": [row]}
         new = run.merged(new, "curation", found, {})
     assert [row["rows"] for row in new["parts"]["curation"]["table"]] == [100, 1000]
-    assert set(new["metrics"]) == {"ours.step_s", "curation_100.wall_s", "curation_1000.wall_s"}
+    assert set(new["metrics"]) == {
+        "ours.step_s", "curation_100.wall_s", "curation_1000.wall_s", "curation.time_exponent",
+        "curation.bytes_per_row",
+    }  # fmt: skip
+    assert new["metrics"]["curation.time_exponent"] == {"value": 1.0, "n": 2, "part": "curation"}
+    assert new["metrics"]["curation.bytes_per_row"]["value"] == pytest.approx(2**30 / 1000)
 
 
 def test_parts_and_arms_are_chosen_by_name():
@@ -171,8 +177,7 @@ def test_curation_is_measured_at_each_size_and_its_growth_named(tmp_path):
     found = curation_scale.measure(sizes=(400, 200), show=str, done=lambda part: seen.append(len(part["table"])))
     assert [row["rows"] for row in found["table"]] == [200, 400]
     assert seen == [1, 2]
-    for name in ("curation_200.rows_per_s", "curation_400.wall_s", "curation_400.peak_gib",
-                 "curation.time_exponent", "curation.bytes_per_row"):  # fmt: skip
+    for name in ("curation_200.rows_per_s", "curation_400.wall_s", "curation_400.peak_gib"):
         assert name in found["metrics"]
     assert all(0 < row["kept"] < row["rows"] for row in found["table"])
 
