@@ -166,13 +166,14 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
     from transformers import TrainerCallback
 
     torch.set_num_threads(spec["threads"])
+    arm = ARMS[spec["arm"]]
 
     class Turns(TrainerCallback):
         """Waits behind every step until it is this arm's turn again."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             for _ in range(WARM_PASSES):
-                warm_up(trainer, kwargs["model"], spec["rows"][:ROWS_PER_STEP])
+                warm_up(trainer, kwargs["model"], spec["rows"][: arm.micro_batch])
             answer({})
             self.wait()
 
@@ -188,7 +189,7 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
             self.clock = time.perf_counter()
 
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        trainer = make_trainer(ARMS[spec["arm"]], spec["rows"], spec, folder)
+        trainer = make_trainer(arm, spec["rows"], spec, folder)
         seen = meter(trainer)
         trainer.add_callback(Turns())
         trainer.train()
