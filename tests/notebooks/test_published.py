@@ -17,7 +17,6 @@ RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 PENDING = {
     "08_ablations": "2026-11-21, runs at smoke, not yet recorded at cpu",
-    "11_report": "2026-11-21, runs at smoke, not yet recorded at cpu",
 }
 """Sources without a published notebook. An entry that is published fails, so that the list empties."""
 
