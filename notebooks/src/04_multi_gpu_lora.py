@@ -457,7 +457,7 @@ for name in ("slurm.sh", "skypilot.yaml"):
 with expect_error(ConfigError, match="is no multiple of 3 ranks"):
     RankRun(folder=str(run.dir / "three"), **common | {"global_batch": 4}, strategy="ddp", world_size=3)
 
-# %% tags=["checkpoint"]
+# %% tags=["checkpoint", "long-ok"]
 ours = run.profile.name != "smoke" and not P.is_gpu  # bounds are stated for float32
 n = len(done["single"].losses)
 run.fingerprints |= {
