@@ -78,14 +78,14 @@ CPU = Profile(
     device="cpu",
     attention="eager",  # the fused kernel is slow backwards (sft_utils/README.md, Decisions)
     batch_size=2,  # small: more updates from the same rows (sft_utils/README.md, Decisions)
-    train_rows=880,
+    train_rows=840,
     val_rows=48,
     smoke_val_rows=24,
-    eval_steps=110,
+    eval_steps=140,
     test_rows=168,
     range_test_steps=5,
     overfit_steps=24,
-    sabotage_steps=10,
+    sabotage_steps=8,
     sabotage_rows=12,
     stream_rows=100_000,
 )
