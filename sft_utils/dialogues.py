@@ -43,7 +43,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(train_rows=12, test_rows=4, new_tokens=16),
+    "smoke": Sizes(train_rows=8, test_rows=4, new_tokens=16),
     "cpu": Sizes(train_rows=288, test_rows=40, new_tokens=48),
     "gpu": Sizes(train_rows=384, test_rows=112, new_tokens=64),
 }

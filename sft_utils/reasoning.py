@@ -33,6 +33,7 @@ class Sizes:
     """06: items unless a unit is given."""
 
     train_rows: int  # of three domains together
+    batch_size: int  # rows per micro-batch: short rows, see sft_utils/README.md, Decisions
     test_rows: int  # of the main domain; the others get a third, held-out structures 40 %
     sampled: int  # questions of which the base model writes four traces
     new_tokens: int  # the longest gold trace in fine steps has 227 tokens
@@ -40,9 +41,15 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(train_rows=24, test_rows=6, sampled=2, new_tokens=24, max_difficulty=3),
-    "cpu": Sizes(train_rows=720, test_rows=96, sampled=8, new_tokens=160, max_difficulty=3),
-    "gpu": Sizes(train_rows=2400, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5),
+    "smoke": Sizes(
+        train_rows=12, batch_size=2, test_rows=6, sampled=2, new_tokens=24, max_difficulty=3
+    ),
+    "cpu": Sizes(
+        train_rows=720, batch_size=4, test_rows=96, sampled=8, new_tokens=160, max_difficulty=3
+    ),
+    "gpu": Sizes(
+        train_rows=2400, batch_size=8, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5
+    ),
 }
 
 

@@ -34,7 +34,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(train_rows=48, group_rows=4),
+    "smoke": Sizes(train_rows=24, group_rows=2),
     "cpu": Sizes(train_rows=640, group_rows=48),
     "gpu": Sizes(train_rows=1560, group_rows=96),
 }

@@ -29,7 +29,7 @@ profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order, sampling and initialisation
 data: str = ""  # your file or hub id in GSM8K form (question, answer with "#### N"); empty: ours
 max_steps: int = 0  # optimizer steps of the largest arm, 0 means one pass
-learning_rate: float = 0.001  # peak rate
+learning_rate: float = 0.0014  # peak rate, for rows of about 100 tokens, four a step
 report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
 
 # %%
@@ -62,6 +62,7 @@ from sft_utils import (
     reasoning,
     sandbox,
     scoring,
+    traces,
     tracking,
     training,
 )  # fmt: skip
@@ -309,8 +310,8 @@ if not P.is_gpu:
 def arguments(arm, n_rows):
     """The recipe of all arms."""
     return SFTConfig(
-        output_dir=str(run.dir / "train" / arm), max_steps=-(-n_rows // P.effective_batch_size),
-        per_device_train_batch_size=P.batch_size, gradient_accumulation_steps=P.grad_accumulation,
+        output_dir=str(run.dir / "train" / arm), max_steps=-(-n_rows // SIZE.batch_size),
+        per_device_train_batch_size=SIZE.batch_size,
         train_sampling_strategy="group_by_length", learning_rate=learning_rate,
         lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.0, max_grad_norm=1.0,
         loss_type="chunked_nll", max_length=P.max_length,
@@ -332,7 +333,7 @@ facts = manifest.build(run)
 findings, curves, served = {}, {}, base
 ORDER = ["answer_only", "cot_equal_tokens", *([] if data else ["cot_coarse"]), "cot"]
 for arm in ORDER:
-    n = min(len(encoded[arm]), max_steps * P.effective_batch_size or len(encoded[arm]))
+    n = min(len(encoded[arm]), max_steps * SIZE.batch_size or len(encoded[arm]))
     modeling.restore_adapter(model, initial)
     model.train()
     trainer = SFTTrainer(
@@ -514,8 +515,8 @@ takeaway(f"One row per answer: {count} of 2 thoughts carry loss, under the templ
 # %% [markdown]
 # ## Break it on purpose: a grader that reads the last number
 #
-# **Predict.** Many scripts take the last number of the text as the answer. What does that do to the
-# base model's accuracy, and what to completions that never ended?
+# **Predict.** Many scripts take the last number of the text as the answer. How does it grade a right
+# trace that was cut off before it stated any answer? And a model that stops too early on every item?
 
 # %%
 def last_number(text, gold):
@@ -524,11 +525,15 @@ def last_number(text, gold):
     return bool(found) and answercheck.equal(found[-1].rstrip("."), gold)
 
 
+cut = [(i, i.trace()) for i in items.groups[MAIN] if i.trace() and not i.written]
+by_shortcut = [last_number(text, i.answer) for i, text in cut]
+by_grader = [reasoning.grade(i, text).correct for i, text in cut]
 numeric = [(a, i, x) for a in ARMS for i, x in zip(items.groups[MAIN], answers[a, MAIN], strict=True)]
 wrongly = [(a, x) for a, i, x in numeric
            if last_number(x.text, i.answer) and not reasoning.grade(i, x).correct]  # fmt: skip
-takeaway(f"The shortcut accepts {len(wrongly)} of {len(numeric)} completions that state no such "
-         f"answer; {sum(not x.stopped for _, x in wrongly)} of those never ended.")
+takeaway(f"A model that never states an answer would score {sum(by_shortcut)} of {len(cut)} with the "
+         f"shortcut and {sum(by_grader)} with the grader. Of the {len(numeric)} completions above the "
+         f"shortcut accepts {len(wrongly)} that the grader refuses.")
 with expect_error(DataError, match="####"):
     answercheck.gsm8k("The total is 12, no marker anywhere.")
 
@@ -574,6 +579,7 @@ with checkpoint(run, headline="cot.accuracy", readme=[n for n in README if n in 
     c.equal("how the hostile programs ended",
             [boxed[n].reason for n in ("loop", "file", "network")], ["time", "file", "network"])
     c.equal("thoughts trained, one row per answer", count, 2)
+    c.equal("unfinished traces that the grader accepts", sum(by_grader), 0)
     lead = gains["cot", "answer_only", MAIN]
     c.at_least("cot against answer-only, points", lead["value"], 0.15, when=ours)
     c.at_least("cot against answer-only, lower bound", lead["ci95"][0], 1e-9, when=ours)
@@ -591,8 +597,9 @@ with checkpoint(run, headline="cot.accuracy", readme=[n for n in README if n in 
 # project's generators, sampling with votes, and whether the trace is what a larger model computes
 # with. Test structures that were held out come from the same authors. One seed.
 #
-# **Exercises**: (1) Write `share_of_carries` below. (2) Train `cot` on the `worded` grain: between
-# coarse and fine? (3) Bring a file in GSM8K form: `make nb NB=06 DATA=file.jsonl`.
+# **Exercises**: (1) Write `share_of_carries` below. (2) Write `fine_sum`: the steps of a sum that is
+# split into tens and ones; the checker of the package reads them. (3) Train `cot` on the `worded`
+# grain: between coarse and fine? (4) Bring a file in GSM8K form: `make nb NB=06 DATA=file.jsonl`.
 #
 # **Next**: 07, several turns and rules that must outlive them.
 
@@ -602,12 +609,23 @@ def share_of_carries(equations: list[tuple[int, int]]) -> float:
     return 0.0  # FILL ME IN (about 2 lines)
 
 
-def check(yours: float, expected: float) -> None:
-    print("solved" if abs(yours - expected) < 1e-9 else "not solved yet", "· yours", yours)
-    print("expected", expected)
+def fine_sum(a: int, b: int) -> list[str]:
+    """Equations that add first the tens and then the ones of `b` to `a`, like "48 + 30 = 78"."""
+    return []  # FILL ME IN (about 2 lines)
 
 
-check(share_of_carries([(48, 37), (40, 30), (15, 5), (21, 34)]), 0.5)
+def check(number: int, yours: object, solved: bool) -> None:
+    print(f"({number})", "solved" if solved else "not solved yet", "· yours", yours)
+
+
+share = share_of_carries([(48, 37), (40, 30), (15, 5), (21, 34)])
+check(1, share, abs(share - 0.5) < 1e-9)
+sums = {(a, b): fine_sum(a, b) for a, b in [(48, 37), (15, 28), (63, 19)]}
+read = {pair: traces.equations(", ".join(lines)) for pair, lines in sums.items()}
+check(2, sums[48, 37], all(
+    len(found) == 2 and all(e.right for e in found) and found[-1].stated == sum(pair)
+    for pair, found in read.items()
+))  # fmt: skip
 
 # %% [markdown]
 # **Sources**: Wei et al., "Chain-of-Thought Prompting Elicits Reasoning in Large Language Models"

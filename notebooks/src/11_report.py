@@ -265,24 +265,36 @@ def ask(rows, limit):
 
 
 # %% [markdown]
-# Sampling is written out once: prompts padded on the left, several answers each, cut at the stop
-# token. An oracle that knows the gold answer picks the best, so the share is an upper bound.
+# Sampling is written out once. Greedy decoding takes the largest logit; with Gumbel noise added to
+# `logits / temperature` the largest one is a draw from the softmax, so greedy decoding of disturbed
+# logits is sampling. An oracle that knows the gold answer picks the best of several draws: the share is
+# an upper bound.
 
 # %%
+class Sampling:
+    """Goes where a grammar would go: it may change the logits before the largest one is taken."""
+
+    digest = f"sampled at {temperature:g}"
+
+    def guide(self, rows):
+        return self
+
+    def restrict(self, logits, rows):
+        uniform = torch.rand(logits.shape, device=logits.device).clamp(1e-9, 1 - 1e-7)
+        return logits.float() / temperature - torch.log(-torch.log(uniform))
+
+    def advance(self, rows, tokens):
+        """Nothing to remember: every draw is made afresh."""
+
+
 def sample(generator, rows, k):
     """`k` sampled answers per mail, as texts."""
-    ids = [chat.prompt_ids(tokenizer, tickets.prompt(r)) for r in rows]
-    width = max(map(len, ids))
-    padded = torch.tensor([[tokenizer.pad_token_id] * (width - len(i)) + i for i in ids])
-    mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i in ids])
-    with torch.inference_mode():
-        out = generator.generate(
-            input_ids=padded.to(generator.device), attention_mask=mask.to(generator.device),
-            do_sample=True, temperature=temperature, top_p=1.0, top_k=0, num_return_sequences=k,
-            max_new_tokens=P.max_new_tokens, pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-    texts = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-    return [texts[i * k : (i + 1) * k] for i in range(len(rows))]
+    ids = [chat.prompt_ids(tokenizer, tickets.prompt(r)) for r in rows for _ in range(k)]
+    drawn = generation.generate(
+        generator, tokenizer, ids, max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
+        progress=run.progress_file, constraint=Sampling(),
+    )  # fmt: skip
+    return [[a.text for a in drawn[i * k : (i + 1) * k]] for i in range(len(rows))]
 
 
 def exact(rows, texts):
