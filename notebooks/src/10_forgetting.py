@@ -285,15 +285,16 @@ def answered(m, rows):
 # %%
 GRID = [(rate, share, "own words", own_words) for rate in SIZE.rates for share in SIZE.shares]
 GRID.append((SIZE.rates[-1], SIZE.shares[-1], "authored", authored))
-points = []
+points, field_scores = [], []
 for rate, share, kind, source in GRID:
     name = f"grid-{rate:g}-{share:g}-{kind.replace(' ', '-')}"
     train(name, mixed(SIZE.grid_rows, share, source), rate)
     state = served(model)
     some = general.evaluate(state, tokenizer, tasks=CHOICE, limit=SIZE.grid_items)
+    field_scores.append(answered(state, val))
     points.append({
         "rate": rate, "share": share, "replay": kind if share else "none",
-        "field_f1": scoring.f1_metric(answered(state, val)),
+        "field_f1": scoring.f1_metric(field_scores[-1]),
         "general": general.accuracy_difference(some, same), "lost": lost(state) - extra["base"]["nll"],
         "bleed": general.json_share(spoken(state, asked[: SIZE.questions // 2])),
     })  # fmt: skip
@@ -301,21 +302,29 @@ table([{**p, "rate": f"{p['rate']:g}"} for p in points],
       f"{SIZE.grid_rows} mails each; field F1 on {len(val)} validation mails")  # fmt: skip
 
 # %% [markdown]
-# The rule: among points *with replay* whose general accuracy is not below the base model's (the paired
-# interval reaches zero) and whose format bleed is at most 2 %, the best field F1. If no point qualifies,
-# the one that bleeds and loses least, and the text says so. Points without replay are not for picking:
-# whether none was needed is answered below, by a twin of the picked run.
+# The rule: among points *with replay* whose format bleed is at most 2 % and whose general accuracy is not
+# below the base model's (the paired interval reaches zero), take those whose field F1 is not measurably
+# below the best one's, and of them the one with the highest general accuracy. A few validation mails
+# cannot tell such points apart, so the task may not overrule what is being protected. If no point
+# qualifies, the one that bleeds and loses least, and the text says so. Points without replay are not for
+# picking: whether none was needed is answered below, by a twin of the picked run.
 
 # %%
 BLEED = 0.02
-fit = [p for p in points if p["general"]["ci95"][1] >= 0 and p["bleed"]["value"] <= BLEED]
-replayed = [p for p in points if p["share"]]
-picked = max((p for p in fit if p["share"]), key=lambda p: p["field_f1"]["value"], default=None)
-if picked is None:
+fit = [k for k, p in enumerate(points) if p["general"]["ci95"][1] >= 0 and p["bleed"]["value"] <= BLEED]
+replayed = [k for k, p in enumerate(points) if p["share"]]
+able = [k for k in fit if k in replayed]
+if able:
+    best = max(able, key=lambda k: points[k]["field_f1"]["value"])
+    level = [k for k in able
+             if scoring.f1_difference(field_scores[k], field_scores[best])["ci95"][1] >= 0]  # fmt: skip
+    picked = points[max(level, key=lambda k: points[k]["general"]["value"])]
+else:
     print("no point with replay qualifies; this one bleeds and loses least")
-    picked = min(replayed, key=lambda p: (p["bleed"]["value"], p["lost"]))
-takeaway(f"{sum(bool(p['share']) for p in fit)} of {len(replayed)} points with replay qualify and "
-         f"{sum(not p['share'] for p in fit)} of {len(points) - len(replayed)} without; picked: rate "
+    level = []
+    picked = points[min(replayed, key=lambda k: (points[k]["bleed"]["value"], points[k]["lost"]))]
+takeaway(f"{len(able)} of {len(replayed)} points with replay qualify and {len(fit) - len(able)} of "
+         f"{len(points) - len(replayed)} without; {len(level)} are level with the best field F1. Picked: rate "
          f"{picked['rate']:g}, replay share {picked['share']:.0%} ({picked['replay']}).")
 fast = [p for p in points if p["rate"] == max(SIZE.rates)]
 bare_fast = next(p for p in fast if not p["share"])
