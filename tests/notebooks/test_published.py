@@ -15,10 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 
-PENDING = {
-    "08_ablations": "2026-11-21, runs at smoke, not yet recorded at cpu",
-}
-"""Sources without a published notebook. An entry that is published fails, so that the list empties."""
+PENDING: dict[str, str] = {}
+"""Source without a published notebook -> date and reason. An entry that is published fails, so that the list empties."""
 
 
 def test_fresh_and_untouched():

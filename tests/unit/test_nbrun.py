@@ -1,7 +1,9 @@
 """Run, skip, fail, continue, publish and verify, on a repository of two small notebooks."""
 
+import base64
 import contextlib
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -12,11 +14,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nb_repo import MODELS, add_report, edit, make_repo, write_result
+from PIL import Image
 
-from sft_utils import nbrun
+from sft_utils import nbpublish, nbrun
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbexec import kernel_env
 from sft_utils.nbflow import expected_s, lock, plan, run_one
@@ -407,6 +411,40 @@ def test_publish_writes_notebook_reference_and_readme(published):
     assert "| 01_second | `tuned.f1` | 0.250 | 8 | [0.100, 0.900] |" in readme
     first = nbformat.read(published.published("00_first"), as_version=4)
     assert "| cpu | tiny | " in first.cells[1].source
+
+
+def test_published_pictures_are_small_and_whole():
+    output = nbformat.v4.new_output("display_data", {"image/png": _plot(), "text/plain": "a plot"})
+    before = len(output.data["image/png"])
+    small = nbpublish._with_small_pictures(output)
+    found = Image.open(io.BytesIO(base64.b64decode(small.data["image/png"])))
+    assert found.size == (300, 200)
+    assert len(small.data["image/png"]) < before / 2
+    drawn = Image.open(io.BytesIO(base64.b64decode(_plot()))).convert("RGB")
+    apart = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(drawn, int))
+    assert apart.mean() < 2, "the colours are still those that were drawn"
+    assert small.data["text/plain"] == "a plot"
+    tiny = Image.new("RGB", (1, 1))
+    packed = io.BytesIO()
+    tiny.save(packed, format="PNG", optimize=True)
+    kept = base64.b64encode(packed.getvalue()).decode()
+    again = nbpublish._with_small_pictures(
+        nbformat.v4.new_output("display_data", {"image/png": kept})
+    )
+    assert len(again.data["image/png"]) <= len(kept)
+
+
+def _plot():
+    """A PNG of smooth curves, as matplotlib writes it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2), dpi=100)
+    axes = figure.subplots()
+    for k in range(6):
+        axes.plot(np.sin(np.linspace(0, 3 + k, 99)))
+    packed = io.BytesIO()
+    figure.savefig(packed, format="png")
+    return base64.b64encode(packed.getvalue()).decode()
 
 
 def test_publish_again_changes_nothing(published):
