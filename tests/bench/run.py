@@ -6,7 +6,7 @@
 
 Every part writes its results as soon as it has them into outputs/reference/bench.json, and the
 figure beside it. It says what else the machine did meanwhile: ratios survive that, times do not.
-All arms of the training part together need 16 GiB; --arms takes some of them.
+All arms of the training part together need more than 24 GiB; --arms takes some of them.
 """
 
 import argparse
