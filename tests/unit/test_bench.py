@@ -105,8 +105,10 @@ def test_losses_of_grouped_rows_are_compared_in_float32_only(monkeypatch):
     monkeypatch.setattr(train, "ticket_rows", lambda n: [{}] * n)
     monkeypatch.setattr(train_worker, "load_libraries", lambda: None)
     train.measure(rounds=4, show=str)
-    assert [exact for exact, _ in gaps] == [True, False]
-    assert "ours" in gaps[0][1]
+    alone = train.different(list(train_worker.ARMS))  # float32: one process at a time
+    assert [exact for exact, _ in gaps] == [*[True] * len(alone), False]
+    assert any("ours" in grouped for exact, grouped in gaps if exact)
+    assert max(len(grouped) for exact, grouped in gaps if exact) == 1
 
 
 def test_float32_compares_each_arithmetic_once():
