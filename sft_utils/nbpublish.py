@@ -91,9 +91,11 @@ def _with_small_pictures(output: NotebookNode) -> NotebookNode:
         return output
     from PIL import Image
 
-    drawn = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    drawn = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGBA")
+    page = Image.new("RGBA", drawn.size, "white")  # what is transparent would turn black
     packed = io.BytesIO()
-    drawn.quantize(128).save(packed, format="PNG", optimize=True)
+    flat = Image.alpha_composite(page, drawn).convert("RGB")
+    flat.quantize(128).save(packed, format="PNG", optimize=True)
     small = base64.b64encode(packed.getvalue()).decode()
     output.data["image/png"] = small if len(small) < len(picture) else picture
     return output

@@ -6,7 +6,7 @@
 
 Every part writes its results as soon as it has them into outputs/reference/bench.json, and the
 figure beside it. It says what else the machine did meanwhile: ratios survive that, times do not.
-All arms of the training part together need more than 24 GiB; --arms takes some of them.
+The training part holds all its arms in memory, about 20 GiB; --arms takes fewer, or the pairs.
 """
 
 import argparse
@@ -142,12 +142,15 @@ def chosen(text: str, known: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what was asked for, write it, draw the figure."""
     from tests.bench.plot import draw
-    from tests.bench.train_worker import ARMS
+    from tests.bench.train_worker import ARMS, USUAL
 
     top = argparse.ArgumentParser(description=__doc__)
     top.formatter_class = argparse.RawDescriptionHelpFormatter
     top.add_argument("--only", default="", help=f"parts with commas: {', '.join(PARTS)}")
-    top.add_argument("--arms", default="", help="train: arms with commas; default all")
+    top.add_argument(
+        "--arms", default=",".join(USUAL),
+        help=f"train: arms with commas, of {', '.join(ARMS)}; default: %(default)s",
+    )  # fmt: skip
     top.add_argument("--rounds", type=int, default=12, help="train: steps per arm")
     top.add_argument("--items", type=int, default=24, help="evaluation: mails that are answered")
     top.add_argument("--rows", default="10000,100000,1000000", help="curation: sizes with commas")

@@ -56,6 +56,8 @@ _arm("ours", "our_settings", "lean LoRA layers and attention", lean=True)
 _arm("pairs", "our_settings", "our settings, two rows at a time", micro_batch=2)
 _arm("pairs_chunks", "pairs", "loss in chunks of 64 supervised tokens", loss_chunk=64)
 _arm("pairs_ours", "pairs_chunks", "lean LoRA layers and attention", lean=True)
+USUAL = tuple(name for name in ARMS if not name.startswith("pairs"))
+"""What is measured unless told otherwise: with the pairs, 24 GiB of memory are not enough."""
 
 
 def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], folder: str) -> Any:

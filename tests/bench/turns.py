@@ -65,8 +65,10 @@ class Worker:
         except EOFError:
             self.process.join()
         said = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
+        killed = self.process.exitcode == -signal.SIGKILL
+        hint = " (killed, most likely out of memory: take fewer with --arms)" if killed else ""
         raise ServeError(
-            f"bench arm {self.name!r} ended with status {self.process.exitcode}:\n"
+            f"bench arm {self.name!r} ended with status {self.process.exitcode}{hint}:\n"
             + "\n".join(said)
         )
 

@@ -16,7 +16,7 @@ RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
 
 
 PENDING: dict[str, str] = {}
-"""Source without a published notebook -> date and reason. An entry that is published fails, so that the list empties."""
+"""Source without a published notebook -> date and reason. An entry that is published fails."""
 
 
 def test_fresh_and_untouched():

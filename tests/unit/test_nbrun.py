@@ -424,17 +424,26 @@ def test_published_pictures_are_small_and_whole():
     apart = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(drawn, int))
     assert apart.mean() < 2, "the colours are still those that were drawn"
     assert small.data["text/plain"] == "a plot"
-    tiny = Image.new("RGB", (1, 1))
+    tiny = _png(Image.new("RGB", (1, 1)))
+    assert _published(tiny) == tiny, "what would grow stays as it is"
+    clear = _plot(transparent=True)
+    assert _published(clear) != clear
+    page = Image.open(io.BytesIO(base64.b64decode(_published(clear)))).convert("RGB")
+    assert page.getpixel((0, 0)) == (255, 255, 255), "a transparent ground becomes paper"
+
+
+def _png(image):
     packed = io.BytesIO()
-    tiny.save(packed, format="PNG", optimize=True)
-    kept = base64.b64encode(packed.getvalue()).decode()
-    again = nbpublish._with_small_pictures(
-        nbformat.v4.new_output("display_data", {"image/png": kept})
-    )
-    assert len(again.data["image/png"]) <= len(kept)
+    image.save(packed, format="PNG", optimize=True)
+    return base64.b64encode(packed.getvalue()).decode()
 
 
-def _plot():
+def _published(png):
+    output = nbformat.v4.new_output("display_data", {"image/png": png})
+    return nbpublish._with_small_pictures(output).data["image/png"]
+
+
+def _plot(**options):
     """A PNG of smooth curves, as matplotlib writes it."""
     from matplotlib.figure import Figure
 
@@ -443,7 +452,7 @@ def _plot():
     for k in range(6):
         axes.plot(np.sin(np.linspace(0, 3 + k, 99)))
     packed = io.BytesIO()
-    figure.savefig(packed, format="png")
+    figure.savefig(packed, format="png", **options)
     return base64.b64encode(packed.getvalue()).decode()
 
 
