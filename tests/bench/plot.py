@@ -46,7 +46,10 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     cost = [1000 / row["tokens_per_s"] for row in table]
     colours = [COLOURS["base"], *[COLOURS["lora"]] * (len(table) - 1)]
     axis.barh(range(len(table)), cost, color=colours)
-    axis.set_yticks(range(len(table)), [row["new"] for row in table])
+    above = ["", *[row["arm"] for row in table]]  # if one is left out, the next adds more
+    named = [row["new"] if row["before"] == top else f"all of {row['arm']}"
+             for row, top in zip(table, above, strict=False)]  # fmt: skip
+    axis.set_yticks(range(len(table)), named)
     for place, row in enumerate(table):
         axis.text(cost[place], place, f" {row['over_plain']:.2f}x", va="center", fontsize=8)
     axis.invert_yaxis()
@@ -56,7 +59,7 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     ours = next((row for row in table if row["arm"] == "ours"), table[-1])
     best, n = ours["over_plain"], found["metrics"][f"{ours['arm']}.tokens_per_s"]["n"]
     _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
-           f"each bar changes one thing; {n} steps of 8 rows each; {_facts(found, 'train')}")  # fmt: skip
+           f"a bar adds what it says to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
 
 
 def _evaluation(axis: Any, found: dict[str, Any]) -> None:

@@ -105,7 +105,10 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
     first, metrics, table = names[0], {}, []
     for name in names:
         own, before = reports[name], ARMS[name].before
-        before = before if before in reports else first
+        new = ARMS[name].says
+        while before and before not in reports:  # an arm that was left out: this one adds its change
+            new, before = f"{ARMS[before].says}; {new}", ARMS[before].before
+        before = before or first
         metrics[f"{name}.tokens_per_s"] = rate(own)
         metrics[f"{name}.supervised_per_s"] = rate(own, "supervised")
         seconds = [r["seconds"] for r in own]
@@ -119,7 +122,7 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
             metrics[f"{name}_over_{before}.tokens_per_s"] = ratio(own, reports[before])
         places = sum(r["places"] for r in own)
         table.append({
-            "arm": name, "before": "" if name == first else before, "new": ARMS[name].says,
+            "arm": name, "before": "" if name == first else before, "new": new,
             "tokens_per_s": metrics[f"{name}.tokens_per_s"]["value"],
             "step_s": metrics[f"{name}.step_s"]["value"],
             "padding": 1 - sum(r["tokens"] for r in own) / places,

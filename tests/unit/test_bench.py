@@ -111,6 +111,13 @@ def test_losses_of_grouped_rows_are_compared_in_float32_only(monkeypatch):
     assert max(len(grouped) for exact, grouped in gaps if exact) == 1
 
 
+def test_an_arm_adds_what_was_left_out_before_it():
+    reports = {name: [step(1.0)] for name in ("plain_trl", "bf16_weights", "our_settings")}
+    _, table = train.summary(reports)
+    assert [row["before"] for row in table] == ["", "plain_trl", "bf16_weights"]
+    assert table[2]["new"] == "eager attention; rows of similar length together"
+
+
 def test_float32_compares_each_arithmetic_once():
     exact = train.different(list(train_worker.ARMS))
     assert exact[0] == "plain_trl"
