@@ -115,8 +115,10 @@ def execute(
     output = layout.run_file(notebook, profile, ".ipynb")
     output.parent.mkdir(parents=True, exist_ok=True)
     log_file = layout.run_file(notebook, profile, ".kernel.log")
-    # papermill warns of comments of parameters that it cannot parse; `nbparams` reads the tree.
+    # papermill reads parameters by a pattern that a comment can break, and then calls a known one
+    # unknown. `nbparams` reads the tree, and has refused what is unknown before this.
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
+    logging.getLogger("papermill").addFilter(_is_news)
     # parameterised first, so that cell numbers in hooks and in `nb` agree
     ready = papermill.execute_notebook(
         nb, None, parameters=dict(params), prepare_only=True, kernel_name="python3"
@@ -154,6 +156,11 @@ def execute(
     else:
         return Measured(wall_s=monitor.elapsed_s, peak_rss_gib=monitor.peak_bytes / GIB)
     raise RunnerError(_failure(notebook, profile, params, monitor, reason, _shown(layout, output)))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether papermill says something that `nbparams` does not know better."""
+    return not record.getMessage().startswith("Passed unknown parameter")
 
 
 def _shown(layout: Layout, path: Path) -> str:
