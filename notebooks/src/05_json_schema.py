@@ -255,8 +255,8 @@ def ask(arm, model, group, *, constrained=False, shots=None):
     answers[arm, group] = generation.generate(
         model, tokenizer, [chat.prompt_ids(tokenizer, p) for p in prompts],
         max_new_tokens=LIMIT["constrained" if constrained else "free"],
-        batch_size=P.eval_batch_size, constraint=limits, progress=run.progress_file,
-        what=f"answers, {arm}, {group}",
+        batch_size=len(chosen), constraint=limits,  # all at once: the weights are read once per token
+        progress=run.progress_file, what=f"answers, {arm}, {group}",
     )  # fmt: skip
     spent[arm, group] = (time.monotonic() - began) / len(chosen)
 
@@ -316,7 +316,8 @@ modeling.to_bf16_adapter(model)
 conversations = [conversation(i) for i in items.train]
 encoded = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
 total_steps = max_steps or -(-len(encoded) // P.effective_batch_size)
-takeaway(f"{len(encoded)} rows of {len({i.name for i in items.train})} schemas, "
+names = {i.name for i in items.train}
+takeaway(f"{len(encoded)} rows of {len(names)} schema{'s' * (len(names) != 1)}, "
          f"{sum(len(r['input_ids']) for r in encoded):,} tokens, "
          f"{sum(map(masking.supervised, encoded)):,} supervised; {total_steps} steps.")
 
