@@ -45,7 +45,7 @@ SIZES = {
         train_rows=24, batch_size=2, test_rows=6, sampled=2, new_tokens=24, max_difficulty=3
     ),
     "cpu": Sizes(
-        train_rows=720, batch_size=4, test_rows=96, sampled=8, new_tokens=160, max_difficulty=3
+        train_rows=720, batch_size=4, test_rows=90, sampled=4, new_tokens=160, max_difficulty=3
     ),
     "gpu": Sizes(
         train_rows=2400, batch_size=8, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5

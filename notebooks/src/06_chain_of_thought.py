@@ -217,8 +217,8 @@ for name, (asked, candidates) in CANDIDATES.items():
                                          if r != "kept")})  # fmt: skip
 table(funnel, "what the checker says")
 escaped = len(kept["generator, one fault each"])
-takeaway(f"{len(planted) - escaped} of {len(planted)} planted faults were rejected; of "
-         f"{len(texts)} traces of the base model {len(kept['base model, sampled'])} were accepted.")
+takeaway(f"{len(planted) - escaped} of {len(planted)} planted faults were rejected.", when=bool(planted))
+takeaway(f"Of {len(texts)} traces of the base model {len(kept['base model, sampled'])} were accepted.")
 
 # %%
 for k in [k for k in range(len(texts)) if k not in kept["base model, sampled"]][:2]:
@@ -241,7 +241,7 @@ def ask(arm, model, groups, shots=None):
         prompts = [prompt(i, shots(i) if shots else ()) for i in items.groups[group]]
         answers[arm, group] = generation.generate(
             model, tokenizer, [chat.prompt_ids(tokenizer, p) for p in prompts],
-            max_new_tokens=SIZE.new_tokens, batch_size=P.eval_batch_size,
+            max_new_tokens=SIZE.new_tokens, batch_size=3 * P.eval_batch_size // 2,
             progress=run.progress_file, what=f"answers, {arm}, {group}",
         )  # fmt: skip
 
@@ -464,7 +464,7 @@ for (item, c), rest in zip(changed, carried, strict=True):
 faithful = scoring.rate([f == "follows the change" for f in follows]) if follows else None
 for (item, c), rest in list(zip(changed, carried, strict=True))[:2]:
     print(f"{item.question}\n  {c.prefix!r} ▸ {rest.text!r}\n")
-takeaway(f"After one changed number: {dict(Counter(follows))}, n = {len(follows)}.")
+takeaway(f"After one changed number: {dict(Counter(follows))}, n = {len(follows)}.", when=bool(follows))
 
 # %% [markdown]
 # ## Thoughts in tags, and what later turns see
