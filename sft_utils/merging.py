@@ -32,7 +32,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(export_rows=4, fault_rows=2),
-    "cpu": Sizes(export_rows=64, fault_rows=10),
+    "cpu": Sizes(export_rows=64, fault_rows=8),
     "gpu": Sizes(export_rows=128, fault_rows=48),
 }
 
