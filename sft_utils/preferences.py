@@ -22,7 +22,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(asked=4, steps=2, sampled=2, samples=2),
-    "cpu": Sizes(asked=32, steps=8, sampled=24, samples=4),
+    "cpu": Sizes(asked=24, steps=6, sampled=24, samples=4),
     "gpu": Sizes(asked=512, steps=60, sampled=96, samples=8),
 }
 

@@ -31,7 +31,7 @@ seed: int = 17  # one seed for sampling and data order
 dpo_steps: int = 0  # optimizer steps, 0 means the profile decides
 dpo_rate: float = 0.00005  # learning rate of the preference run
 beta: float = 0.1  # how strongly DPO holds on to the reference
-temperature: float = 0.8  # of the sampled answers
+temperature: float = 0.8  # of the sampled answers, above 0: greedy answers are there as well
 report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
 
 # %%
@@ -64,7 +64,7 @@ from sft_utils import (
     training,
 )  # fmt: skip
 from sft_utils.artifacts import read_json, sha256_json, write_json, write_text
-from sft_utils.errors import DataError, expect_error
+from sft_utils.errors import ConfigError, DataError, expect_error
 from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
 from sft_utils.runtime import seed_everything, start
 
@@ -72,6 +72,8 @@ run = start(
     "11_report", profile, seed=seed, dpo_steps=dpo_steps, dpo_rate=dpo_rate, beta=beta,
     temperature=temperature, report_to=report_to,
 )  # fmt: skip
+if temperature <= 0:
+    raise ConfigError(f"temperature = {temperature:g}; sampling divides by it, so it must be above 0")
 P, SIZE = run.profile, preferences.sizes(run.profile)
 disable_progress_bars()  # of tokenising the pairs
 
@@ -260,7 +262,7 @@ def ask(rows, limit):
     """Greedy answers of the present adapter."""
     return generation.generate(
         served(), tokenizer, [chat.prompt_ids(tokenizer, tickets.prompt(r)) for r in rows],
-        max_new_tokens=limit, batch_size=P.eval_batch_size, progress=run.progress_file,
+        max_new_tokens=limit, batch_size=2 * P.eval_batch_size, progress=run.progress_file,
     )  # fmt: skip
 
 
@@ -291,7 +293,7 @@ def sample(generator, rows, k):
     """`k` sampled answers per mail, as texts."""
     ids = [chat.prompt_ids(tokenizer, tickets.prompt(r)) for r in rows for _ in range(k)]
     drawn = generation.generate(
-        generator, tokenizer, ids, max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
+        generator, tokenizer, ids, max_new_tokens=P.max_new_tokens, batch_size=3 * P.eval_batch_size,
         progress=run.progress_file, constraint=Sampling(),
     )  # fmt: skip
     return [[a.text for a in drawn[i * k : (i + 1) * k]] for i in range(len(rows))]
