@@ -218,7 +218,7 @@ if obstacle:
     takeaway(f"served: skipped, {obstacle}")
 else:
     log = run.dir / "server.log"
-    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(16) as pool:
+    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(P.eval_batch_size) as pool:
         replies = list(pool.map(lambda m: over_http(address, m), asked))
     answers["served"] = [text for text, _, _ in replies]
     counted = [tokens for _, tokens, _ in replies]
