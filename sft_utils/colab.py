@@ -37,6 +37,9 @@ if importlib.util.find_spec("sft_utils") is None:
 GPU_ONLY = ("triton", "torchvision", "xformers")
 """Pins of environment.yml that only a CUDA build of torch can use."""
 
+IFEVAL = ("langdetect", "immutabledict", "nltk")
+"""Pins of environment.yml that lm-eval's IFEval imports: 10 asks it at GPU profiles."""
+
 ENVIRONMENT = LOCK.parents[1] / "environment.yml"
 
 
@@ -111,7 +114,7 @@ def install() -> None:
     wanted = pins(LOCK)
     if gpu:
         lines = re.findall(r"- ([\w.-]+==[\w.]+)", ENVIRONMENT.read_text(encoding="utf-8"))
-        wanted += [pin for pin in lines if pin.split("==")[0] in GPU_ONLY]
+        wanted += [pin for pin in lines if pin.split("==")[0] in GPU_ONLY + IFEVAL]
     missing = plan(wanted, installed())
     torch = [pin for pin in missing if pin.startswith("torch==")]
     print(f"{len(wanted)} pinned packages, {len(missing)} to install; "

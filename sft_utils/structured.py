@@ -139,6 +139,8 @@ def from_file(
     seed: int,
     train_rows: int,
     group_rows: int,
+    tokenizer: Any = None,
+    max_length: int = 0,
 ) -> Items:
     """The reader's file as examples of one schema; see `tasks.own`.
 
@@ -148,6 +150,7 @@ def from_file(
     mine = tasks.own(
         source, schema=schema, mapping=mapping, seed=seed,
         train_rows=train_rows, val_rows=0, test_rows=group_rows,
+        tokenizer=tokenizer, max_length=max_length, told=True,
     )  # fmt: skip
     if mine.task.schema is None:
         raise tasks.not_json(source)

@@ -5,17 +5,18 @@ is trained and scored.
 """
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft_utils import layouts, loading, schemas, tickets
+from sft_utils import layouts, loading, masking, schemas, tickets
 from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
 from sft_utils.duplicates import HeldOut, exact_key, shingles
-from sft_utils.errors import DataError
+from sft_utils.errors import DataError, MaskError, TemplateError
 from sft_utils.generation import Answer
 from sft_utils.jsonanswers import parse_json, schema_errors
 from sft_utils.scoring import Score, score, score_text
@@ -139,11 +140,15 @@ def own(
     train_rows: int,
     val_rows: int,
     test_rows: int,
+    tokenizer: Any = None,
+    max_length: int = 0,
+    told: bool = False,
 ) -> Own:
     """Read, check and split the reader's own file.
 
     Rows with the same request never lie on two sides; training rows that resemble a held-out one
     are excluded. Held out are at most a fifth of the rows for the test and a tenth for validation.
+    Every row of the file is in `train`, `val`, `test` or `excluded`.
 
     Args:
         source: File or hub id; see `loading.load`.
@@ -153,6 +158,9 @@ def own(
         train_rows: Most rows to train on.
         val_rows: Most rows to validate on.
         test_rows: Most rows to test on.
+        tokenizer: Of the model that will be trained; None leaves lengths unchecked.
+        max_length: Tokens of a rendered conversation above which a row is excluded.
+        told: Lengths are those with the instructions in every prompt, as 05 trains.
     Raises:
         DataError: Nothing usable is left; says what was excluded and why.
     """
@@ -166,6 +174,9 @@ def own(
     rules, keep = _rules(rows, _place(schema))
     rows = _apply(rows, keep, excluded)
     rows = _apply(rows, _repeats(rows), excluded)
+    task = _task(source, rules)
+    if tokenizer is not None:
+        rows = _apply(rows, _unfit(task, tokenizer, max_length, told), excluded)
     ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
     n_test = min(test_rows, len(rows) // 5)
     n_val = min(val_rows, len(rows) // 10)
@@ -173,7 +184,10 @@ def own(
     if test or val:
         held = HeldOut({r["id"]: request(r) for r in test + val})
         rest = _apply(rest, lambda r: _leak(r, held), excluded)
-    rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))[:train_rows]
+    rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))
+    surplus = {r["line"] for r in rest[train_rows:]}
+    enough = f"not needed: this profile trains {train_rows} rows"
+    rest = _apply(rest, lambda r: enough if r["line"] in surplus else None, excluded)
     if len(rest) < min(MIN_TRAIN, train_rows) or len(test) < min(MIN_HELD, test_rows):
         counts = Counter(reason.split(":")[0] for _, reason in excluded)
         said = ", ".join(f"{n} × {reason}" for reason, n in counts.most_common(6)) or "none"
@@ -182,7 +196,7 @@ def own(
             f"{MIN_TRAIN} and {MIN_HELD} are needed. Excluded: {said}. Give more or repaired rows."
         )
     return Own(
-        task=_task(source, rules),
+        task=task,
         train=rest,
         val=sorted(val, key=lambda r: r["line"]),
         test=sorted(test, key=lambda r: r["line"]),
@@ -264,6 +278,23 @@ def _repeats(rows: list[Row]) -> Reason:
         same = kept["messages"][-1]["content"] == row["messages"][-1]["content"]
         kind = "repeated request" if same else "repeated request with another answer"
         return f"{kind}: first in {kept['id']}"
+
+    return reason
+
+
+def _unfit(task: Task, tokenizer: Any, max_length: int, told: bool) -> Reason:
+    """What a trainer could not take: too many tokens, or a form that cannot be masked."""
+
+    def reason(row: Row) -> str | None:
+        prompt = task.prompt(row, task.instructions)
+        messages = [*prompt, row["messages"][-1]] if told else task.conversation(row)
+        try:
+            whole = masking.assistant_labels(tokenizer, messages, max_length=sys.maxsize)
+        except (MaskError, TemplateError) as error:
+            return f"cannot be masked: {error}"
+        n = len(whole["input_ids"])
+        fits = n <= max_length
+        return None if fits else f"too long: {n} tokens, at most {max_length} (max_length)"
 
     return reason
 

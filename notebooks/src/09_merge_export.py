@@ -90,7 +90,8 @@ tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True)  # the
 own = tuned["parameters"]  # of 03: it may have trained the reader's file
 if own["data"]:
     task_data = tasks.own(own["data"], schema=own["schema"], mapping=own["mapping"], seed=own["seed"],
-                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows)  # fmt: skip
+                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows,
+                          tokenizer=tokenizer, max_length=P.max_length)  # fmt: skip
     task, rows = task_data.task, task_data.test[: SIZE.export_rows]
 else:
     task, rows = tasks.TICKETS, tickets.read_rows(tickets.TEST, SIZE.export_rows)

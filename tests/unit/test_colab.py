@@ -166,7 +166,7 @@ def test_a_gpu_machine_gets_what_only_cuda_can_use(machine, tmp_path):
     machine.install("torch", "2.13.0+cu130")
     assert machine.run(PATH=f"{tools}:{os.environ['PATH']}").returncode == 0
     packages = {x.split("==")[0] for call in machine.asked for x in call if "==" in x}
-    assert set(colab.GPU_ONLY) <= packages
+    assert {*colab.GPU_ONLY, *colab.IFEVAL} <= packages
     assert "torch" not in packages
 
 

@@ -4,6 +4,8 @@ import importlib.metadata
 import re
 from pathlib import Path
 
+from sft_utils import colab
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = [
     "jupyterlab",
@@ -39,7 +41,7 @@ def test_named_packages_are_pinned_in_both():
 
 
 def test_same_versions():
-    gpu_only = {"triton", "torchvision", "xformers", "langdetect", "immutabledict", "nltk"}
+    gpu_only = {*colab.GPU_ONLY, *colab.IFEVAL}
     different = {n: (v, lock().get(n)) for n, v in pins(gpu_text()).items()
                  if n not in gpu_only and lock().get(n) != v}  # fmt: skip
     assert not different
@@ -83,11 +85,9 @@ def test_environment_is_what_conda_reads():
 
 
 def test_cuda_only_pins_are_those_a_rented_machine_adds():
-    from sft_utils import colab
-
     section = gpu_text().split("# CUDA only")[1]
     assert set(pins(section)) == set(colab.GPU_ONLY)
-    assert not set(colab.GPU_ONLY) & set(lock())
+    assert not {*colab.GPU_ONLY, *colab.IFEVAL} & set(lock())
 
 
 def test_every_gpu_pin_names_its_user():

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from sft_utils import tasks, tickets
+from sft_utils import masking, tasks, tickets
 from sft_utils.artifacts import ROOT
-from sft_utils.errors import DataError
+from sft_utils.errors import DataError, MaskError
 
 SIZES = {"seed": 17, "train_rows": 1000, "val_rows": 100, "test_rows": 100}
 FLIGHTS = ROOT / "data" / "examples"
@@ -100,6 +100,54 @@ def test_too_few_rows_are_refused_with_the_reasons(tmp_path):
     path.write_text('{"type": "object"}')
     with pytest.raises(DataError, match=r"at least 16 and 8 are needed. Excluded: 50 × answer is not JSON"):
         tasks.own(write(tmp_path / "d.jsonl", rows), schema=str(path), **SIZES)
+
+
+def test_a_row_too_long_to_train_is_named_and_the_others_stay(tmp_path, tokenizer):
+    rows = colours(60)
+    rows[4]["prompt"] += " slowly" * 600
+    rows[6]["completion"] = json.dumps({"n": 6, "colour": "red " * 600})
+    path = write(tmp_path / "d.jsonl", rows)
+    mine = tasks.own(path, **SIZES, tokenizer=tokenizer, max_length=512)
+    long = {line: why for line, why in mine.excluded if why.startswith("too long: ")}
+    assert sorted(long) == [5, 7]
+    assert all(why.endswith("tokens, at most 512 (max_length)") for why in long.values())
+    kept = [*mine.train, *mine.val, *mine.test]
+    assert len(kept) == 58
+    for row in kept:
+        masking.assistant_labels(tokenizer, mine.task.conversation(row), max_length=512)
+    assert len(tasks.own(path, **SIZES).excluded) == 0, "no tokenizer, no lengths"
+
+
+def test_lengths_count_the_instructions_where_they_are_trained(tmp_path, tokenizer):
+    rows = colours(60)
+    path = write(tmp_path / "d.jsonl", rows)
+    bare = tasks.own(path, **SIZES)
+    longest = max(len(masking.assistant_labels(tokenizer, bare.task.conversation(r), max_length=512)["input_ids"])
+                  for r in [*bare.train, *bare.val, *bare.test])  # fmt: skip
+    fits = tasks.own(path, **SIZES, tokenizer=tokenizer, max_length=longest)
+    assert fits.excluded == []
+    with pytest.raises(DataError, match="60 × too long"):
+        tasks.own(path, **SIZES, tokenizer=tokenizer, max_length=longest, told=True)
+
+
+def test_rows_that_cannot_be_masked_are_named(tmp_path, tokenizer, monkeypatch):
+    honest = masking.assistant_labels
+
+    def picky(tokenizer, messages, *, max_length):
+        if "number 4 " in messages[-2]["content"]:
+            raise MaskError("message 1: no prefix")
+        return honest(tokenizer, messages, max_length=max_length)
+
+    monkeypatch.setattr(masking, "assistant_labels", picky)
+    mine = tasks.own(write(tmp_path / "d.jsonl", colours(60)), **SIZES, tokenizer=tokenizer, max_length=512)
+    assert mine.excluded == [(5, "cannot be masked: message 1: no prefix")]
+
+
+def test_rows_beyond_what_a_profile_trains_are_listed(tmp_path):
+    mine = tasks.own(write(tmp_path / "d.jsonl", colours(100)), **{**SIZES, "train_rows": 20})
+    assert len(mine.train) == 20
+    assert mine.reasons == {"not needed": 100 - 20 - len(mine.val) - len(mine.test)}
+    assert "excluded: not needed" in {r["part"] for r in mine.rows()}
 
 
 def test_another_seed_holds_out_other_rows(tmp_path):
