@@ -109,7 +109,8 @@ def obituary(run: RankRun, code: int, wall_s: float) -> str:
     """Which rank ended the run, how, when, and the last lines of its log.
 
     A rank that loses its partner fails as well, a moment later; torchrun may name either first.
-    So a rank that was killed comes before one that raised an error, and errors go by their time.
+    So a rank that was killed comes before one that raised an error, and errors go by their time. A
+    rank that ended by SIGTERM was a survivor, which torchrun ends, unless no rank ended otherwise.
     """
     folder = Path(run.folder)
     text = (folder / LOG).read_text(encoding="utf-8", errors="replace")
@@ -119,8 +120,9 @@ def obituary(run: RankRun, code: int, wall_s: float) -> str:
     else:
         codes = codes or {0: code}
         errors = {r: e for r in codes for e in events(run, r) if "error" in e}
-        killed = [r for r, c in codes.items() if c < 0 and r not in errors]
-        first = min(killed or codes, key=lambda r: errors.get(r, {}).get("time", float("inf")))
+        dead = [r for r, c in codes.items() if c != -signal.SIGTERM] or list(codes)
+        killed = [r for r in dead if codes[r] < 0 and r not in errors]
+        first = min(killed or dead, key=lambda r: errors.get(r, {}).get("time", float("inf")))
         said = [errors[first]["error"]] if first in errors else _log_tail(run, first)
         said = said or (text.splitlines() if run.world_size == 1 else [])
         who, code_ = f"rank {first} of {run.world_size}", codes[first]

@@ -216,6 +216,29 @@ def test_the_rank_that_died_first_is_blamed(tmp_path):
     assert "no such option" in rankresult.obituary(asked, 2, 1.0)
 
 
+ENDED_BY_TORCHRUN = """Failures:
+[1]:
+  rank      : 0 (local_rank: 0)
+  exitcode  : -15 (pid: 11)  (SIGTERM)
+Root Cause (first observed failure):
+[0]:
+  rank      : 1 (local_rank: 1)
+  exitcode  : {code} (pid: 12)
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(-9, "was ended by SIGKILL"), (1, "failed, exit code 1")])
+def test_a_survivor_that_torchrun_ended_is_not_blamed(tmp_path, code, said):
+    """It may have had no time to notice the loss of its partner and raise an error."""
+    asked = run(tmp_path)
+    (tmp_path / rankresult.LOG).write_text(ENDED_BY_TORCHRUN.format(code=code))
+    if code > 0:
+        Report(asked, 1, 2).event({"error": "ValueError: the real reason", "time": 4.0})
+    assert f"rank 1 of 2 {said}" in rankresult.obituary(asked, 1, 7.0)
+    (tmp_path / rankresult.LOG).write_text(ENDED_BY_TORCHRUN.format(code=-15))
+    assert "of 2 was ended by SIGTERM" in rankresult.obituary(asked, 1, 7.0), "somebody ended them all"
+
+
 def command_of(name):
     """The torchrun command in a file, as the shell splits it, variables unexpanded."""
     text = (CLUSTER / name).read_text().replace("\\\n", " ")
