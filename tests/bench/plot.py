@@ -58,6 +58,9 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     axis.set_xlim(0, max(cost) * 1.12)
     ours = next((row for row in table if row["arm"] == "ours"), table[-1])
     best, n = ours["over_plain"], found["metrics"][f"{ours['arm']}.tokens_per_s"]["n"]
+    if floor := found["metrics"].get("products.tokens_per_s"):
+        axis.axvline(1000 / floor["value"], color="black", linestyle=":", linewidth=1)
+        axis.text(1000 / floor["value"], -0.62, " matrix products alone", fontsize=8)
     _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
            f"a bar adds what it says to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
 

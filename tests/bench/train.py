@@ -14,7 +14,7 @@ from sft_utils.errors import CheckError
 from sft_utils.filters import length_fence
 from sft_utils.nbprogress import say
 from tests.bench import train_worker, turns
-from tests.bench.train_worker import ARMS, ROWS_PER_STEP
+from tests.bench.train_worker import ARMS, FLOOR, ROWS_PER_STEP
 
 EXACT_BOUND = 1e-3
 """Nats. In float32 the arms may differ by rounding only."""
@@ -73,6 +73,22 @@ def loss_gaps(reports: dict[str, list[dict[str, Any]]], base: str) -> dict[str, 
     }
 
 
+def same_work(reports: dict[str, list[dict[str, Any]]], arms: Sequence[str]) -> None:
+    """The bare products must be those of the steps they are compared with.
+
+    Raises:
+        CheckError: Places, tokens or labels of a step differ.
+    """
+    for arm in arms:
+        for number, (a, b) in enumerate(zip(reports[arm], reports[FLOOR], strict=True), 1):
+            for what in ("places", "tokens", "supervised"):
+                if a[what] != b[what]:
+                    raise CheckError(
+                        f"bench: step {number} of {arm} had {a[what]} {what}, the bare products "
+                        f"{b[what]}: they do not bound its speed"
+                    )
+
+
 def rate(reports: Sequence[dict[str, Any]], what: str = "tokens") -> dict[str, Any]:
     """Tokens per second over all steps, with the slowest and fastest step."""
     seconds = sum(r["seconds"] for r in reports)
@@ -101,7 +117,7 @@ def ratio(
 
 def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], list[dict]]:
     """Metrics, and one table row per arm with its ratio to the arm before and to the first."""
-    names = list(reports)
+    names = [name for name in reports if name != FLOOR]
     first, metrics, table = names[0], {}, []
     for name in names:
         own, before = reports[name], ARMS[name].before
@@ -132,6 +148,12 @@ def summary(reports: dict[str, list[dict[str, Any]]]) -> tuple[dict[str, Any], l
             "over_plain": 1.0 if name == first else
             metrics[f"{name}_over_{first}.tokens_per_s"]["value"],
         })  # fmt: skip
+    if FLOOR in reports:
+        floor = reports[FLOOR]
+        metrics[f"{FLOOR}.tokens_per_s"] = rate(floor)
+        metrics[f"{FLOOR}_over_{first}.tokens_per_s"] = ratio(floor, reports[first])
+        if names[-1] != first:
+            metrics[f"{names[-1]}_over_{FLOOR}.tokens_per_s"] = ratio(reports[names[-1]], floor)
     return metrics, table
 
 
@@ -162,10 +184,11 @@ def measure(
             exact |= race([name], few, exact_steps, exact=True, threads=threads, show=show)
         gap = max(loss_gaps(exact, names[0]).values())
         checks.append(("exact", gap, EXACT_BOUND, exact_steps))
-    reports = race(names, rows, rounds, exact=False, threads=threads, show=show)
+    reports = race([*names, FLOOR], rows, rounds, exact=False, threads=threads, show=show)
     same_rows = [n for n in names if not ARMS[n].by_length]
     gaps = loss_gaps({n: reports[n] for n in same_rows}, names[0])
     checks.append(("native", max(gaps.values()), NATIVE_BOUND, rounds))
+    same_work(reports, [n for n in names if ARMS[n].by_length and ARMS[n].micro_batch == ROWS_PER_STEP])
     metrics, table = summary(reports)
     for name, gap, bound, n in checks:
         metrics[f"ours_minus_plain_trl.loss_{name}"] = {"value": gap, "n": n, "bound": bound}

@@ -58,6 +58,8 @@ _arm("pairs_chunks", "pairs", "loss in chunks of 64 supervised tokens", loss_chu
 _arm("pairs_ours", "pairs_chunks", "lean LoRA layers and attention", lean=True)
 USUAL = tuple(name for name in ARMS if not name.startswith("pairs"))
 """What is measured unless told otherwise: with the pairs, 24 GiB of memory are not enough."""
+FLOOR = "products"
+"""No way to train, but what each of them cannot do without: the products with the frozen matrices."""
 
 
 def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], folder: str) -> Any:
@@ -167,6 +169,9 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
     import torch
     from transformers import TrainerCallback
 
+    if spec["arm"] == FLOOR:
+        products(spec, answer, wait)
+        return
     torch.set_num_threads(spec["threads"])
     arm = ARMS[spec["arm"]]
 
@@ -195,6 +200,62 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
         seen = meter(trainer)
         trainer.add_callback(Turns())
         trainer.train()
+
+
+def steps_of(rows: list[dict[str, Any]]) -> list[dict[str, int]]:
+    """What each optimizer step of the grouped arms computes: places with padding, tokens, labels."""
+    ordered = by_length(rows)
+    batches = [ordered[i : i + ROWS_PER_STEP] for i in range(0, len(rows), ROWS_PER_STEP)]
+    return [
+        {
+            "places": len(batch) * max(len(row["input_ids"]) for row in batch),
+            "tokens": sum(len(row["input_ids"]) for row in batch),
+            "supervised": sum(label != -100 for row in batch for label in row["labels"][1:]),
+        }
+        for batch in batches
+    ]
+
+
+def products(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], None]) -> None:
+    """The matrix products of a step in bf16, and nothing between them.
+
+    One forward and one for the gradient of the input, per frozen matrix; the head on supervised
+    positions only. Adapter, attention, norms, softmax, loss and optimizer are left out: no LoRA
+    step that reads each weight in bf16 is faster, so its tokens/s bound the ratio of every arm.
+    """
+    import torch
+
+    from sft_utils import modeling
+    from sft_utils.config import get_profile
+
+    torch.set_num_threads(spec["threads"])
+    model = modeling.load_model(get_profile("cpu"), dtype=torch.bfloat16)
+    head = model.get_output_embeddings().weight
+    inner = [
+        m.weight for m in model.modules()
+        if isinstance(m, torch.nn.Linear) and m.weight is not head
+    ]  # fmt: skip
+    longest = max(step["places"] for step in steps_of(spec["rows"]))
+    widths = {size for weight in [*inner, head] for size in weight.shape}
+    whole = {n: torch.randn(longest, n, dtype=torch.bfloat16) for n in widths}
+
+    def run(step: dict[str, int]) -> None:
+        for weight, positions in [*((w, step["places"]) for w in inner), (head, step["supervised"])]:
+            n_out, n_in = weight.shape
+            torch.nn.functional.linear(whole[n_in][:positions], weight)
+            torch.mm(whole[n_out][:positions], weight)
+
+    with torch.no_grad():
+        steps = steps_of(spec["rows"])
+        for _ in range(WARM_PASSES):
+            run(steps[0])
+        answer({})
+        for step in steps[: spec["steps"]]:
+            wait()
+            clock = time.perf_counter()
+            run(step)
+            seconds = time.perf_counter() - clock
+            answer({"seconds": seconds, "peak_gib": turns.own_peak_gib(), "loss": 0.0, **step})
 
 
 def load_libraries() -> None:

@@ -97,7 +97,7 @@ def test_losses_of_grouped_rows_are_compared_in_float32_only(monkeypatch):
     gaps = []
 
     def race(arms, rows, steps, *, exact: bool, **_):
-        grouped = {a for a in arms if train_worker.ARMS[a].by_length}
+        grouped = {a for a in arms if a in train_worker.ARMS and train_worker.ARMS[a].by_length}
         gaps.append((exact, grouped))
         return {a: [step(1.0, loss=9.0 if a in grouped and not exact else 2.0)] * steps for a in arms}
 
@@ -124,6 +124,42 @@ def test_float32_compares_each_arithmetic_once():
     assert {"no_checkpointing", "eager", "ours", "pairs", "pairs_chunks", "pairs_ours"} <= set(exact)
     assert not {"bf16_weights", "our_settings"} & set(exact)
 
+
+
+def test_the_bare_products_are_those_of_the_grouped_steps(tiny, monkeypatch):
+    rows = [{"input_ids": [1] * (3 + i % 5), "labels": [-100, -100, *[1] * (1 + i % 5)]} for i in range(16)]
+    said, waited = [], []
+    monkeypatch.setattr("sft_utils.modeling.load_model", lambda *_, **__: tiny.bfloat16())
+    spec = {"arm": train_worker.FLOOR, "rows": rows, "steps": 2, "threads": 1}
+    train_worker.work(spec, said.append, lambda: waited.append(1))
+    assert said[0] == {}
+    assert len(waited) == len(said) - 1 == 2
+    assert sum(r["tokens"] for r in said[1:]) == sum(len(r["input_ids"]) for r in rows)
+    assert sum(r["supervised"] for r in said[1:]) == sum(1 + i % 5 for i in range(16))
+    assert all(r["tokens"] <= r["places"] for r in said[1:])
+
+
+def test_bare_products_of_other_steps_bound_nothing():
+    reports = {"ours": [step(1.0)] * 2, train_worker.FLOOR: [step(1.0), step(1.0, places=120)]}
+    with pytest.raises(CheckError, match="step 2 of ours had 110 places, the bare products 120"):
+        train.same_work(reports, ["ours"])
+
+
+def test_the_bare_products_are_no_arm_of_the_table():
+    reports = {"plain_trl": [step(4.0)], "ours": [step(2.0)], train_worker.FLOOR: [step(1.0)]}
+    metrics, table = train.summary(reports)
+    assert [row["arm"] for row in table] == ["plain_trl", "ours"]
+    assert metrics["products_over_plain_trl.tokens_per_s"]["value"] == 4.0
+    assert metrics["ours_over_products.tokens_per_s"]["value"] == 0.5
+
+
+def test_the_share_of_others_is_a_share_however_short_the_part(tmp_path, monkeypatch):
+    """The machine's clock ticks in hundredths of a second, a faked part takes less."""
+    ticks = iter([(0.0, 0.0), (9.0, 0.0)])
+    monkeypatch.setattr(run, "busy_s", lambda: next(ticks))
+    monkeypatch.setattr(run, "measure", lambda *_: {"metrics": {}})
+    run.record("startup", tmp_path / "b.json", None)
+    assert run.read_json(tmp_path / "b.json")["parts"]["startup"]["others_cpu_share"] == 1.0
 
 
 def count(spec, answer, wait):
