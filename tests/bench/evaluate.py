@@ -102,6 +102,23 @@ def over(fast: list[float], slow: list[float], n: int) -> dict[str, Any]:
     return {"value": value, "n": n, "range": [min(each), max(each)]}
 
 
+def equalities(texts: dict[str, list[str]]) -> dict[str, Any]:
+    """Shares of equal texts: ours against each way in bf16, and each way against float32.
+
+    Two ways that round differently part where two tokens are about equally likely. If ours is as
+    often float32's text as the others are, its differences from them are their rounding as well.
+    """
+    ways = [name for name in texts if not name.endswith("_float32")]
+    pairs = [("ours", name) for name in ways if name != "ours"]
+    pairs += [(name, "ours_float32") for name in ways]
+    pairs.append(("ours_float32", "batched_float32"))
+    shares = {}
+    for a, b in pairs:
+        same = [x.strip() == y.strip() for x, y in zip(texts[a], texts[b], strict=True)]
+        shares[f"generate_{a}_equal_{b}.share"] = {"value": sum(same) / len(same), "n": len(same)}
+    return shares
+
+
 def measure(
     *, items: int = 24, choice_items: int = 24, rounds: int = 2,
     show: Callable[[str], None] = say,
@@ -110,7 +127,8 @@ def measure(
     """The whole part: one process, arms in turns, the order reversed in every other round.
 
     One model for all arms but its attention: the stock ways get sdpa, which is their default.
-    Answers of a batch may differ from single ones in bf16; how many are equal is counted.
+    Answers of a batch may differ from single ones in bf16; how many are equal is counted, to each
+    other and to float32.
     """
     runtime.quiet()
     import torch
@@ -138,10 +156,14 @@ def measure(
         metrics[f"generate_ours_over_{name}.items_per_s"] = over(
             times["ours"], times[name], len(rows)
         )
-        same = [a.strip() == b.strip() for a, b in zip(texts["ours"], texts[name], strict=True)]
-        metrics[f"generate_ours_equal_{name}.share"] = {
-            "value": sum(same) / len(same), "n": len(same),
-        }  # fmt: skip
+    show("  generate: two ways once more in float32, for the texts alone")
+    exact = modeling.load_model(
+        dataclasses.replace(profile, attention="sdpa"), dtype=torch.float32
+    ).eval()
+    for name in ("ours", "batched"):
+        texts[f"{name}_float32"] = arms[name](exact, tokenizer, prompts)
+    del exact
+    metrics |= equalities(texts)
     length = sum(map(len, prompts)) / len(prompts)
     done({"metrics": metrics, "prompt_tokens": length})
     wraps = {"lm_eval": stock_harness, "ours": harness.wrap}

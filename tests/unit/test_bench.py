@@ -271,6 +271,17 @@ def test_all_ways_to_generate_give_the_same_answers_in_float32(tiny, tokenizer, 
     assert evaluate.decoding.supports(tiny)
 
 
+def test_texts_are_compared_with_each_other_and_with_float32():
+    texts = {"one_by_one": ["a", "b"], "ours": ["a", "c "], "ours_float32": ["a", "b"], "batched_float32": ["a", "b"]}
+    shares = {name: entry["value"] for name, entry in evaluate.equalities(texts).items()}
+    assert shares == {
+        "generate_ours_equal_one_by_one.share": 0.5,
+        "generate_one_by_one_equal_ours_float32.share": 1.0,
+        "generate_ours_equal_ours_float32.share": 0.5,
+        "generate_ours_float32_equal_batched_float32.share": 1.0,
+    }
+
+
 def test_likelihoods_put_the_model_class_back(monkeypatch):
     ours = evaluate.harness.wrap
 
