@@ -23,10 +23,6 @@ BACKENDS = ("plain", "unsloth")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a decoder layer: what "all-linear" means for Llama, Qwen2 and relatives."""
 
-NOT_ON_A_CPU = ("packing", "padding_free", "its kernels", "its gradient checkpointing")
-"""What Unsloth's CPU backend leaves out: TRL's padded batches on plain transformers remain, so
-a run there says that rows, masks and losses are equal, and nothing about speed or memory."""
-
 _REWRITTEN = ("transformers", "peft", "trl")
 
 

@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from tests.mutation.mutators import MUTATORS
 RESULT = ROOT / "outputs" / "reference" / "mutation.json"
 MODEL_LAYERS = ("model", "export")
 """Faults that live in weights or files: the tokenizer matters little, one layout is enough."""
+
+DRAWS = 100
+"""Draws per second-order mutant: most pairs share a layer or cannot be planted together."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,25 +77,52 @@ def judge(mutator: Mutator, subject: Subject) -> Outcome:
     )  # fmt: skip
 
 
-def applicable(quick: bool, built: list[families.Family]) -> Iterator[tuple[Mutator, Subject]]:
-    """Every pair that makes sense: token faults on all layouts, model faults on one."""
+Pair = tuple[Mutator, Subject]
+Name = tuple[str, str]
+
+
+def name_of(mutator: Mutator) -> Name:
+    """What tells a mutator from all others: faults of two classes may share a slug."""
+    return mutator.id, mutator.name
+
+
+def applicable(quick: bool, built: list[families.Family]) -> list[Pair]:
+    """Every pair that makes sense: token faults on all layouts, model faults on one.
+
+    Quick: the layouts take turns over the families, packed or not alternates, and one subject has
+    a model. A fault that applies to none of these is planted in the first one that it applies to.
+    """
     everything = list(subjects.subjects(built))
     with_model = [s for s in subjects.subjects([f for f in built if f.real], with_model=True)
                   if s.layout == "messages" and not s.packed]  # fmt: skip
-    turn = Counter()
+    turn: Counter[str] = Counter()
+    chosen = []
     for subject in everything:
-        # Quick: the layouts take turns over the families, packed or not alternates.
+        if not quick or hash_index(subject.family, 6) == turn[subject.family]:
+            chosen.append(subject)
         turn[subject.family] += 1
-        chosen = hash_index(subject.family, 6) == turn[subject.family] - 1
-        for mutator in MUTATORS:
-            if mutator.layer in MODEL_LAYERS or (quick and not chosen):
-                continue
-            if mutator.applies(subject):
-                yield mutator, subject
-    for subject in with_model[:1] if quick else with_model:
-        for mutator in MUTATORS:
-            if mutator.layer in MODEL_LAYERS and mutator.applies(subject):
-                yield mutator, subject
+    found = [(m, s) for s in chosen for m in MUTATORS
+             if m.layer not in MODEL_LAYERS and m.applies(s)]  # fmt: skip
+    found += [(m, s) for s in (with_model[:1] if quick else with_model) for m in MUTATORS
+              if m.layer in MODEL_LAYERS and m.applies(s)]  # fmt: skip
+    there = {name_of(m) for m, _ in found}
+    for mutator in MUTATORS:
+        if name_of(mutator) not in there:
+            pool = with_model if mutator.layer in MODEL_LAYERS else everything
+            found += [(mutator, s) for s in pool if mutator.applies(s)][:1]
+    return found
+
+
+def thinned(work: list[Pair], thin: int) -> list[Pair]:
+    """Every thin-th pair, and the first one of each fault that would be left out by that."""
+    place = {name_of(m): k for k, m in enumerate(MUTATORS)}
+    kept = [(place[name_of(m)] + k) % thin == 0 for k, (m, _) in enumerate(work)]
+    there = {name_of(m) for (m, _), keep in zip(work, kept, strict=True) if keep}
+    for k, (mutator, _) in enumerate(work):
+        if name_of(mutator) not in there:
+            there.add(name_of(mutator))
+            kept[k] = True
+    return [pair for pair, keep in zip(work, kept, strict=True) if keep]
 
 
 def hash_index(name: str, n: int) -> int:
@@ -101,12 +131,17 @@ def hash_index(name: str, n: int) -> int:
 
 
 def pairs(built: list[families.Family], n: int, seed: int = 17) -> list[dict[str, Any]]:
-    """Second order: two faults of different layers in one run; one may hide the other."""
+    """Second order: two faults of different layers in one run; one may hide the other.
+
+    Fewer than `n` if so many draws do not give more.
+    """
     rng = random.Random(seed)
     every = [s for s in subjects.subjects(built) if not s.packed]
     facts = [m for m in MUTATORS if m.severity == "FAIL" and m.layer not in MODEL_LAYERS]
-    found = []
-    while len(found) < n:
+    found: list[dict[str, Any]] = []
+    for _ in range(DRAWS * n):
+        if len(found) == n:
+            break
         subject = rng.choice(every)
         first, second = rng.sample(facts, 2)
         if first.layer == second.layer or not (first.applies(subject) and second.applies(subject)):
@@ -116,9 +151,9 @@ def pairs(built: list[families.Family], n: int, seed: int = 17) -> list[dict[str
             twice = second.apply(once)
             if not (first.alive(subject.record, once) and second.alive(once, twice)):
                 continue
-            ids = {f.id for f in inspect(twice, stages=tuple(STAGES)) if f.severity == "FAIL"}
         except Exception:  # two faults that cannot be planted together are no mutant
             continue
+        ids = {f.id for f in inspect(twice, stages=tuple(STAGES)) if f.severity == "FAIL"}
         wanted = [m.expected or {m.id} for m in (first, second)]
         named = [bool(set(w) & ids) for w in wanted]
         found.append({"pair": f"{first.name} + {second.name}", "family": subject.family,
@@ -224,13 +259,12 @@ def benchmark(
         only: Mutators whose name contains this, and no clean configurations.
         n_pairs: Second-order mutants; a third of it if quick.
         baseline: Ask TRL about one mutant of every fault.
-        thin: Every thin-th mutant and clean configuration; offsets make sure that every fault
-            is still planted in some family.
+        thin: Every thin-th mutant and clean configuration; every fault is still planted once.
     """
     started = time.monotonic()
     built, absent = families.available()
     work = [(m, s) for m, s in applicable(quick, built) if only in m.name]
-    work = [w for k, w in enumerate(work) if (MUTATORS.index(w[0]) + k) % thin == 0]
+    work = thinned(work, thin)
     outcomes = []
     for k, (mutator, subject) in enumerate(work, 1):
         outcomes.append(judge(mutator, subject))
@@ -249,7 +283,7 @@ def benchmark(
         trl = baselines.trl_alone(MUTATORS, chosen)
         result["baselines"]["trl_alone"] = trl["recall"]
         result["baselines"]["trl_alone_detail"] = trl
-    result["outcomes"] = [asdict(o) for o in outcomes] if only else []
+    result["outcomes"] = [asdict(o) for o in outcomes]
     return result
 
 
@@ -262,6 +296,8 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     result = benchmark(quick=options.quick, only=options.only, baseline=options.baseline)
+    if not options.only:  # thousands of lines
+        result["outcomes"] = []
     if options.json:
         write_json(options.json, {k: v for k, v in result.items() if k != "outcomes"})
     print(json.dumps({k: v for k, v in result.items() if not isinstance(v, dict)}, indent=1))

@@ -9,7 +9,7 @@ from tests.mutation import run
 
 @pytest.fixture(scope="module")
 def quick():
-    """A third of the pairs of fault and family, another third of the healthy configurations."""
+    """A third of the pairs of fault and family, every fault once, a third of the healthy runs."""
     return run.benchmark(quick=True, thin=3)
 
 
@@ -20,7 +20,9 @@ def test_every_planted_fault_is_named(quick):
 
 def test_every_fault_was_really_planted(quick):
     assert quick["dead"] == {}
-    assert quick["classes"] >= 60
+    names = [run.name_of(m) for m in run.MUTATORS]
+    assert len(set(names)) == len(names)
+    assert {(o["id"], o["mutator"]) for o in quick["outcomes"] if o["alive"]} == set(names)
 
 
 def test_no_healthy_configuration_alarms(quick):
@@ -29,6 +31,7 @@ def test_no_healthy_configuration_alarms(quick):
 
 
 def test_two_faults_at_once_never_hide_each_other_completely(quick):
+    assert quick["second_order"]["mutants"] == 20
     assert quick["second_order"]["uncaught"] == []
 
 

@@ -62,6 +62,7 @@ def test_answers_are_judged_and_the_model_is_left_as_it_was(tiny, tokenizer, mon
     tiny.train()
     results = general.evaluate(tiny, tokenizer, tasks=["instructions"], limit=4)
     assert tiny.training
+    assert len(results) == 4
     assert all(r.prompt.endswith("assistant\n") and not r.choices for r in results)
     assert not any(r.correct for r in results)  # random weights
 

@@ -10,7 +10,6 @@ Not asserted: D15, a schema decided by the first row (Arrow tables have one sche
 
 import copy
 import datetime
-import functools
 import logging
 import math
 import os
@@ -31,18 +30,6 @@ from trl import SFTConfig, SFTTrainer
 from sft_utils import modeling
 
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Paris"}]
-
-
-@pytest.fixture
-def sft(tiny, tokenizer, tmp_path):
-    """Builds a trainer for one step of the tiny model."""
-    return functools.partial(stack.build, model=tiny, tokenizer=tokenizer, folder=tmp_path)
-
-
-@pytest.fixture
-def marked(tokenizer):
-    """The tokenizer with a template that marks answers."""
-    return stack.variant(tokenizer, stack.CHATML)
 
 
 def test_a_flip_says_what_can_go():

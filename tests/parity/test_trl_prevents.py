@@ -10,7 +10,6 @@ Left out: the refusal of nn.DataParallel (absent here, needs two GPUs) and the r
 checkpointing of DeepSpeed ZeRO-3 (present, needs DeepSpeed).
 """
 
-import functools
 import types
 
 import pytest
@@ -22,19 +21,6 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig, DataCollatorForLanguageModeling
 from trl import SFTConfig, SFTTrainer, pack_dataset
-
-
-@pytest.fixture
-def sft(tiny, tokenizer, tmp_path):
-    """Builds a trainer for one step of the tiny model."""
-    return functools.partial(stack.build, model=tiny, tokenizer=tokenizer, folder=tmp_path)
-
-
-@pytest.fixture
-def marked(tokenizer):
-    """The tokenizer with a template that marks answers."""
-    return stack.variant(tokenizer, stack.CHATML)
-
 
 # --- template and mask
 

@@ -113,12 +113,12 @@ def test_the_trace_ends_where_the_statement_begins():
     "piece", ["answer ", r"\boxed{", "1 ", "The answer is ", "12 * ", "4 apples ", "1,111", "a: ", "9", "#### ", "1 - 1 = "]
 )
 def test_long_texts_are_quick(piece):
-    started = time.monotonic()
+    started = time.process_time()
     text = piece * 3_000
     answercheck.extract(text)
     traces.equations(text)
     answercheck.to_number(text)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_huge_exponents_do_not_hang():

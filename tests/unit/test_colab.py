@@ -180,8 +180,27 @@ def test_failures_end_in_one_line(machine):
     done = machine.run(PIP_STATUS="1")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("setup: ")
-    done = machine.run(SFT_REPOSITORY=str(machine.home / "nowhere"), SFT_COMMIT="0" * 40)
-    assert done.returncode != 0
+
+
+def test_a_repository_that_is_not_there_is_named(machine):
+    nowhere = str(machine.home / "nowhere")
+    done = machine.run("print('went on')", SFT_REPOSITORY=nowhere)
+    assert done.returncode == 1
+    assert f"repository '{nowhere}' does not exist" in done.stderr, "git's own words"
+    assert f"'clone', '--quiet', '{nowhere}'" in done.stderr.strip().splitlines()[-1]
+    assert done.stdout == ""
+    assert not (machine.home / colab.FOLDER).exists(), "the next try clones again"
+    assert machine.asked == []
+
+
+def test_a_commit_that_is_not_there_installs_nothing(machine):
+    done = machine.run("print('went on')", SFT_COMMIT="0" * 40)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert "'git', 'checkout'" in last
+    assert "0" * 40 in last
+    assert done.stdout == ""
+    assert machine.asked == []
 
 
 def test_a_package_that_is_loaded_asks_for_a_restart(machine):

@@ -177,8 +177,6 @@ def test_pairs_differ_in_the_system_prompt_only(every):
             assert a.rules != b.rules
             assert a.system != b.system
             differ += any(x.reply != y.reply for x, y in zip(a.turns, b.turns, strict=True))
-            crossed = [v.kept for x, y in zip(a.turns, b.turns, strict=True) for v in check_all(b.rules, x.reply, y)]
-            assert crossed
         assert differ >= 0.97 * len(pairs)
 
 

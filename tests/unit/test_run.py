@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 import types
@@ -83,6 +82,30 @@ def test_failed_checks_raise_but_keep_the_numbers(run):
     assert artifacts.read_json(artifacts.result_path(run.notebook, "smoke"))["passed"] is False
     with pytest.raises(HandoffError, match="holds failed checks"):
         artifacts.require(run.notebook, "smoke")
+
+
+def test_a_value_below_its_bound_fails_at_the_end(run):
+    with (
+        pytest.raises(CheckError, match=r"1 of 3 checks failed, first: low: 0\.25 is not >= 0\.5"),
+        checkpoint(run, headline="base.parses") as c,
+    ):
+        c.metric("base.parses", 0.5)
+        c.at_least("low", 0.25, 0.5)
+        c.at_least("on the bound", 0.5, 0.5)
+        c.true("reached", True)
+    result = artifacts.read_json(artifacts.result_path(run.notebook, "smoke"))
+    assert [(k["name"], k["bound"], k["passed"]) for k in result["checks"]] == [
+        ("low", ">= 0.5", False), ("on the bound", ">= 0.5", True), ("reached", "is true", True),
+    ]  # fmt: skip
+
+
+def test_a_bound_that_is_not_judged_is_recorded_as_such(run):
+    with checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+        c.at_least("low", 0.25, 0.5, when=False)
+    assert artifacts.require(run.notebook, "smoke")["checks"] == [
+        {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged at this profile", "passed": True}
+    ]
 
 
 def test_headline_must_exist(run):
@@ -236,4 +259,4 @@ def test_words(capsys):
     takeaway("x", when=False)
     assert "not shown at this profile" in capsys.readouterr().out
     assert interval_text({"value": 0.5, "ci95": [0.4, 0.6]}) == "0.500 [0.400, 0.600]"
-    assert json.dumps(interval_text({"value": 12}))
+    assert interval_text({"value": 12}) == "12"

@@ -122,3 +122,21 @@ def test_a_paired_difference_of_proportions_is_narrower_than_an_unpaired_one():
         scoring.rate_difference([True, False], [True])
     with pytest.raises(ConfigError, match="same items: 0 and 0"):
         scoring.rate_difference([], [])
+
+
+def test_the_metrics_of_an_arm():
+    right, wrong = scoring.score(dumps(), GOLD, SCHEMA), scoring.score("nope", GOLD, SCHEMA)
+    found = scoring.arm_metrics("tuned", [right, right, right, wrong])
+    assert {name: entry["value"] for name, entry in found.items()} == {
+        "tuned.parses": 0.75, "tuned.schema_valid": 0.75, "tuned.exact_match": 0.75,
+        "tuned.field_f1": pytest.approx(2 * 21 / (2 * 21 + 7)),
+    }  # fmt: skip
+    assert list(found) == [f"tuned.{name}" for name in scoring.METRICS]
+    for entry in found.values():
+        assert entry["n"] == 4
+        assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
+    assert found["tuned.parses"]["ci95"] == scoring.wilson(3, 4)
+    texts = [scoring.score_text("The red house", "the house")]
+    assert scoring.arm_metrics("base", texts, ["word_f1"])["base.word_f1"]["value"] == pytest.approx(0.8)
+    with pytest.raises(ConfigError, match="unknown metric 'f2'; known: parses, "):
+        scoring.arm_metrics("tuned", [right], ["parses", "f2"])

@@ -4,11 +4,20 @@ import dataclasses
 
 import pytest
 
-from sft_utils import ablations, dialogues, general, merging, reasoning, structured
+from sft_utils import (
+    ablations,
+    dialogues,
+    general,
+    merging,
+    preferences,
+    rankrun,
+    reasoning,
+    structured,
+)
 from sft_utils.config import PROFILES, get_profile
 
-TRACKS = (structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes, merging.sizes,
-          ablations.sizes)  # fmt: skip
+TRACKS = (rankrun.sizes, structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes,
+          merging.sizes, ablations.sizes, preferences.sizes)  # fmt: skip
 
 
 @pytest.mark.parametrize("track", TRACKS)

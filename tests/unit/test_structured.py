@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from sft_utils import outlines, structured
+from sft_utils import outlines, structured, tickets
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import Answer
@@ -52,6 +52,19 @@ def test_a_part_is_balanced_and_repeatable():
     }  # fmt: skip
     written = [i.source == "handwritten" for i in structured.read(train_rows=5000, group_rows=1, seed=1).train]
     assert written == sorted(written, reverse=True), "hand-written rows are never left out first"
+
+
+def test_tickets_join_what_is_trained():
+    few = structured.read(train_rows=14, group_rows=2, seed=1)
+    rows = tickets.read_rows(tickets.TEST, 3)
+    mixed = structured.with_tickets(few, rows)
+    added = [i for i in mixed.train if i.id in {r["id"] for r in rows}]
+    assert [(i.group, i.name) for i in added] == [("tickets", "ticket")] * 3
+    kept = [i for i in mixed.train if i not in added]
+    assert sorted(kept, key=lambda i: i.id) == sorted(few.train, key=lambda i: i.id)
+    assert len(mixed.train) == len(few.train) + 3
+    assert (mixed.groups, mixed.spare, mixed.about) == (few.groups, few.spare, few.about)
+    assert structured.with_tickets(few, rows[::-1]) == mixed, "the order of the file decides nothing"
 
 
 def test_prompts_carry_the_rules(items):

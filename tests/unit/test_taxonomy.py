@@ -175,10 +175,10 @@ def test_keywords(schema, value, classes):
 
 
 def test_hostile_answers_take_no_time():
-    started = time.monotonic()
+    started = time.process_time()
     for text in ("{" * 20_000, '{"a":' * 20_000, '[{"a":1},' * 5000, '{"' * 10_000, '{"a":NaN,' * 5000, '{"a":1,"a":2}' * 2000):
         assert of(text).primary == "syntax"
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_a_list_may_be_the_answer():
