@@ -251,11 +251,12 @@ def peak_rise(work: Callable[[], Any]) -> int:
     kernel, at the moment it is made and freed. Resident memory would tell something else: what
     libraries and the allocator keep.
 
+    Source: torch 2.13, c10/core/CPUAllocator.cpp (ProfiledCPUMemoryReporter)
+
     Example:
         >>> import torch
         >>> peak_rise(lambda: [torch.empty(2**20, dtype=torch.uint8), torch.empty(4)][1]) >> 20
         1
-    Source: torch 2.13, c10/core/CPUAllocator.cpp (ProfiledCPUMemoryReporter)
     """
     from torch.profiler import ProfilerActivity, profile
 
