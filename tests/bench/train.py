@@ -56,11 +56,12 @@ def race(
 
 
 def different(arms: Sequence[str]) -> list[str]:
-    """The arms that compute something of their own in float32 on rows in file order."""
+    """The arms that compute something of their own in float32 on rows in file order; of equal ones
+    the last, which has all settings of those before it."""
     seen: dict[Any, str] = {}
     for arm in arms:
         a = ARMS[arm]
-        seen.setdefault((a.checkpointing, a.attention, a.loss_chunk, a.lean, a.micro_batch), arm)
+        seen[a.checkpointing, a.attention, a.loss_chunk, a.micro_batch] = arm
     return list(seen.values())
 
 

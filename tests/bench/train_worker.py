@@ -35,7 +35,6 @@ class Arm:
     loss_chunk: int = 256  # supervised tokens projected on the vocabulary together
     attention: str = "sdpa"
     by_length: bool = False  # rows of similar length share a batch
-    lean: bool = False  # LoRA layers and attention of `sft_utils.lean`
     micro_batch: int = ROWS_PER_STEP  # rows computed together
 
 
@@ -50,12 +49,10 @@ def _arm(name: str, before: str, says: str, **change: Any) -> None:
 _arm("no_checkpointing", "plain_trl", "no gradient checkpointing", checkpointing=False)
 _arm("bf16_weights", "no_checkpointing", "bf16 weights, no autocast", bf16_weights=True)
 _arm("eager", "bf16_weights", "eager attention", attention="eager")
-_arm("our_settings", "eager", "rows of similar length together", by_length=True)
-_arm("ours", "our_settings", "lean LoRA layers and attention", lean=True)
+_arm("ours", "eager", "rows of similar length together", by_length=True)
 # The notebooks compute two rows at a time: they take an optimizer step after each pair.
-_arm("pairs", "our_settings", "our settings, two rows at a time", micro_batch=2)
+_arm("pairs", "ours", "our settings, two rows at a time", micro_batch=2)
 _arm("pairs_chunks", "pairs", "loss in chunks of 64 supervised tokens", loss_chunk=64)
-_arm("pairs_ours", "pairs_chunks", "lean LoRA layers and attention", lean=True)
 USUAL = tuple(name for name in ARMS if not name.startswith("pairs"))
 """What is measured unless told otherwise: with the pairs, 24 GiB of memory are not enough."""
 FLOOR = "products"
@@ -75,7 +72,7 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from sft_utils import lean, modeling, training
+    from sft_utils import modeling, training
     from sft_utils.config import get_profile
 
     exact = spec["exact"]
@@ -113,8 +110,6 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     model = get_peft_model(model, lora)
     if half:
         modeling.to_bf16_adapter(model)
-    if arm.lean:
-        lean.install(model)
     trainer = SFTTrainer(
         model, args=SFTConfig(**options), train_dataset=dataset,
         processing_class=modeling.load_tokenizer(profile),

@@ -21,7 +21,7 @@ LAYERS = [
     {"rankreport", "rankresult", "merging", "serving", "gguffile", "answering", "modelcard",
      "trialstore", "sweeps", "trialplots"},
     {"launching", "sharded", "mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps",
-     "nbparams", "nbprogress", "general", "trialreport", "lean"},
+     "nbparams", "nbprogress", "general", "trialreport"},
     {"sniffing", "coverage", "curation", "datacard", "nbexec", "nbtimes", "handover", "ranktrain",
      "backends", "gpucheck"},
     {"loading", "gpuruns"},
