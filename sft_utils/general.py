@@ -50,7 +50,7 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(grid_rows=4, final_rows=4, val_rows=2, test_rows=2, grid_items=2, items=3,
                         questions=4, rates=(2e-3,), shares=(0.0, 0.3)),
-    "cpu": Sizes(grid_rows=60, final_rows=200, val_rows=24, test_rows=120, grid_items=48,
+    "cpu": Sizes(grid_rows=80, final_rows=240, val_rows=24, test_rows=120, grid_items=48,
                       items=400, questions=60, rates=(1e-3, 4e-3), shares=(0.0, 0.1, 0.25)),
     "gpu": Sizes(grid_rows=512, final_rows=2048, val_rows=96, test_rows=168, grid_items=200,
                       items=400, questions=120, rates=(1e-4, 3e-4, 1e-3), shares=(0.0, 0.02, 0.04)),

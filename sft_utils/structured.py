@@ -35,7 +35,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(train_rows=24, group_rows=2),
-    "cpu": Sizes(train_rows=640, group_rows=32),
+    "cpu": Sizes(train_rows=640, group_rows=40),
     "gpu": Sizes(train_rows=1560, group_rows=96),
 }
 

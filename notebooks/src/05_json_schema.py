@@ -26,7 +26,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-data: str = ""  # your file or hub id (README, Bring your own data); empty: data/structured
+data: str = ""  # your file or hub id (README, Adapt it); empty: data/structured
 schema: str = ""  # JSON Schema file of your answers; empty: inferred
 mapping: str = ""  # your columns, for example prompt=question,completion=answer
 max_steps: int = 0  # optimizer steps, 0 means one pass
@@ -93,17 +93,16 @@ P, SIZE = run.profile, structured.sizes(run.profile)
 # a schema* or only ten forms by heart.
 
 # %%
-tokenizer = modeling.load_tokenizer(P)
 if data:
     items = structured.from_file(data, schema=schema, mapping=mapping, seed=seed,
-                                 train_rows=SIZE.train_rows, group_rows=SIZE.group_rows,
-                                 tokenizer=tokenizer, max_length=P.max_length)  # fmt: skip
+                                 train_rows=SIZE.train_rows, group_rows=SIZE.group_rows)  # fmt: skip
     table(items.about, "what became of the file; numbers are lines")
 else:
     curated = require("01_data_preparation", profile)
     pool = tickets.read_rows(handed_file(curated, "train"))
     items = structured.read(train_rows=SIZE.train_rows, group_rows=SIZE.group_rows, seed=seed)
     items = structured.with_tickets(items, tickets.prefer_handwritten(pool, SIZE.train_rows // 14))
+tokenizer = modeling.load_tokenizer(P)
 JSON = [g for g in items.groups if items.groups[g][0].kind == "json"]  # seen first
 table(structured.overview(items), "an unseen schema has no training example")
 

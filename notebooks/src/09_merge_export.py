@@ -90,8 +90,7 @@ tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True)  # the
 own = tuned["parameters"]  # of 03: it may have trained the reader's file
 if own["data"]:
     task_data = tasks.own(own["data"], schema=own["schema"], mapping=own["mapping"], seed=own["seed"],
-                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows,
-                          tokenizer=tokenizer, max_length=P.max_length)  # fmt: skip
+                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows)  # fmt: skip
     task, rows = task_data.task, task_data.test[: SIZE.export_rows]
 else:
     task, rows = tasks.TICKETS, tickets.read_rows(tickets.TEST, SIZE.export_rows)
@@ -219,7 +218,7 @@ if obstacle:
     takeaway(f"served: skipped, {obstacle}")
 else:
     log = run.dir / "server.log"
-    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(P.eval_batch_size) as pool:
+    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(16) as pool:
         replies = list(pool.map(lambda m: over_http(address, m), asked))
     answers["served"] = [text for text, _, _ in replies]
     counted = [tokens for _, tokens, _ in replies]

@@ -143,7 +143,7 @@ def spoken(model, questions):
     """Greedy answers to ordinary questions."""
     prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": q}]) for q in questions]
     return [a.text for a in generation.generate(
-        model, tokenizer, prompts, max_new_tokens=32, batch_size=2 * P.eval_batch_size)]  # fmt: skip
+        model, tokenizer, prompts, max_new_tokens=32, batch_size=P.eval_batch_size)]  # fmt: skip
 
 
 said, extra = {}, {}
@@ -198,10 +198,10 @@ pool = tickets.prefer_handwritten(
 val = tickets.read_rows(handed_file(curated, "val"), SIZE.val_rows)
 TASK = tasks.TICKETS
 requests = [[{"role": "user", "content": r["question"]}]
-            for r in tickets.read_rows("data/replay/questions.jsonl", P.replay_rows)]  # fmt: skip
+            for r in tickets.read_rows("data/replay/questions.jsonl")]  # fmt: skip
 replies = generation.generate(
     base, tokenizer, [chat.prompt_ids(tokenizer, c) for c in requests], max_new_tokens=64,
-    batch_size=2 * P.eval_batch_size,
+    batch_size=P.eval_batch_size,
 )  # fmt: skip
 own_words = [[*c, {"role": "assistant", "content": a.text}]
              for c, a in zip(requests, replies, strict=True) if a.stopped and a.text.strip()]  # fmt: skip
@@ -279,7 +279,7 @@ def answered(m, rows):
     """Field scores of greedy answers to mails."""
     prompts = [chat.prompt_ids(tokenizer, TASK.prompt(r)) for r in rows]
     return TASK.score(rows, generation.generate(
-        m, tokenizer, prompts, max_new_tokens=P.max_new_tokens, batch_size=2 * P.eval_batch_size))  # fmt: skip
+        m, tokenizer, prompts, max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size))  # fmt: skip
 
 
 # %%
@@ -326,15 +326,13 @@ else:
 takeaway(f"{len(able)} of {len(replayed)} points with replay qualify and {len(fit) - len(able)} of "
          f"{len(points) - len(replayed)} without; {len(level)} are level with the best field F1. Picked: rate "
          f"{picked['rate']:g}, replay share {picked['share']:.0%} ({picked['replay']}).")
-
-# %%
 fast = [p for p in points if p["rate"] == max(SIZE.rates)]
 bare_fast = next(p for p in fast if not p["share"])
 kept_fast = min((p for p in fast if p["share"]), key=lambda p: p["lost"])
 SHADE = {"none": COLOURS["broken"], "own words": COLOURS["lora"], "authored": COLOURS["qlora"]}
 with figure(
-    f"Replay at rate {bare_fast['rate']:g}: ordinary answers lose {kept_fast['lost']:+.2f} instead of "
-    f"{bare_fast['lost']:+.2f} nats",
+    f"At rate {bare_fast['rate']:g}, {kept_fast['share']:.0%} replay ({kept_fast['replay']}) moves the loss "
+    f"of ordinary answers from {bare_fast['lost']:+.2f} to {kept_fast['lost']:+.2f} nats",
     f"{len(points)} runs of {SIZE.grid_rows} mails; size: replay share; ring: picked; profile {P.name}",
     alt="; ".join(f"{p['rate']:g}/{p['share']:.0%} {p['replay']}: F1 {p['field_f1']['value']:.2f}, lost "
                   f"{p['lost']:+.2f}" for p in points),
