@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import display_path, sha256_text, write_text
-from sft_utils.chat import Message
 from sft_utils.errors import DataError
 
 Row = dict[str, Any]
@@ -199,12 +198,6 @@ def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
     write_text(path, "".join(map(dump_row, rows)))
 
 
-def messages_of(mail: str, system: str = "") -> list[Message]:
-    """The prompt for one mail; the system prompt is the caller's, it is not in the data."""
-    head = [{"role": "system", "content": system}] if system else []
-    return [*head, {"role": "user", "content": mail}]
-
-
 def mail_of(row: Row) -> str:
     """The last user message of a row with valid roles."""
     return row["messages"][-2]["content"]
@@ -278,27 +271,3 @@ def crossing_groups(
 ) -> set[Hashable]:
     """Groups that lie in both parts; empty for an honest split."""
     return {group(row) for row in one} & {group(row) for row in other}
-
-
-def to_dataset(rows: Iterable[dict[str, list[int]]]) -> Any:
-    """A `datasets.Dataset` of pre-tokenised rows (`masking.assistant_labels` makes them).
-
-    Raises:
-        DataError: No rows, or a row whose input_ids and labels do not match; names it.
-    """
-    from datasets import Dataset, Features, Sequence, Value
-
-    columns: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
-    for index, row in enumerate(rows):
-        lengths = {name: len(row.get(name, ())) for name in columns}
-        if row.keys() != columns.keys() or len(set(lengths.values())) > 1 or 0 in lengths.values():
-            raise DataError(
-                f"row {index}: columns {sorted(row)} with lengths {lengths}; input_ids and labels "
-                "of the same length > 0 are needed. Make rows with masking.assistant_labels()."
-            )
-        for name, values in columns.items():
-            values.append(row[name])
-    if not columns["input_ids"]:
-        raise DataError("to_dataset: no rows. Was everything filtered away?")
-    features = Features({name: Sequence(Value("int64")) for name in columns})
-    return Dataset.from_dict(columns, features=features)

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
-from itertools import chain
 from typing import Any
 
 MONTHS = [
@@ -174,7 +173,7 @@ def _currency(value: str, mail: str) -> bool:
 
 
 def _date(value: str, mail: str) -> bool:
-    return any(value == found for found in chain(_dates(mail), _misspelt_dates(mail)))
+    return value in dates_in(mail) or value in _misspelt_dates(mail)
 
 
 GROUNDED: dict[str, Callable[[Any, str], bool]] = {

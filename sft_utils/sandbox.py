@@ -11,7 +11,6 @@ It guards against what models write, not against an attacker with a kernel explo
 import contextlib
 import json
 import os
-import re
 import select
 import signal
 import subprocess
@@ -171,14 +170,3 @@ def _results(data: bytes, how: str, code: int, n: int) -> list[Result]:
     first = next((i for i in range(n) if i not in results), n)
     lost = Result("crash", "", "an earlier program ended the process", guards)
     return [results.get(i) or (silent if i == first else lost) for i in range(n)]
-
-
-def program_of(text: str) -> str | None:
-    """The first fenced block of Python in an answer; None if there is none.
-
-    Example:
-        >>> program_of("Here:\\n```python\\nprint(1)\\n```")
-        'print(1)\\n'
-    """
-    found = re.search(r"```(?:python|py)?[ \t]*\n(.*?)```", text, re.S)
-    return found[1] if found else None

@@ -94,11 +94,6 @@ def test_written_rows_come_back(tmp_path):
     assert data.rows_of(tmp_path / "x.jsonl") == rows
 
 
-def test_messages_of_adds_a_system_prompt_only_if_there_is_one():
-    assert data.messages_of("hi") == [{"role": "user", "content": "hi"}]
-    assert [m["role"] for m in data.messages_of("hi", "be brief")] == ["system", "user"]
-
-
 def test_fingerprint_sees_content_and_nothing_else():
     one = [{"a": 1, "b": [1, 2]}, {"a": 2, "b": []}]
     same = [{"b": [], "a": 2}, {"b": [1, 2], "a": 1}]
@@ -135,30 +130,6 @@ def test_a_split_that_cannot_work_is_refused():
 def test_crossing_groups_finds_a_split_by_row():
     rows = rows_of_threads({"a": 2, "b": 1})
     assert data.crossing_groups(rows[:1], rows[1:], group=by_thread) == {"a"}
-
-
-def test_to_dataset_keeps_rows_as_they_are():
-    rows = [{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4], "labels": [4]}]
-    assert data.to_dataset(rows).to_list() == rows
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"input_ids": [1, 2], "labels": [1]},
-        {"input_ids": [], "labels": []},
-        {"input_ids": [1], "labels": [1], "text": []},
-        {"input_ids": [1]},
-    ],
-)
-def test_to_dataset_names_a_row_that_does_not_fit(bad):
-    with pytest.raises(DataError, match="row 1: "):
-        data.to_dataset([{"input_ids": [1], "labels": [1]}, bad])
-
-
-def test_to_dataset_refuses_nothing():
-    with pytest.raises(DataError, match="no rows"):
-        data.to_dataset([])
 
 
 def test_committed_files_are_whole():

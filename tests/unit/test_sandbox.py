@@ -143,8 +143,3 @@ def test_unprintable_output_survives():
 def test_limits_that_cannot_work(bad):
     with pytest.raises(ConfigError):
         sandbox.run("print(1)", **bad)
-
-
-def test_program_of():
-    assert sandbox.program_of("no code") is None
-    assert sandbox.program_of("```\nx = 1\n```\n```python\ny\n```") == "x = 1\n"
