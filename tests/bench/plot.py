@@ -59,8 +59,9 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     ours = next((row for row in table if row["arm"] == "ours"), table[-1])
     best, n = ours["over_plain"], found["metrics"][f"{ours['arm']}.tokens_per_s"]["n"]
     if floor := found["metrics"].get("products.tokens_per_s"):
-        axis.axvline(1000 / floor["value"], color="black", linestyle=":", linewidth=1)
-        axis.text(1000 / floor["value"], -0.62, " matrix products alone", fontsize=8)
+        axis.axvline(1000 / floor["value"], color="black", linestyle=":", linewidth=1,
+                     label="matrix products alone")  # fmt: skip
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
     _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
            f"a bar adds what it says to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
 
