@@ -104,7 +104,7 @@ def record(part: str, target: Path, options: argparse.Namespace) -> None:
             "hardware": runtime.hardware(get_profile("cpu")),
             "cpu": cpu_name(),
             "wall_s": round(wall, 1),
-            # Clocks of the machine tick in hundredths of a second: a short part could be over 1.
+            # The machine's clock ticks in hundredths of a second: a short part could be over 1.
             "others_cpu_share": round(
                 min(1.0, max(0.0, machine - own) / (wall * (os.cpu_count() or 1))), 3
             ),
