@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,7 @@ class Outcome:
     status: str  # "ok", "unchanged", "failed", or "blocked": something it requires failed
     wall_s: float  # seconds spent now; 0 for an unchanged notebook
     result: Mapping[str, Any]  # the result JSON; empty after a failure
+    why: str = ""  # message of a failure
 
 
 def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence[str]) -> list[Run]:
@@ -122,8 +124,8 @@ def run_one(
         result = read_json(result_file)
         return Outcome(notebook=run.notebook, status="unchanged", wall_s=0.0, result=result)
     expected = expected_s(run.layout, run.notebook, run.profile)
-    time = "unknown" if expected is None else f"about {clock(expected)}"
-    show(f"{run.notebook} [{run.profile}] expected time: {time}")
+    takes = "unknown" if expected is None else f"about {clock(expected)}"
+    show(f"{run.notebook} [{run.profile}] expected time: {takes}")
     before = _hash(run)
     for suffix in SUFFIXES:
         run.layout.run_file(run.notebook, run.profile, suffix).unlink(missing_ok=True)
@@ -191,11 +193,12 @@ def run_all(
     The same call afterwards runs what failed, was blocked or has changed.
 
     Returns:
-        One outcome per notebook. The message of each failure has been shown.
+        One outcome per notebook. The message of each failure has been shown when it came.
     """
     outcomes: list[Outcome] = []
     lost: set[str] = set()
     for run in runs:
+        began = time.monotonic()
         try:
             missing = sorted(lost & set(upstream_closure(run.layout, run.notebook)))
             if missing:
@@ -209,7 +212,10 @@ def run_all(
             outcome = run_one(run, models, force=force, cell_timeout_s=cell_timeout_s, show=show)
         except (RunnerError, ConfigError) as error:
             show(str(error))
-            outcome = Outcome(notebook=run.notebook, status="failed", wall_s=0.0, result={})
+            spent = time.monotonic() - began
+            outcome = Outcome(
+                notebook=run.notebook, status="failed", wall_s=spent, result={}, why=str(error)
+            )  # fmt: skip
             lost.add(run.notebook)
         outcomes.append(outcome)
     return outcomes

@@ -123,6 +123,9 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
     say("")
     say(summary(outcomes))
     failed = [o.notebook for o in outcomes if o.status == "failed"]
+    for outcome in outcomes:  # once more where a log of hours ends, which may be all that is kept
+        if outcome.why:
+            say(f"\n{outcome.why}")
     if failed:
         blocked = [o.notebook for o in outcomes if o.status == "blocked"]
         rest = f"; not run because of that: {', '.join(blocked)}" if blocked else ""

@@ -192,7 +192,11 @@ def events_file(folder: str | Path, rank: int) -> Path:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """04: rows unless a unit is given. Odd, so that the last batch is not even."""
+    """04: rows unless a unit is given. Odd, so that the last batch is not even.
+
+    A rank reports a step before it saves it. So the kill comes at least one step after a
+    checkpoint, which is then complete on the slowest disk, and two before the end.
+    """
 
     rows: int  # trained by every arm
     wrong_rows: int  # trained with the wrong mean
@@ -201,7 +205,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(rows=9, wrong_rows=4, save_steps=1, kill_step=1),
+    "smoke": Sizes(rows=13, wrong_rows=4, save_steps=1, kill_step=2),
     "cpu": Sizes(rows=45, wrong_rows=12, save_steps=4, kill_step=6),
     "gpu": Sizes(rows=1001, wrong_rows=64, save_steps=10, kill_step=14),
 }

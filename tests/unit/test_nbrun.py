@@ -221,6 +221,8 @@ def test_a_failure_stops_only_what_requires_it(layout, capsys):
     assert table == {"00_first": "failed", "01_second": "blocked", "02_third": "ok", "03_report": "ok"}
     assert "01_second [cpu] not run: it needs 00, which failed" in text
     assert "failed: 00_first; not run because of that: 01_second" in text
+    closing = text.partition("02_third ")[2].partition("total: ")[2]
+    assert "KeyError: 'lost'" in closing, "the last lines of a long log must say why"
     report = json.loads(layout.run_file("03_report", "cpu", ".json").read_text())
     assert report["seen"] == ["02_third"]
     edit(layout, "notebooks/src/00_first.py", 'raise KeyError("lost")\n', "")

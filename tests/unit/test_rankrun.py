@@ -42,6 +42,15 @@ def test_a_run_that_cannot_work_is_refused(changes, says):
         run(**changes)
 
 
+@pytest.mark.parametrize("profile", sorted(rankrun.SIZES))
+def test_the_rank_is_killed_between_a_complete_checkpoint_and_the_end(profile):
+    """A step is reported before it is saved: killed in that moment, there was nothing to go on from."""
+    sizes = rankrun.SIZES[profile]
+    steps = -(-sizes.rows // 4)  # rows per update of two ranks
+    assert sizes.save_steps < sizes.kill_step <= steps - 2
+    assert sizes.rows % 4, "the last batch must not be even"
+
+
 def test_written_and_read(tmp_path):
     asked = run(tmp_path / "arm", seed=3)
     assert rankrun.read(asked.write()) == asked
