@@ -88,6 +88,7 @@ def _work(place: Path) -> None:
     job = read_json(place / "job.json")
     if job["device"] == "cpu":
         torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
+        runtime.keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(job["folder"], local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         job["folder"], dtype=getattr(torch, job["dtype"]), device_map={"": job["device"]},

@@ -272,6 +272,7 @@ def main(run_file: str) -> None:
         logging.set_verbosity_error()
         if run.device == "cpu":
             torch.set_num_threads(run.threads)
+            runtime.keep_freed_memory()
         elif not torch.cuda.is_available():
             raise ConfigError(f"run {run.name} needs CUDA and torch sees no GPU")
         join(run)

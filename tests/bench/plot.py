@@ -1,6 +1,7 @@
 """The figure of the benchmark: cost against work, from the result file alone."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from sft_utils.artifacts import read_json
@@ -49,7 +50,7 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     above = ["", *[row["arm"] for row in table]]  # if one is left out, the next adds more
     named = [row["new"] if row["before"] == top else f"all of {row['arm']}"
              for row, top in zip(table, above, strict=False)]  # fmt: skip
-    axis.set_yticks(range(len(table)), named)
+    axis.set_yticks(range(len(table)), [fill(name, 32) for name in named])
     for place, row in enumerate(table):
         axis.text(cost[place], place, f" {row['over_plain']:.2f}x", va="center", fontsize=8)
     axis.invert_yaxis()
@@ -61,9 +62,9 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     if floor := found["metrics"].get("products.tokens_per_s"):
         axis.axvline(1000 / floor["value"], color="black", linestyle=":", linewidth=1,
                      label="matrix products alone")  # fmt: skip
-        axis.legend(frameon=False, fontsize=8, loc="lower right")
+        axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.62, 0.0))
     _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
-           f"a bar adds what it says to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
+           f"bars add to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
 
 
 def _evaluation(axis: Any, found: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import subprocess
 import sys
 import types
 
@@ -253,6 +254,36 @@ def test_expect_error_fails_when_nothing_fails():
         pass
     with pytest.raises(CheckError, match="expected a message"), expect_error(ValueError, match="b"):
         raise ValueError("a")
+
+
+FAULTS = """
+import resource, sys
+import torch
+from sft_utils import runtime
+if sys.argv[1] == "start":
+    runtime.start("00_is_sft_the_right_tool", "smoke")
+else:
+    torch.set_num_threads(2)
+for _ in range(6):  # sums of 128 MiB that live for a moment, as between the layers of a model
+    a = torch.ones(2**25) + 1.0
+    del a
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    a = torch.ones(2**25) + 1.0
+    del a
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not runtime.keep_freed_memory(), reason="needs glibc")
+def test_freed_memory_is_used_again():
+    """Pages that the kernel had to hand out, not time: without the setting a fault per 4 KiB or 2 MiB."""
+    faults = {}
+    for how in ("start", "plain"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        faults[how] = int(done.stdout.split()[-1])
+    assert faults["plain"] >= 10 * 2**27 / 2**21, "nothing was mapped anew: the test shows nothing"
+    assert faults["start"] < faults["plain"] / 4, faults
 
 
 def test_words(capsys):
