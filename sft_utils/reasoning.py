@@ -204,8 +204,8 @@ def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
 def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Items:
     """A file in the format of GSM8K: `question`, and `answer` with the trace and "#### N".
 
-    Rows that cannot be used are listed in `excluded` with their numbers. At most a fifth is asked;
-    a question that occurs twice counts once.
+    Rows that cannot be used are listed in `excluded` with their numbers, behind them those beyond
+    `train_rows`. At most a fifth is asked; a question that occurs twice counts once.
 
     Args:
         source: File or hub id; see `loading.load`.
@@ -244,9 +244,13 @@ def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Ite
         )
     ordered = sorted(items.values(), key=lambda i: sha256_text(f"{seed}:{i.question}"))
     n_test = min(test_rows, max(1, len(ordered) // 5))
+    train, fewshot = ordered[n_test : n_test + train_rows], ordered[n_test:][-4:]
+    used = {i.id for i in [*ordered[:n_test], *train, *fewshot]}
+    enough = f"not needed: this profile trains {train_rows} rows"
+    surplus = sorted((int(i.id.split()[1]), enough) for i in ordered if i.id not in used)
     return Items(
-        train=ordered[n_test : n_test + train_rows], val=[], groups={"own": ordered[:n_test]},
-        fewshot=ordered[n_test:][-4:], excluded=sorted(excluded),
+        train=train, val=[], groups={"own": ordered[:n_test]}, fewshot=fewshot,
+        excluded=[*sorted(excluded), *surplus],
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from sft_utils import layouts, loading, masking, schemas, tickets
 from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
 from sft_utils.duplicates import HeldOut, exact_key, shingles
-from sft_utils.errors import DataError, MaskError, TemplateError
+from sft_utils.errors import ConfigError, DataError, MaskError, TemplateError
 from sft_utils.generation import Answer
 from sft_utils.jsonanswers import parse_json, schema_errors
 from sft_utils.scoring import Score, score, score_text
@@ -158,12 +158,19 @@ def own(
         train_rows: Most rows to train on.
         val_rows: Most rows to validate on.
         test_rows: Most rows to test on.
-        tokenizer: Of the model that will be trained; None leaves lengths unchecked.
-        max_length: Tokens of a rendered conversation above which a row is excluded.
+        tokenizer: Of the model that will be trained; None leaves lengths and masks unchecked.
+        max_length: Tokens of a rendered conversation above which a row is excluded; goes with
+            `tokenizer`.
         told: Lengths are those with the instructions in every prompt, as 05 trains.
     Raises:
+        ConfigError: A tokenizer without a length, or a length without a tokenizer.
         DataError: Nothing usable is left; says what was excluded and why.
     """
+    if (tokenizer is None) != (max_length < 1):
+        raise ConfigError(
+            f"tasks.own: tokenizer {'missing' if tokenizer is None else 'given'}, max_length = "
+            f"{max_length}: lengths are checked with both, or not at all with neither"
+        )
     loaded = loading.load(_place(source))
     normal = layouts.conversations(loaded, mapping=mapping)
     excluded = [(e.number, f"{e.reason}: {e.detail}") for e in normal.excluded]

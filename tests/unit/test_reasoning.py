@@ -266,7 +266,12 @@ def test_gsm8k_files(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in good + bad))
     items = reasoning.from_file(str(path), seed=1, train_rows=10, test_rows=100)
     assert (len(items.train), len(items.groups["own"])) == (10, 4)
-    assert [number for number, _ in items.excluded] == [21, 22, 23]
+    assert [number for number, _ in items.excluded[:3]] == [21, 22, 23], "what is wrong comes first"
+    surplus = items.excluded[3:]
+    assert {why for _, why in surplus} == {"not needed: this profile trains 10 rows"}
+    used = {i.id for i in [*items.train, *items.groups["own"], *items.fewshot]}
+    assert used | {f"line {n}" for n, _ in surplus} == {f"line {n}" for n in range(1, 21)}
+    assert not used & {f"line {n}" for n, _ in surplus}
     assert "#### N" in items.excluded[0][1]
     assert "repeats" in items.excluded[2][1]
     for item in items.train + items.asked():

@@ -6,7 +6,7 @@ import pytest
 
 from sft_utils import masking, tasks, tickets
 from sft_utils.artifacts import ROOT
-from sft_utils.errors import DataError, MaskError
+from sft_utils.errors import ConfigError, DataError, MaskError
 
 SIZES = {"seed": 17, "train_rows": 1000, "val_rows": 100, "test_rows": 100}
 FLIGHTS = ROOT / "data" / "examples"
@@ -116,6 +116,9 @@ def test_a_row_too_long_to_train_is_named_and_the_others_stay(tmp_path, tokenize
     for row in kept:
         masking.assistant_labels(tokenizer, mine.task.conversation(row), max_length=512)
     assert len(tasks.own(path, **SIZES).excluded) == 0, "no tokenizer, no lengths"
+    for half in ({"tokenizer": tokenizer}, {"max_length": 512}):
+        with pytest.raises(ConfigError, match="lengths are checked with both, or not at all"):
+            tasks.own(path, **SIZES, **half)
 
 
 def test_lengths_count_the_instructions_where_they_are_trained(tmp_path, tokenizer):
