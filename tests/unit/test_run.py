@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import platform
 import subprocess
 import sys
 import types
@@ -275,7 +276,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not runtime.keep_freed_memory(), reason="needs glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
 def test_freed_memory_is_used_again():
     """Pages that the kernel had to hand out, not time: without the setting a fault per 4 KiB or 2 MiB."""
     faults = {}
