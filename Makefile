@@ -17,10 +17,12 @@ RUN ?=
 FROM ?=
 YES ?=
 FORCE ?=
+JOBS ?= 1
+RECORD ?=
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= python3
-export PROFILE NB PARAMS DATA SCHEMA MAPPING RUN FROM VENV
+export PROFILE NB PARAMS DATA SCHEMA MAPPING RUN FROM JOBS VENV
 
 py := "$$VENV/bin/python"
 nbrun := $(py) -m sft_utils.nbrun
@@ -57,8 +59,8 @@ nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DAT
 	@$(nbrun) run --nb "$$NB" --profile "$$PROFILE" $(params)
 
 .PHONY: run-all
-run-all: setup ## run all notebooks; skips unchanged ones, a failure stops only what needs it
-	@$(nbrun) run-all --profile "$$PROFILE" $(params)
+run-all: setup ## run all notebooks, JOBS=2 at a time; skips unchanged ones, a failure stops only what needs it
+	@$(nbrun) run-all --profile "$$PROFILE" --jobs "$$JOBS" $(if $(RECORD),--record) $(params)
 
 .PHONY: list
 list: setup ## list the notebooks, their questions, times and needs

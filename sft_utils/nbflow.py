@@ -1,4 +1,4 @@
-"""Run notebooks in order: skip the unchanged; a failure stops only what needs it."""
+"""Run notebooks, skip the unchanged; a failure stops only what needs it."""
 
 import contextlib
 import datetime
@@ -11,7 +11,7 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, storage_error, write_json
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbdeps import state_hash, upstream_closure
+from sft_utils.nbdeps import state_hash
 from sft_utils.nbexec import execute, repeat_command
 from sft_utils.nbparams import Scalar, convert, defaults, split
 from sft_utils.nbprogress import HEARTBEAT_S, say
@@ -100,6 +100,7 @@ def run_one(
     force: bool = False,
     cell_timeout_s: int | None = None,
     heartbeat_s: float = HEARTBEAT_S,
+    at_once: int = 1,
     show: Callable[[str], None] = say,
 ) -> Outcome:
     """Run one notebook unless it is unchanged, and record what it cost.
@@ -114,6 +115,7 @@ def run_one(
         force: Run even if unchanged.
         cell_timeout_s: Limit per cell in seconds.
         heartbeat_s: Seconds between progress lines.
+        at_once: How many notebooks share the cores while it runs; recorded beside its time.
         show: Receives each progress line.
     Raises:
         RunnerError: It failed, or it wrote no result file.
@@ -151,6 +153,7 @@ def run_one(
     result = read_json(result_file) | {
         "wall_s": round(cost.wall_s, 1),
         "peak_rss_gib": round(cost.peak_rss_gib, 3),
+        "at_once": at_once,
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(result_file, result)
@@ -162,8 +165,10 @@ def run_one(
 def _record(run: Run, state: str, wall_s: float) -> None:
     """Write times.json, and last of all the state that makes the run count as finished."""
     times_file = run.layout.runs_root / run.profile / "times.json"
-    times = read_json(times_file) if times_file.is_file() else {}
-    write_json(times_file, times | {run.notebook: round(wall_s, 1)})
+    with times_file.with_suffix(".lock").open("w") as held:  # another notebook may end just now
+        fcntl.flock(held, fcntl.LOCK_EX)
+        times = read_json(times_file) if times_file.is_file() else {}
+        write_json(times_file, times | {run.notebook: round(wall_s, 1)})
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(
         run.layout.run_file(run.notebook, run.profile, ".state.json"),
@@ -180,45 +185,14 @@ def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
     return own
 
 
-def run_all(
-    runs: Sequence[Run],
-    models: dict[str, str],
-    *,
-    force: bool = False,
-    cell_timeout_s: int | None = None,
-    show: Callable[[str], None] = say,
-) -> list[Outcome]:
-    """Run all in order; a failure blocks what requires it, and nothing else.
-
-    The same call afterwards runs what failed, was blocked or has changed.
-
-    Returns:
-        One outcome per notebook. The message of each failure has been shown when it came.
-    """
-    outcomes: list[Outcome] = []
-    lost: set[str] = set()
-    for run in runs:
-        began = time.monotonic()
-        try:
-            missing = sorted(lost & set(upstream_closure(run.layout, run.notebook)))
-            if missing:
-                lost.add(run.notebook)
-                needs = ", ".join(name.split("_")[0] for name in missing)
-                show(f"{run.notebook} [{run.profile}] not run: it needs {needs}, which failed")
-                outcomes.append(
-                    Outcome(notebook=run.notebook, status="blocked", wall_s=0.0, result={})
-                )
-                continue
-            outcome = run_one(run, models, force=force, cell_timeout_s=cell_timeout_s, show=show)
-        except (RunnerError, ConfigError) as error:
-            show(str(error))
-            spent = time.monotonic() - began
-            outcome = Outcome(
-                notebook=run.notebook, status="failed", wall_s=spent, result={}, why=str(error)
-            )  # fmt: skip
-            lost.add(run.notebook)
-        outcomes.append(outcome)
-    return outcomes
+def attempt(run: Run, models: dict[str, str], **settings: Any) -> Outcome:
+    """`run_one`, with a failure as an outcome instead of an error. Arguments as there."""
+    began = time.monotonic()
+    try:
+        return run_one(run, models, **settings)
+    except (RunnerError, ConfigError) as error:
+        spent, why = time.monotonic() - began, str(error)
+    return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
 
 
 @contextlib.contextmanager
@@ -249,8 +223,14 @@ def lock(layout: Layout, profile: str) -> Iterator[None]:
         yield
 
 
-def summary(outcomes: Sequence[Outcome]) -> str:
-    """The closing table of a run as aligned text, with the total time."""
+def summary(outcomes: Sequence[Outcome], elapsed_s: float, jobs: int = 1) -> str:
+    """The closing table of a run as aligned text, with the total time.
+
+    Args:
+        outcomes: One per notebook.
+        elapsed_s: Seconds from the first start to the last end.
+        jobs: How many notebooks ran at a time.
+    """
     rows = [["notebook", "status", "time", "peak GiB", "checks", "headline", "n", "95 % interval"]]
     for outcome in outcomes:
         result = outcome.result
@@ -264,4 +244,8 @@ def summary(outcomes: Sequence[Outcome]) -> str:
             tail = [value, str(metric.get("n", "-")), interval(metric)]
         row = [outcome.notebook, outcome.status, clock(outcome.wall_s), peak]
         rows.append([*row, checks_passed(result) if result else "-", *tail])
-    return aligned(rows) + f"\ntotal: {clock(sum(o.wall_s for o in outcomes))}"
+    total = f"total: {clock(elapsed_s)}"
+    if jobs > 1:
+        work = clock(sum(o.wall_s for o in outcomes))
+        total += f", {jobs} notebooks at a time ({work} one by one in the same threads)"
+    return f"{aligned(rows)}\n{total}"

@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from sft_utils.artifacts import read_json, write_json, write_text
 from sft_utils.colab import CELL
 from sft_utils.errors import RunnerError
+from sft_utils.nbchain import RECORDS
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
     SETUP_TAG,
@@ -30,6 +31,7 @@ from sft_utils.nbsource import (
     with_setup_cell,
 )
 from sft_utils.readme import (
+    chain_table,
     cost_table,
     gpu_table,
     notebooks_table,
@@ -116,8 +118,9 @@ def publish(
     Returns:
         The files written, relative to the repository.
     Raises:
-        RunnerError: A run is missing, stale or ran with other parameters than the defaults,
-            or its notebook holds something `verify` refuses.
+        RunnerError: A run is missing, stale, shared the machine with another notebook or ran
+            with other parameters than the defaults, or its notebook holds something `verify`
+            refuses.
     """
     ready: dict[str, NotebookNode] = {}
     results: dict[str, dict[str, Any]] = {}
@@ -131,6 +134,12 @@ def publish(
             )
             continue
         results[notebook] = read_json(result_file)
+        beside = results[notebook].get("at_once", 1)
+        if beside > 1:
+            refused.append(
+                f"{notebook}: ran with {beside} notebooks at a time, so its time is not that of "
+                f"the notebook. Run it alone: {repeat_command(notebook, profile, {})} FORCE=1"
+            )
         if profile == PUBLISHED_PROFILE:
             ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
             ready[notebook] = compose(build(layout, notebook, models), ran, results[notebook])
@@ -187,8 +196,8 @@ def _text(nb: NotebookNode) -> str:
 
 def write_readme(layout: Layout) -> list[Path]:
     """Renew the generated tables of README.md, where it has their markers."""
-    path = layout.root / "README.md"
-    if not path.is_file():
+    readme = layout.root / "README.md"
+    if not readme.is_file():
         return []
     titles, results = {}, {}
     for notebook in notebook_names(layout):
@@ -196,15 +205,17 @@ def write_readme(layout: Layout) -> list[Path]:
         reference = layout.reference(notebook, PUBLISHED_PROFILE)
         if reference.is_file():
             results[notebook] = read_json(reference)
-    old = path.read_text(encoding="utf-8")
+    old = readme.read_text(encoding="utf-8")
     new = replace_generated(old, "notebooks", notebooks_table(titles, results))
     new = replace_generated(new, "results", results_table(results))
     gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
     new = replace_generated(new, "gpu", gpu_table(gpus))
+    chains = sorted((layout.reference_root / RECORDS).glob("*.json"))
+    new = replace_generated(new, "chain", chain_table([read_json(path) for path in chains]))
     if new == old:
         return []
-    write_text(path, new)
-    return [path]
+    write_text(readme, new)
+    return [readme]
 
 
 def question(layout: Layout, notebook: str) -> str:

@@ -17,10 +17,11 @@ from sft_utils import nbtimes
 from sft_utils.artifacts import write_text
 from sft_utils.config import PROFILES, get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
+from sft_utils.nbchain import record, run_all
 from sft_utils.nbdeps import dependencies
-from sft_utils.nbflow import expected_s, lock, plan, run_all, run_one, summary
+from sft_utils.nbflow import expected_s, lock, plan, run_one, summary
 from sft_utils.nbprogress import say
-from sft_utils.nbpublish import publish, question, renew, verify
+from sft_utils.nbpublish import publish, question, renew, verify, write_readme
 from sft_utils.nbsource import Layout, adopt, find_notebook, notebook_names, read_source
 from sft_utils.readme import clock
 
@@ -46,6 +47,10 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--force", action="store_true", help="run even if unchanged")
         command.add_argument("--cell-timeout", type=int, help="seconds; default: the profile's")
+    every.add_argument("--jobs", type=int, default=1, help="notebooks at a time; default 1")
+    every.add_argument(
+        "--record", action="store_true", help="commit the time of the whole chain, for README"
+    )
     release = add("publish", "publish finished runs: notebook, reference JSON, README tables")
     release.add_argument("--nb", default="all", help="number, full name, or all")
     add("renew", "write generated tables and setup cells again, no results", profile=False)
@@ -115,13 +120,15 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
     runs = plan(layout, _chosen(options, layout), options.profile, options.param)
     limit = options.cell_timeout or get_profile(options.profile).cell_timeout_s
     settings = {"force": options.force, "cell_timeout_s": limit}
+    models = profile_models()
     with lock(layout, options.profile):
         if options.command == "run":
-            run_one(runs[0], profile_models(), **settings)
+            run_one(runs[0], models, **settings)
             return 0
-        outcomes = run_all(runs, profile_models(), **settings)
+        chain = run_all(runs, models, jobs=options.jobs, **settings)
+    outcomes = chain.outcomes
     say("")
-    say(summary(outcomes))
+    say(summary(outcomes, chain.elapsed_s, chain.jobs))
     failed = [o.notebook for o in outcomes if o.status == "failed"]
     for outcome in outcomes:  # once more where a log of hours ends, which may be all that is kept
         if outcome.why:
@@ -131,7 +138,11 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
         rest = f"; not run because of that: {', '.join(blocked)}" if blocked else ""
         say(f"failed: {', '.join(failed)}{rest}")
         say("the same command continues with these")
-    return 1 if failed else 0
+        return 1
+    if options.record:
+        for path in [record(layout, chain, options.profile), *write_readme(layout)]:
+            say(f"wrote {path.relative_to(layout.root)}")
+    return 0
 
 
 def _verify(layout: Layout) -> int:

@@ -149,6 +149,34 @@ def notebooks_table(titles: Mapping[str, str], results: Mapping[str, Mapping[str
     return table(["#", "question", "cpu time", "peak memory", "checks", "notebook"], rows)
 
 
+def chain_table(records: Sequence[Mapping[str, Any]]) -> str:
+    """How long all notebooks take together, by profile and number at a time.
+
+    Args:
+        records: What `make run-all RECORD=1` committed.
+    """
+    header = [
+        "profile",
+        "at a time",
+        "threads each",
+        "whole chain",
+        "sum of the notebooks",
+        "machine",
+    ]
+    rows = [
+        [
+            record["profile"],
+            str(record["at_once"]),
+            str(record.get("threads_each", "-")),
+            clock(record["wall_s"]),
+            clock(sum(record["notebooks_s"].values())),
+            f"{record['hardware']}, {record['measured_on']}",
+        ]
+        for record in records
+    ]
+    return table(header, rows) if rows else "Not measured."
+
+
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The README's result table: what each result file names in `readme_metrics`.
 

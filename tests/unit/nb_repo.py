@@ -86,6 +86,7 @@ README = """# Tiny
 <!-- generated:notebooks -->
 <!-- /generated -->
 <!-- generated:results --><!-- /generated -->
+<!-- generated:chain --><!-- /generated -->
 """
 
 

@@ -1,0 +1,175 @@
+"""All notebooks: what may start, what goes first, and the record of how long the whole took."""
+
+import datetime
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import write_json
+from sft_utils.config import PROFILES
+from sft_utils.errors import ConfigError
+from sft_utils.nbdeps import dependencies, upstream_closure
+from sft_utils.nbflow import Outcome, Run, attempt, expected_s, is_fresh
+from sft_utils.nbjobs import Jobs, threads_each
+from sft_utils.nbprogress import say
+from sft_utils.nbsource import Layout
+
+RECORDS = "chain"  # folder of the committed records, below outputs/reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """A finished `run_all`."""
+
+    outcomes: list[Outcome]  # in the order of the notebooks' numbers
+    jobs: int
+    elapsed_s: float  # seconds from the first start to the last end
+
+
+def run_all(
+    runs: Sequence[Run],
+    models: dict[str, str],
+    *,
+    jobs: int = 1,
+    force: bool = False,
+    cell_timeout_s: int | None = None,
+    show: Callable[[str], None] = say,
+) -> Chain:
+    """Run all; a failure blocks what requires it, and nothing else.
+
+    One at a time they run in the order of their numbers. With several, each starts as soon as
+    what it reads has ended, those first behind which most work waits. The same call afterwards
+    runs what failed, was blocked or has changed.
+
+    Args:
+        runs: What to run, in the order of the numbers, all of one profile.
+        models: Profile -> base model, for the cost tables.
+        jobs: How many at a time; a process each, with its share of the cores.
+        force: Run even what is unchanged.
+        cell_timeout_s: Limit per cell in seconds.
+        show: Receives each progress line.
+    Returns:
+        One outcome per notebook. The message of each failure has been shown when it came.
+    Raises:
+        ConfigError: Fewer than one at a time, or several on a GPU.
+    """
+    check_jobs(jobs, [run.profile for run in runs])
+    began = time.monotonic()
+    plans = _Plan(runs, jobs)
+    settings = {"force": force, "cell_timeout_s": cell_timeout_s}
+    with Jobs(jobs, models, settings) as side_by_side:
+        while plans.waiting or side_by_side.running:
+            run = plans.next() if side_by_side.free else None
+            if run is None:
+                for ended, outcome in side_by_side.ended():
+                    plans.done(ended, outcome, show)
+            elif missing := plans.lost(run):
+                needs = ", ".join(name.split("_")[0] for name in missing)
+                show(f"{run.notebook} [{run.profile}] not run: it needs {needs}, which failed")
+                blocked = Outcome(notebook=run.notebook, status="blocked", wall_s=0.0, result={})
+                plans.done(run, blocked, show)
+            elif jobs == 1 or (not force and is_fresh(run)):
+                plans.done(run, attempt(run, models, show=show, **settings), show)
+            else:
+                side_by_side.start(run)
+    outcomes = [plans.outcomes[run.notebook] for run in runs]
+    return Chain(outcomes=outcomes, jobs=jobs, elapsed_s=time.monotonic() - began)
+
+
+def check_jobs(jobs: int, profiles: Sequence[str]) -> None:
+    """Refuse a number of jobs that cannot work.
+
+    Raises:
+        ConfigError: Below one; or several at a profile whose notebooks would share a GPU.
+    """
+    if jobs < 1:
+        raise ConfigError(f"JOBS={jobs}: at least one notebook at a time")
+    gpu = sorted({p for p in profiles if PROFILES[p].is_gpu})
+    if jobs > 1 and gpu:
+        raise ConfigError(
+            f"JOBS={jobs} at profile {gpu[0]}: the notebooks would share the memory of one GPU, "
+            "and their peaks and times would say nothing. Leave JOBS out."
+        )
+
+
+class _Plan:
+    """What waits, what it waits for, and what goes first."""
+
+    def __init__(self, runs: Sequence[Run], jobs: int) -> None:
+        self.waiting = list(runs)
+        self.outcomes: dict[str, Outcome] = {}
+        names = {run.notebook for run in runs}
+        self.needs: dict[str, set[str]] = {}  # in this chain; must have succeeded
+        self.after: dict[str, set[str]] = {}  # in this chain; must have ended
+        for run in runs:
+            needed = set(upstream_closure(run.layout, run.notebook)) & names
+            read = set(dependencies(run.layout, run.notebook).optional) & names
+            self.needs[run.notebook], self.after[run.notebook] = needed, needed | read
+        if jobs > 1:
+            behind = self._behind({run.notebook: _cost(run) for run in runs})
+            self.waiting.sort(key=lambda run: -behind[run.notebook])
+
+    def _behind(self, cost: Mapping[str, float]) -> dict[str, float]:
+        """Notebook -> seconds of the longest way from its start to the end of the chain."""
+        found: dict[str, float] = {}
+        for name in sorted(self.after, reverse=True):  # what reads it has a higher number
+            later = [found[other] for other in found if name in self.after[other]]
+            found[name] = cost[name] + max(later, default=0.0)
+        return found
+
+    def next(self) -> Run | None:
+        """The first of those that may start, taken from the list; None if all must wait."""
+        for run in self.waiting:
+            if self.after[run.notebook] <= set(self.outcomes):
+                self.waiting.remove(run)
+                return run
+        return None
+
+    def lost(self, run: Run) -> list[str]:
+        """What this notebook requires and is not there, because it failed or was blocked."""
+        bad = {n for n, o in self.outcomes.items() if o.status in ("failed", "blocked")}
+        return sorted(bad & self.needs[run.notebook])
+
+    def done(self, run: Run, outcome: Outcome, show: Callable[[str], None]) -> None:
+        """Take an outcome down; a failure is shown now, not only at the end."""
+        self.outcomes[run.notebook] = outcome
+        if outcome.why:
+            show(outcome.why)
+
+
+def _cost(run: Run) -> float:
+    """Seconds a notebook is expected to take; those of cpu order the other profiles too."""
+    profiles = (run.profile, "cpu")
+    known = (expected_s(run.layout, run.notebook, profile) for profile in profiles)
+    return next((seconds for seconds in known if seconds is not None), 1.0)
+
+
+def record(layout: Layout, chain: Chain, profile: str) -> Path:
+    """Commit how long the whole chain took, for README's table.
+
+    Raises:
+        ConfigError: Not every notebook has run, so the time is not that of the chain.
+    """
+    idle = [f"{o.notebook} {o.status}" for o in chain.outcomes if o.status != "ok"]
+    if idle:
+        raise ConfigError(
+            f"not recorded, the time is not that of all notebooks: {', '.join(idle)}. "
+            "Repeat with FORCE=1."
+        )
+    path = layout.reference_root / RECORDS / f"{profile}.json"
+    first: Mapping[str, Any] = chain.outcomes[0].result
+    threads = {} if PROFILES[profile].is_gpu else {"threads_each": threads_each(chain.jobs)}
+    facts = {
+        "profile": profile,
+        "hardware": first.get("hardware", "unknown"),
+        "at_once": chain.jobs,
+        **threads,
+        "wall_s": round(chain.elapsed_s, 1),
+        "notebooks_s": {o.notebook: round(o.wall_s, 1) for o in chain.outcomes},
+        "peak_rss_gib": {o.notebook: o.result.get("peak_rss_gib") for o in chain.outcomes},
+        "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    write_json(path, facts)
+    return path

@@ -1,0 +1,198 @@
+"""Several notebooks at a time: order, threads, failures, interrupts, and the record of the time."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from nb_repo import MODELS, add_report, edit, make_repo, write_result
+
+from sft_utils import nbchain, nbjobs, nbrun
+from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.nbchain import run_all
+from sft_utils.nbflow import plan
+from sft_utils.nbpublish import publish
+
+ALL = ["00_first", "01_second", "02_third", "03_report"]
+
+
+@pytest.fixture
+def layout(tmp_path):
+    """Four notebooks: 01 requires 00, 02 nothing, 03 reads whatever has run."""
+    layout = make_repo(tmp_path / "a repo")
+    add_report(layout)
+    return layout
+
+
+def spans(layout):
+    """Notebook -> (start, end) in seconds, as the notebooks themselves saw them."""
+    return {p.stem: json.loads(p.read_text()) for p in sorted(layout.root.glob("span/*.json"))}
+
+
+def watch(layout, seconds):
+    """Every notebook but the report notes its threads and waits a while, then notes when."""
+    code = (
+        "import json, os, pathlib, time\nbegan = time.time()\n"
+        f"time.sleep({seconds})\npathlib.Path('span').mkdir(exist_ok=True)\n"
+        "pathlib.Path('span', '{name}.json').write_text(json.dumps({{'span': [began, time.time()],"
+        " 'threads': [os.environ.get(n) for n in ('SFT_THREADS', 'OMP_NUM_THREADS')]}}))\n"
+    )
+    for name in ALL[:3]:
+        edit(layout, f"notebooks/src/{name}.py", "tiny.save(", code.format(name=name) + "tiny.save(")
+
+
+def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, monkeypatch):
+    for name in nbjobs.THREAD_SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    watch(layout, 4)
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
+    text = capfd.readouterr().out
+    seen = spans(layout)
+    first, second, third = (seen[name]["span"] for name in ALL[:3])
+    assert first[0] < third[1], "00 and 02 read nothing of each other: they run side by side"
+    assert third[0] < first[1]
+    assert first[1] < second[0], "01 requires 00"
+    share = str(nbjobs.threads_each(2))
+    assert all(seen[name]["threads"] == [share, share] for name in ALL[:3])
+    report = json.loads(layout.run_file("03_report", "cpu", ".json").read_text())
+    assert report["seen"] == ALL[:3], "the report reads whatever has run, so it waits for all"
+    assert report["at_once"] == 2
+    lines = [line for line in text.splitlines() if " done in " in line]
+    assert sorted(line[:5] for line in lines) == ["00 | ", "01 | ", "02 | ", "03 | "]
+    rows = [line.split()[:2] for line in text.splitlines() if re.match(r"0\d_\w+ +ok", line)]
+    assert rows == [[name, "ok"] for name in ALL], "the table is in the order of the numbers"
+    assert ", 2 notebooks at a time (" in text
+    times = json.loads((layout.runs_root / "cpu" / "times.json").read_text())
+    assert sorted(times) == ALL, "no time is lost when two notebooks end together"
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
+    text = capfd.readouterr().out
+    assert text.count("unchanged, skipped") == 4
+
+
+def test_one_at_a_time_stays_in_this_process_and_in_order(layout, capsys):
+    assert nbrun.main(["run-all"], layout) == 0
+    text = capsys.readouterr().out
+    started = [line.split()[0] for line in text.splitlines() if "expected time" in line]
+    assert started == ALL
+    assert "at a time" not in text
+    assert json.loads(layout.run_file("00_first", "cpu", ".json").read_text())["at_once"] == 1
+
+
+def test_a_failure_among_several_blocks_only_what_requires_it(layout, capsys):
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", 'raise KeyError("lost")\ntiny.save(')
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
+    text = capsys.readouterr().out
+    rows = dict(line.split()[:2] for line in text.splitlines() if re.match(r"0\d_\w+ +\w+ +\d+ s", line))
+    assert rows == {"00_first": "failed", "01_second": "blocked", "02_third": "ok", "03_report": "ok"}
+    assert "KeyError: 'lost'" in text.partition("total: ")[2]
+    assert not layout.run_file("01_second", "cpu", ".json").exists()
+
+
+def test_a_killed_process_is_a_failure_that_says_so(layout, capsys):
+    kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nimport time\ntime.sleep(30)\n"
+    edit(layout, "notebooks/src/02_third.py", "tiny.save(", kill + "tiny.save(")
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
+    text = capsys.readouterr().out
+    assert "02_third failed at profile cpu: the process that ran it ended with status -9" in text
+    assert "repeat with JOBS=1" in text
+    assert "failed: 02_third" in text
+    assert layout.run_file("01_second", "cpu", ".json").is_file()
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1"])
+def test_no_notebook_at_a_time_is_refused(layout, capsys, jobs):
+    assert nbrun.main(["run-all", "--jobs", jobs], layout) == 2
+    assert f"JOBS={jobs}: at least one" in capsys.readouterr().err
+
+
+def test_several_on_one_gpu_are_refused(layout):
+    runs = plan(layout, ALL, "gpu-16gb", [])
+    with pytest.raises(ConfigError, match="JOBS=2 at profile gpu-16gb: .* share the memory"):
+        run_all(runs, MODELS, jobs=2)
+
+
+def test_what_most_work_waits_for_goes_first(layout):
+    for name, seconds in {"00_first": 5, "01_second": 50, "02_third": 20, "03_report": 1}.items():
+        write_result(layout.reference(name, "cpu"), wall_s=seconds)
+    runs = plan(layout, ALL, "cpu", [])
+    waiting = [run.notebook for run in nbchain._Plan(runs, 2).waiting]
+    assert waiting == ["00_first", "01_second", "02_third", "03_report"]
+    write_result(layout.reference("02_third", "cpu"), wall_s=200)
+    waiting = [run.notebook for run in nbchain._Plan(runs, 2).waiting]
+    assert waiting == ["02_third", "00_first", "01_second", "03_report"]
+    one = [run.notebook for run in nbchain._Plan(runs, 1).waiting]
+    assert one == ALL, "one at a time they go by number"
+
+
+@pytest.mark.parametrize(("n_cores", "jobs", "each"), [(2, 1, 2), (2, 2, 1), (8, 2, 2), (1, 2, 1)])
+def test_threads_never_exceed_the_cores_or_what_a_notebook_uses_alone(monkeypatch, n_cores, jobs, each):
+    monkeypatch.setattr(nbjobs, "cores", lambda: n_cores)
+    assert nbjobs.threads_each(jobs) == each
+
+
+def test_the_time_of_the_chain_is_recorded_only_if_all_ran(layout, capsys):
+    assert nbrun.main(["run-all", "--jobs", "2", "--record"], layout) == 0
+    capsys.readouterr()
+    recorded = json.loads((layout.reference_root / "chain" / "cpu.json").read_text())
+    assert recorded["at_once"] == 2
+    assert sorted(recorded["notebooks_s"]) == ALL
+    longest = max(recorded["notebooks_s"].values())
+    assert longest <= recorded["wall_s"]
+    readme = (layout.root / "README.md").read_text()
+    assert "| cpu | 2 | " in readme, "the table in README says so"
+    assert nbrun.main(["run-all", "--jobs", "2", "--record"], layout) == 2
+    assert "00_first unchanged" in capsys.readouterr().err
+
+
+def test_a_notebook_that_shared_the_machine_is_not_published(layout):
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
+    with pytest.raises(RunnerError, match="00_first: ran with 2 notebooks at a time"):
+        publish(layout, ["00_first"], "cpu", MODELS)
+    assert not layout.published("00_first").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_every_notebook_and_its_kernel(layout, sent):
+    for name in ("00_first", "02_third"):
+        code = (f"import pathlib, time\npathlib.Path('kernel_{name}').write_text(str(__import__("
+                "'os').getpid()))\ntime.sleep(600)\n")  # fmt: skip
+        edit(layout, f"notebooks/src/{name}.py", "tiny.save(", code + "tiny.save(")
+    script = layout.root.parent / "start.py"  # not beside the small repository's own sft_utils
+    script.write_text(
+        "import signal, sys\nfrom pathlib import Path\nfrom sft_utils.nbrun import main\n"
+        "from sft_utils.nbsource import Layout\n"
+        "if __name__ == '__main__':\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "    root = Path(sys.argv[1])\n"
+        "    layout = Layout(root=root, runs_root=root / 'outputs' / 'runs')\n"
+        "    sys.exit(main(['run-all', '--jobs', '2'], layout))\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(layout.root)], cwd=root, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    files = [layout.root / f"kernel_{name}" for name in ("00_first", "02_third")]
+    end = time.monotonic() + 120
+    while not all(f.is_file() and f.read_text() for f in files) and time.monotonic() < end:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    kernels = [psutil.Process(int(f.read_text())) for f in files]
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+        assert process.returncode == 130
+        assert error.splitlines()[-1].startswith("interrupted;")
+        assert "Traceback" not in error
+    for left in [*kernels, *workers]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.wait(timeout=20)
+        assert not left.is_running(), f"{left} was left behind"
