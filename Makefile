@@ -75,7 +75,7 @@ publish: setup ## publish finished runs: notebooks (cpu), reference results, REA
 	@$(nbrun) publish --nb "$${NB:-all}" --profile "$$PROFILE"
 
 .PHONY: renew
-renew: setup ## write generated tables and setup cells again (no results change)
+renew: setup ## bring text, tables and setup cells of published notebooks up to date (no results change)
 	@$(nbrun) renew
 
 .PHONY: adopt
@@ -95,8 +95,8 @@ reproduce: setup ## replay a recorded run and compare exactly: RUN=id
 	@$(py) -m sft_utils.regress reproduce --run "$$RUN"
 
 .PHONY: test
-test: setup ## run the tests (ARGS= for pytest)
-	@$(py) -m pytest $(ARGS)
+test: setup ## run the tests, JOBS=2 files at a time (ARGS= for pytest)
+	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile) $(ARGS)
 
 .PHONY: mutation
 mutation: setup ## the full mutation benchmark of the preflight (half an hour)

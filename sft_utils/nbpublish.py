@@ -26,6 +26,7 @@ from sft_utils.nbsource import (
     fill_costs,
     notebook_names,
     outputs_sha256,
+    own_cells,
     parse,
     read_source,
     with_setup_cell,
@@ -165,14 +166,16 @@ def _portable(result: dict[str, Any]) -> dict[str, Any]:
 def _write_notebooks(
     layout: Layout, ready: dict[str, NotebookNode], models: dict[str, str]
 ) -> list[Path]:
-    """Write new notebooks; renew cost table and setup cell of the others (no outputs change)."""
+    """Write new notebooks; renew what stands around the outputs of the others."""
     written = []
     for notebook in notebook_names(layout):
         path = layout.published(notebook)
         nb = ready.get(notebook)
         if nb is None and not path.is_file():
             continue
-        nb = nb or with_setup_cell(nbformat.read(path, as_version=4))
+        if nb is None:
+            nb = with_setup_cell(nbformat.read(path, as_version=4))
+            _renew_text(parse(read_source(layout, notebook), notebook), nb)
         text = _text(fill_costs(nb, cost_table(notebook, layout.reference_root, models)))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
@@ -180,8 +183,19 @@ def _write_notebooks(
     return written
 
 
+def _renew_text(source: NotebookNode, nb: NotebookNode) -> None:
+    """Bring text cells to the source's wording, in place; only if every code cell is the same.
+
+    What a notebook prints comes from its code alone, so better words cost no run.
+    """
+    if all(line.startswith("markdown") for line in differences(source, nb)):
+        for ours, cell in zip(own_cells(source), own_cells(nb), strict=True):
+            if cell.cell_type == "markdown":
+                cell.source = ours.source
+
+
 def renew(layout: Layout, models: dict[str, str]) -> list[str]:
-    """Write again what is generated around results: cost tables, setup cells, README tables.
+    """Write again what stands around results: text, cost tables, setup cells, README tables.
 
     Returns:
         The files that changed, relative to the repository.
@@ -262,8 +276,9 @@ def problems(
     """
     found = []
     for line in differences(parse(read_source(layout, notebook), notebook), nb):
-        what = "markdown differs from source" if line.startswith("markdown") else "source changed"
-        found.append(f"{what}: {line}. {_publish_command(notebook)}")
+        text = line.startswith("markdown")
+        what = "markdown differs from source" if text else "source changed"
+        found.append(f"{what}: {line}. {'Run: make renew' if text else _publish_command(notebook)}")
     setup = [c.source for c in nb.cells if SETUP_TAG in c.metadata.get("tags", [])]
     if setup != [CELL]:
         found.append("the setup cell is missing or old. Run: make renew")

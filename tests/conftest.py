@@ -1,5 +1,6 @@
 """Shared fixtures: the real tokenizer, a tiny random model, and no network."""
 
+import os
 import socket
 import sys
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+if os.environ.get("PYTEST_XDIST_WORKER"):  # two busy test processes of two threads each take far
+    for name in ("SFT_THREADS", "OMP_NUM_THREADS"):  # longer than of one: threads spin for cores
+        os.environ.setdefault(name, "1")
 
 from sft_utils import runtime  # noqa: E402
 

@@ -274,9 +274,9 @@ takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {ra
 # ## What is measured while training?
 #
 # Two numbers, on the state that would be served. *Task*: field F1 of greedy answers to validation
-# mails (word F1 if your answers are plain text). *Forgetting*: how many nats per token ordinary answers (`data/probes`) have lost against
-# the base model. On a CPU both use a merged copy: the dequantised base plus the adapter, which
-# generates several times faster than 4-bit weights with unmerged adapters.
+# mails (word F1 if your answers are plain text). *Forgetting*: how many nats per token ordinary answers
+# (`data/probes`) have lost against the base model. On a CPU both use a merged copy: the dequantised base
+# plus the adapter, which generates several times faster than 4-bit weights with unmerged adapters.
 
 # %%
 copy = None if P.is_gpu else modeling.plain_copy(P)
@@ -688,15 +688,14 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
 # - Silence is not health: an evaluation can ruin training without an error, so it is asserted.
 #
 # **What this does not show**: transfer to mails of another kind; what other abilities lost beyond the
-# probe. One seed was trained. The cap of the learning rate comes from early trials on hand-written mails
-# drawn before the test split was fixed, so some test mails had a say in it; everything else was chosen
-# on validation mails.
+# probe. One seed was trained. Rows per step, replay and the share of urgent mails were chosen on validation
+# mails; earlier trials, before the test split was fixed, had some test mails among theirs.
 #
 # **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Halve the rows: does the
 # interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
 # message enough to act on?
 #
-# **Next**: your own data, see "Adapt it" in README.
+# **Next**: your own data, see "Bring your own data" in README.
 
 # %% [markdown]
 # **Sources**: QLoRA, arXiv 2305.14314v1 · LoRA, arXiv 2106.09685v2 · Thinking Machines, *LoRA Without

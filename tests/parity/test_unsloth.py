@@ -39,7 +39,7 @@ def through_unsloth(folder, rows, quantization="none", dtype="float32", steps=ST
 
 
 def through_trl(folder, rows, quantization="none", dtype=torch.float32, steps=STEPS):
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
     job = {"device": "cpu", "tiny": True, "work": str(folder)}
     profile = gpuruns.profile_for(job, batch_size=4, quantization=quantization)
     config = gpuruns.sft_config(

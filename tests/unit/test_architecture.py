@@ -31,7 +31,9 @@ LAYERS = [
     {"structured"},
     {"preflight"},
     {"nbflow"},
-    {"nbpublish", "nbreplay"},
+    {"nbjobs", "nbreplay"},
+    {"nbchain"},
+    {"nbpublish"},
     {"nbrun", "regress"},
 ]
 """sft_utils/README.md says what each module is for."""

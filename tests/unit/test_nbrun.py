@@ -522,7 +522,27 @@ def test_verify_names_a_changed_source(published):
 
 def test_verify_names_changed_text(published):
     edit(published, "notebooks/src/01_second.py", "that reads", "that writes")
-    assert verify(published)[0].startswith("01_second: markdown differs from source")
+    found = verify(published)[0]
+    assert found.startswith("01_second: markdown differs from source")
+    assert found.endswith("Run: make renew")
+
+
+def test_renew_brings_better_words_but_never_other_code(published):
+    before = nbformat.read(published.published("01_second"), as_version=4)
+    edit(published, "notebooks/src/01_second.py", "that reads", "that writes")
+    assert nbrun.main(["renew"], published) == 0
+    after = nbformat.read(published.published("01_second"), as_version=4)
+    assert verify(published) == []
+    assert [c.source for c in code_cells(after)] == [c.source for c in code_cells(before)]
+    assert outputs_sha256(after) == outputs_sha256(before)
+    assert any("that writes" in c.source for c in after.cells)
+    edit(published, "notebooks/src/01_second.py", "that writes", "that prints")
+    edit(published, "notebooks/src/01_second.py", "return x / 2", "return x / 3")
+    assert nbrun.main(["renew"], published) == 0
+    found = verify(published)
+    assert any("source changed" in line for line in found), "other code needs a run"
+    kept = nbformat.read(published.published("01_second"), as_version=4)
+    assert kept.cells == after.cells, "and the words stay those of the code that ran"
 
 
 def test_verify_names_missing_and_orphaned(published):
