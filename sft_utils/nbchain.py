@@ -16,8 +16,6 @@ from sft_utils.nbjobs import Jobs, threads_each
 from sft_utils.nbprogress import say
 from sft_utils.nbsource import Layout
 
-RECORDS = "chain"  # folder of the committed records, below outputs/reference
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chain:
@@ -158,7 +156,7 @@ def record(layout: Layout, chain: Chain, profile: str) -> Path:
             f"not recorded, the time is not that of all notebooks: {', '.join(idle)}. "
             "Repeat with FORCE=1."
         )
-    path = layout.reference_root / RECORDS / f"{profile}.json"
+    path = layout.chain(profile)
     first: Mapping[str, Any] = chain.outcomes[0].result
     threads = {} if PROFILES[profile].is_gpu else {"threads_each": threads_each(chain.jobs)}
     facts = {

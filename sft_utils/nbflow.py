@@ -177,12 +177,18 @@ def _record(run: Run, state: str, wall_s: float) -> None:
 
 
 def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
-    """Wall time to expect: of the last own run, else of the committed one, else unknown."""
-    times = layout.runs_root / profile / "times.json"
-    own = read_json(times).get(notebook) if times.is_file() else None
-    if own is None and layout.reference(notebook, profile).is_file():
-        own = read_json(layout.reference(notebook, profile)).get("wall_s")
-    return own
+    """Wall time to expect: of the last own run, else what is committed, else unknown.
+
+    Committed are the times of published notebooks, and those of chains (`make run-all RECORD=1`),
+    in which other notebooks may have run beside it.
+    """
+    known = (
+        (layout.runs_root / profile / "times.json", lambda times: times.get(notebook)),
+        (layout.reference(notebook, profile), lambda result: result.get("wall_s")),
+        (layout.chain(profile), lambda chain: chain["notebooks_s"].get(notebook)),
+    )
+    found = (seconds(read_json(path)) for path, seconds in known if path.is_file())
+    return next((seconds for seconds in found if seconds is not None), None)
 
 
 def attempt(run: Run, models: dict[str, str], **settings: Any) -> Outcome:

@@ -14,7 +14,6 @@ from nbformat import NotebookNode
 from sft_utils.artifacts import read_json, write_json, write_text
 from sft_utils.colab import CELL
 from sft_utils.errors import RunnerError
-from sft_utils.nbchain import RECORDS
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
     SETUP_TAG,
@@ -224,7 +223,7 @@ def write_readme(layout: Layout) -> list[Path]:
     new = replace_generated(new, "results", results_table(results))
     gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
     new = replace_generated(new, "gpu", gpu_table(gpus))
-    chains = sorted((layout.reference_root / RECORDS).glob("*.json"))
+    chains = sorted(layout.chain("any").parent.glob("*.json"))
     new = replace_generated(new, "chain", chain_table([read_json(path) for path in chains]))
     if new == old:
         return []

@@ -62,6 +62,10 @@ class Layout:
         """The committed result of one notebook."""
         return self.reference_root / profile / f"{notebook}.json"
 
+    def chain(self, profile: str) -> Path:
+        """The committed time of all notebooks together."""
+        return self.reference_root / "chain" / f"{profile}.json"
+
 
 def notebook_names(layout: Layout) -> list[str]:
     """All notebooks that have a source, in order of their numbers."""

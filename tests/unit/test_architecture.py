@@ -31,9 +31,8 @@ LAYERS = [
     {"structured"},
     {"preflight"},
     {"nbflow"},
-    {"nbjobs", "nbreplay"},
+    {"nbjobs", "nbreplay", "nbpublish"},
     {"nbchain"},
-    {"nbpublish"},
     {"nbrun", "regress"},
 ]
 """sft_utils/README.md says what each module is for."""

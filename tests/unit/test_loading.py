@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import zipfile
+from functools import partial
 
 import pyarrow
 import pytest
@@ -28,6 +29,9 @@ def put(folder, name, content):
 
 def lines(bad, end=b"\n"):
     return A + end + bad + end + B + end
+
+
+gzipped = partial(gzip.compress, mtime=0)  # the same bytes each time: they are in names of tests
 
 
 def table(bad):
@@ -107,8 +111,8 @@ ROW_FAULTS = [
     ("over-long CSV line", ".csv", table(b"x," + b"y" * 30000 + b"\n"), 3, "over-long line: 30003 bytes, the limit is 20000"),
     ("over-long field of many lines", ".csv", table(b'x,"' + b"y\n" * 15000), 3, "a quote opens here and is never closed"),
     ("lone CR in a CSV", ".csv", b"q,a\r\xc3\xa91,A\r1\r2,B\r", 3, "wrong number of fields: 1 where the header has 2"),
-    ("gzip cut in a CSV", ".csv.gz", gzip.compress(table(b"") + b"3,Cxyz")[:-9], 4, "cut gzip file: nothing can be read from here on"),
-    ("gzip with a wrong checksum", ".jsonl.gz", gzip.compress(A + b"\n" + B + b"\n")[:-8] + bytes(8), 3, None),
+    ("gzip cut in a CSV", ".csv.gz", gzipped(table(b"") + b"3,Cxyz")[:-9], 4, "cut gzip file: nothing can be read from here on"),
+    ("gzip with a wrong checksum", ".jsonl.gz", gzipped(A + b"\n" + B + b"\n")[:-8] + bytes(8), 3, None),
     ("NaN in Parquet", ".parquet", packed([{**ONE, "s": 1.0}, {**ONE, "s": float("nan")}, {**TWO, "s": 1.0}]), 2, "NaN or Infinity in column 's'"),
     ("bytes in Parquet", ".parquet", packed([{**ONE, "s": None}, {**ONE, "s": b"x"}, {**TWO, "s": None}]), 2, "a value that JSON cannot hold (bytes) in column 's'"),
 ]  # fmt: skip
@@ -138,8 +142,8 @@ FILE_FAULTS = [
     ("white space", "x.json", b" \n\n", "x.json is empty: no row in it. Check how it was written."),
     ("byte order mark alone", "x.csv", b"\xef\xbb\xbf", "x.csv is empty: no row in it. Check how it was written."),
     ("empty list", "x.json", b"[]", "x.json is empty: no row in it. Check how it was written."),
-    ("empty gzip", "x.jsonl.gz", gzip.compress(b""), "x.jsonl.gz is empty: no row in it. Check how it was written."),
-    ("gzip cut at once", "x.jsonl.gz", gzip.compress(A)[:11], "x.jsonl.gz is empty: no row in it (cut gzip file). Check how it was written."),
+    ("empty gzip", "x.jsonl.gz", gzipped(b""), "x.jsonl.gz is empty: no row in it. Check how it was written."),
+    ("gzip cut at once", "x.jsonl.gz", gzipped(A)[:11], "x.jsonl.gz is empty: no row in it (cut gzip file). Check how it was written."),
     ("UTF-16 without mark", "x.jsonl", A.decode().encode("utf-16-le"), "x.jsonl is UTF-16 without a byte order mark: save it as UTF-8."),
     ("UTF-16-BE without mark", "x.csv", TABLE.decode().encode("utf-16-be"), "x.csv is UTF-16 without a byte order mark: save it as UTF-8."),
     ("zeros", "x.bin", bytes(99), "x.bin is no JSON, JSONL, CSV, TSV or Parquet: it begins with '" + "\\x00" * 30 + "'. A table needs a header and the suffix .csv or .tsv."),
@@ -149,7 +153,7 @@ FILE_FAULTS = [
     ("HTML", "x.jsonl", b"\n<!DOCTYPE html>\n<html>", "x.jsonl is an HTML or XML page, perhaps an error page of a download: fetch the data file itself."),
     ("git-lfs", "x.jsonl", b"version https://git-lfs.github.com/spec/v1\noid", "x.jsonl is a pointer of git-lfs, not the file itself: run git lfs pull."),
     ("pickle", "x.parquet", b"\x80\x04\x95", "x.parquet is a Python pickle, which could run code: save it as Parquet or JSONL."),
-    ("gzip twice", "x.jsonl.gz", gzip.compress(gzip.compress(A)), "x.jsonl.gz is a gzip file in a gzip file: unpack it once."),
+    ("gzip twice", "x.jsonl.gz", gzipped(gzipped(A)), "x.jsonl.gz is a gzip file in a gzip file: unpack it once."),
     ("cut Parquet", "x.parquet", packed([ONE])[:-6], None),
     ("object", "x.json", b'{"q": 1}', "x.json is one JSON object (keys ['q']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
     ("one chat", "x.json", b'{"messages": [{"role": "user", "content": "x"}]}', "x.json is one JSON object (keys ['messages']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
@@ -207,7 +211,7 @@ SAME = [
     ("x.jsonl", b"\xef\xbb\xbf" + A + b"\r\n" + B + b"\r\n\r\n", "JSONL", "UTF-8 with byte order mark"),
     ("x.json", A + b"\r" + B, "JSONL", "UTF-8"),
     ("x", A + b"\n" + B, "JSONL", "UTF-8"),
-    ("x.ndjson.gz", gzip.compress(A + b"\n" + B), "JSONL, gzip", "UTF-8"),
+    ("x.ndjson.gz", gzipped(A + b"\n" + B), "JSONL, gzip", "UTF-8"),
     ("named-wrongly.csv", A + b"\n" + B, "JSONL", "UTF-8"),
     ("x.jsonl", (A + b"\n" + B).decode().encode("utf-16"), "JSONL", "UTF-16-LE with byte order mark"),
     ("x.jsonl", b"\xfe\xff" + (A + b"\n" + B).decode().encode("utf-16-be"), "JSONL", "UTF-16-BE with byte order mark"),
@@ -216,16 +220,16 @@ SAME = [
     ("x.jsonl", json.dumps([ONE, TWO], indent=2).encode(), "JSON list", "UTF-8"),
     ("x.json", b"[" + A + b", " + B + b",]", "JSON list", "UTF-8"),
     ("x.json", json.dumps({"v": [1], "data": [ONE, TWO]}, indent=1).encode(), "JSON object, list 'data'", "UTF-8"),
-    ("x.json.gz", gzip.compress(json.dumps({"rows": [ONE, TWO]}).encode()), "JSON object, list 'rows', gzip", "UTF-8"),
+    ("x.json.gz", gzipped(json.dumps({"rows": [ONE, TWO]}).encode()), "JSON object, list 'rows', gzip", "UTF-8"),
     ("x.json", json.dumps({"examples": [ONE, TWO], "n": 2, "tags": ["t"]}).encode(), "JSON object, list 'examples'", "UTF-8"),
     ("x.csv", csv_text().encode(), "CSV", "UTF-8"),
     ("x.csv", csv_text(end="\r\n").encode("utf-8-sig"), "CSV", "UTF-8 with byte order mark"),
     ("x.csv", csv_text(";", "\r").encode("utf-16"), "CSV with semicolons", "UTF-16-LE with byte order mark"),
-    ("x.tsv.gz", gzip.compress(csv_text("\t").encode()), "TSV, gzip", "UTF-8"),
+    ("x.tsv.gz", gzipped(csv_text("\t").encode()), "TSV, gzip", "UTF-8"),
     ("x.txt", csv_text("\t").encode(), "TSV", "UTF-8"),
     ("x.parquet", packed([ONE, TWO]), "Parquet", "UTF-8"),
     ("x.bin", packed([ONE, TWO]), "Parquet", "UTF-8"),
-    ("x.parquet.gz", gzip.compress(packed([ONE, TWO])), "Parquet, gzip", "UTF-8"),
+    ("x.parquet.gz", gzipped(packed([ONE, TWO])), "Parquet, gzip", "UTF-8"),
 ]  # fmt: skip
 
 
@@ -359,7 +363,7 @@ def test_blocks_do_not_cut_lines(tmp_path, monkeypatch, block):
     monkeypatch.setattr(parsing, "BLOCK", block)
     monkeypatch.setattr(parsing, "HEAD", 4)
     content = b"a,b\r\n1,2\r3,\xc3\xa9\n\r\n" + b"x" * 50 + b",4\r\n5,6"
-    for raw in (content, gzip.compress(content), content.decode().encode("utf-16")):
+    for raw in (content, gzipped(content), content.decode().encode("utf-16")):
         source = parsing.Source(put(tmp_path, "x.csv", raw))
         assert [(n, line, reason) for n, line, reason, _ in parsing.lines(source, 20)] == [
             (1, b"a,b\r\n", ""), (2, b"1,2\r", ""), (3, b"3,\xc3\xa9\n", ""), (4, b"\r\n", ""),
@@ -369,7 +373,7 @@ def test_blocks_do_not_cut_lines(tmp_path, monkeypatch, block):
 
 def test_a_huge_line_is_not_held_in_memory(tmp_path):
     path = put(
-        tmp_path, "x.jsonl.gz", gzip.compress(lines(b'{"q": "' + b"x" * 64 * 2**20 + b'"}'), 1)
+        tmp_path, "x.jsonl.gz", gzipped(lines(b'{"q": "' + b"x" * 64 * 2**20 + b'"}'), compresslevel=1)
     )
     import tracemalloc
 
