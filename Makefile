@@ -17,8 +17,9 @@ RUN ?=
 FROM ?=
 YES ?=
 FORCE ?=
-JOBS ?= 1
-RECORD ?=
+# Not from the environment, where other tools keep a JOBS of their own.
+JOBS = 1
+RECORD =
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= python3
@@ -59,7 +60,7 @@ nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DAT
 	@$(nbrun) run --nb "$$NB" --profile "$$PROFILE" $(params)
 
 .PHONY: run-all
-run-all: setup ## run all notebooks, JOBS=2 at a time; skips unchanged ones, a failure stops only what needs it
+run-all: setup ## run all notebooks, JOBS=2 at a time; skips unchanged ones (RECORD=1: time for README)
 	@$(nbrun) run-all --profile "$$PROFILE" --jobs "$$JOBS" $(if $(RECORD),--record) $(params)
 
 .PHONY: list
@@ -96,7 +97,7 @@ reproduce: setup ## replay a recorded run and compare exactly: RUN=id
 
 .PHONY: test
 test: setup ## run the tests, JOBS=2 files at a time (ARGS= for pytest)
-	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile) $(ARGS)
+	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile --no-loadscope-reorder) $(ARGS)
 
 .PHONY: mutation
 mutation: setup ## the full mutation benchmark of the preflight (half an hour)

@@ -5,14 +5,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sft_utils.artifacts import write_json
 from sft_utils.config import PROFILES
-from sft_utils.errors import ConfigError
+from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Outcome, Run, attempt, expected_s, is_fresh
-from sft_utils.nbjobs import Jobs, threads_each
+from sft_utils.nbjobs import Jobs
 from sft_utils.nbprogress import say
 from sft_utils.nbsource import Layout
 
@@ -52,36 +51,35 @@ def run_all(
         One outcome per notebook. The message of each failure has been shown when it came.
     Raises:
         ConfigError: Fewer than one at a time, or several on a GPU.
+        RunnerError: Notebooks that wait for each other.
     """
-    check_jobs(jobs, [run.profile for run in runs])
+    _check_jobs(jobs, [run.profile for run in runs])
     began = time.monotonic()
-    plans = _Plan(runs, jobs)
+    plan = _Plan(runs, jobs)
     settings = {"force": force, "cell_timeout_s": cell_timeout_s}
     with Jobs(jobs, models, settings) as side_by_side:
-        while plans.waiting or side_by_side.running:
-            run = plans.next() if side_by_side.free else None
-            if run is None:
+        while plan.waiting or side_by_side.running:
+            run = plan.next() if side_by_side.free else None
+            if run is None and side_by_side.running:
                 for ended, outcome in side_by_side.ended():
-                    plans.done(ended, outcome, show)
-            elif missing := plans.lost(run):
+                    plan.done(ended, outcome, show)
+            elif run is None:
+                raise RunnerError(plan.deadlock())
+            elif run.notebook in plan.broken:
+                plan.done(run, _not_run(run, "failed", plan.broken[run.notebook]), show)
+            elif missing := plan.lost(run):
                 needs = ", ".join(name.split("_")[0] for name in missing)
                 show(f"{run.notebook} [{run.profile}] not run: it needs {needs}, which failed")
-                blocked = Outcome(notebook=run.notebook, status="blocked", wall_s=0.0, result={})
-                plans.done(run, blocked, show)
+                plan.done(run, _not_run(run, "blocked"), show)
             elif jobs == 1 or (not force and is_fresh(run)):
-                plans.done(run, attempt(run, models, show=show, **settings), show)
+                plan.done(run, attempt(run, models, show=show, **settings), show)
             else:
                 side_by_side.start(run)
-    outcomes = [plans.outcomes[run.notebook] for run in runs]
+    outcomes = [plan.outcomes[run.notebook] for run in runs]
     return Chain(outcomes=outcomes, jobs=jobs, elapsed_s=time.monotonic() - began)
 
 
-def check_jobs(jobs: int, profiles: Sequence[str]) -> None:
-    """Refuse a number of jobs that cannot work.
-
-    Raises:
-        ConfigError: Below one; or several at a profile whose notebooks would share a GPU.
-    """
+def _check_jobs(jobs: int, profiles: Sequence[str]) -> None:
     if jobs < 1:
         raise ConfigError(f"JOBS={jobs}: at least one notebook at a time")
     gpu = sorted({p for p in profiles if PROFILES[p].is_gpu})
@@ -92,30 +90,44 @@ def check_jobs(jobs: int, profiles: Sequence[str]) -> None:
         )
 
 
+def _not_run(run: Run, status: str, why: str = "") -> Outcome:
+    return Outcome(notebook=run.notebook, status=status, wall_s=0.0, result={}, why=why)
+
+
 class _Plan:
     """What waits, what it waits for, and what goes first."""
 
     def __init__(self, runs: Sequence[Run], jobs: int) -> None:
         self.waiting = list(runs)
         self.outcomes: dict[str, Outcome] = {}
+        self.broken: dict[str, str] = {}  # what cannot even be read -> why
         names = {run.notebook for run in runs}
         self.needs: dict[str, set[str]] = {}  # in this chain; must have succeeded
         self.after: dict[str, set[str]] = {}  # in this chain; must have ended
         for run in runs:
-            needed = set(upstream_closure(run.layout, run.notebook)) & names
-            read = set(dependencies(run.layout, run.notebook).optional) & names
-            self.needs[run.notebook], self.after[run.notebook] = needed, needed | read
+            needed, read = self._reads(run)
+            self.needs[run.notebook], self.after[run.notebook] = (
+                needed & names,
+                (needed | read) & names,
+            )
         if jobs > 1:
-            behind = self._behind({run.notebook: _cost(run) for run in runs})
+            cost = {run.notebook: _cost(run) for run in runs}
+            behind = {name: self._behind(name, cost, set()) for name in names}
             self.waiting.sort(key=lambda run: -behind[run.notebook])
 
-    def _behind(self, cost: Mapping[str, float]) -> dict[str, float]:
-        """Notebook -> seconds of the longest way from its start to the end of the chain."""
-        found: dict[str, float] = {}
-        for name in sorted(self.after, reverse=True):  # what reads it has a higher number
-            later = [found[other] for other in found if name in self.after[other]]
-            found[name] = cost[name] + max(later, default=0.0)
-        return found
+    def _reads(self, run: Run) -> tuple[set[str], set[str]]:
+        """What a notebook requires and what it reads if it is there; nothing if it is broken."""
+        try:
+            needed = set(upstream_closure(run.layout, run.notebook))
+            return needed, set(dependencies(run.layout, run.notebook).optional)
+        except RunnerError as error:
+            self.broken[run.notebook] = str(error)
+            return set(), set()
+
+    def _behind(self, name: str, cost: Mapping[str, float], seen: set[str]) -> float:
+        """Seconds of the longest way from the start of a notebook to the end of the chain."""
+        later = [n for n, before in self.after.items() if name in before and n not in seen]
+        return cost[name] + max((self._behind(n, cost, seen | {n}) for n in later), default=0.0)
 
     def next(self) -> Run | None:
         """The first of those that may start, taken from the list; None if all must wait."""
@@ -124,6 +136,17 @@ class _Plan:
                 self.waiting.remove(run)
                 return run
         return None
+
+    def deadlock(self) -> str:
+        """Why nothing runs although notebooks wait."""
+        waits = {
+            run.notebook: self.after[run.notebook] - set(self.outcomes) for run in self.waiting
+        }
+        lines = [f"{name} waits for {', '.join(sorted(on))}" for name, on in waits.items()]
+        return "\n".join(
+            ["not run, because these wait for each other. Remove a require(...) or recorded(...):",
+             *lines]
+        )  # fmt: skip
 
     def lost(self, run: Run) -> list[str]:
         """What this notebook requires and is not there, because it failed or was blocked."""
@@ -144,26 +167,26 @@ def _cost(run: Run) -> float:
     return next((seconds for seconds in known if seconds is not None), 1.0)
 
 
-def record(layout: Layout, chain: Chain, profile: str) -> Path:
-    """Commit how long the whole chain took, for README's table.
+def check_recordable(runs: Sequence[Run]) -> None:
+    """Refuse, before anything runs, to record a chain that is not the one readers run.
 
     Raises:
-        ConfigError: Not every notebook has run, so the time is not that of the chain.
+        ConfigError: Parameters that differ from the defaults.
     """
-    idle = [f"{o.notebook} {o.status}" for o in chain.outcomes if o.status != "ok"]
-    if idle:
-        raise ConfigError(
-            f"not recorded, the time is not that of all notebooks: {', '.join(idle)}. "
-            "Repeat with FORCE=1."
-        )
-    path = layout.chain(profile)
-    first: Mapping[str, Any] = chain.outcomes[0].result
-    threads = {} if PROFILES[profile].is_gpu else {"threads_each": threads_each(chain.jobs)}
+    changed = [f"{run.notebook} {dict(run.params)}" for run in runs if run.params]
+    if changed:
+        raise ConfigError(f"RECORD=1 is for default parameters only: {', '.join(changed)}")
+
+
+def record(layout: Layout, chain: Chain, profile: str) -> Path:
+    """Write how long the whole chain took, for README's table. All notebooks must have run."""
+    path = layout.chains / f"{profile}-{chain.jobs}.json"
+    first = chain.outcomes[0].result
     facts = {
         "profile": profile,
         "hardware": first.get("hardware", "unknown"),
         "at_once": chain.jobs,
-        **threads,
+        "threads": first.get("threads"),
         "wall_s": round(chain.elapsed_s, 1),
         "notebooks_s": {o.notebook: round(o.wall_s, 1) for o in chain.outcomes},
         "peak_rss_gib": {o.notebook: o.result.get("peak_rss_gib") for o in chain.outcomes},

@@ -173,8 +173,8 @@ def _death(monitor: Monitor, log_file: Path) -> str:
     peak, machine = monitor.peak_bytes / GIB, psutil.virtual_memory().total / GIB
     reason = (
         "DeadKernelError: the kernel was killed, probably out of memory "
-        f"(last measured {peak:.1f} GiB of {machine:.1f} GiB). Close other programs, or use a "
-        "smaller profile, batch or model."
+        f"(last measured {peak:.1f} GiB of {machine:.1f} GiB). Close other programs, run one "
+        "notebook at a time (no JOBS), or use a smaller profile, batch or model."
     )
     return "\n".join([reason, *said])
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft_utils.artifacts import read_json, storage_error, write_json
+from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import state_hash
 from sft_utils.nbexec import execute, repeat_command
@@ -154,21 +155,30 @@ def run_one(
         "wall_s": round(cost.wall_s, 1),
         "peak_rss_gib": round(cost.peak_rss_gib, 3),
         "at_once": at_once,
+        **({} if PROFILES[run.profile].is_gpu else {"threads": threads()}),
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(result_file, result)
-    _record(run, before, cost.wall_s)
+    if at_once == 1:  # what took its share of a machine says little about the next run alone
+        _record_time(run, cost.wall_s)
+    _record_state(run, before, cost.wall_s)
     show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
     return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
 
 
-def _record(run: Run, state: str, wall_s: float) -> None:
-    """Write times.json, and last of all the state that makes the run count as finished."""
+def threads() -> int:
+    """Threads of a notebook on a CPU, as `runtime.start` sets them; part of the arithmetic."""
+    return int(os.environ.get("SFT_THREADS", "2"))
+
+
+def _record_time(run: Run, wall_s: float) -> None:
     times_file = run.layout.runs_root / run.profile / "times.json"
-    with times_file.with_suffix(".lock").open("w") as held:  # another notebook may end just now
-        fcntl.flock(held, fcntl.LOCK_EX)
-        times = read_json(times_file) if times_file.is_file() else {}
-        write_json(times_file, times | {run.notebook: round(wall_s, 1)})
+    times = read_json(times_file) if times_file.is_file() else {}
+    write_json(times_file, times | {run.notebook: round(wall_s, 1)})
+
+
+def _record_state(run: Run, state: str, wall_s: float) -> None:
+    """Written last of all: it makes the run count as finished."""
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(
         run.layout.run_file(run.notebook, run.profile, ".state.json"),
@@ -182,10 +192,11 @@ def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
     Committed are the times of published notebooks, and those of chains (`make run-all RECORD=1`),
     in which other notebooks may have run beside it.
     """
+    chains = sorted(layout.chains.glob(f"{profile}-*.json"))
     known = (
         (layout.runs_root / profile / "times.json", lambda times: times.get(notebook)),
         (layout.reference(notebook, profile), lambda result: result.get("wall_s")),
-        (layout.chain(profile), lambda chain: chain["notebooks_s"].get(notebook)),
+        *((path, lambda chain: chain["notebooks_s"].get(notebook)) for path in chains),
     )
     found = (seconds(read_json(path)) for path, seconds in known if path.is_file())
     return next((seconds for seconds in found if seconds is not None), None)
@@ -253,5 +264,5 @@ def summary(outcomes: Sequence[Outcome], elapsed_s: float, jobs: int = 1) -> str
     total = f"total: {clock(elapsed_s)}"
     if jobs > 1:
         work = clock(sum(o.wall_s for o in outcomes))
-        total += f", {jobs} notebooks at a time ({work} one by one in the same threads)"
+        total += f", {jobs} notebooks at a time (sum of the notebooks: {work})"
     return f"{aligned(rows)}\n{total}"

@@ -16,10 +16,9 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from sft_utils.nbflow import Outcome, Run, attempt
+from sft_utils.nbflow import Outcome, Run, attempt, threads
 from sft_utils.nbprogress import say
 
-THREADS = 2  # of one notebook alone, as `runtime.start` sets them
 THREAD_SETTINGS = ("SFT_THREADS", "OMP_NUM_THREADS")
 END_S = 20.0  # seconds a notebook has to end its kernel after an interrupt
 
@@ -32,8 +31,8 @@ def cores() -> int:
 
 
 def threads_each(jobs: int) -> int:
-    """Threads of one of `jobs` notebooks: never more in all than there are cores."""
-    return max(1, min(THREADS, cores() // jobs))
+    """Threads of one of `jobs` notebooks: as alone, but never more in all than there are cores."""
+    return max(1, min(threads(), cores() // jobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,22 +98,27 @@ class Jobs:
 
     def ended(self) -> list[tuple[Run, Outcome]]:
         """Wait until at least one notebook has ended; what became of it."""
-        wait([started.process.sentinel for started in self._running.values()])
-        done = [n for n, started in self._running.items() if not started.process.is_alive()]
+        # A pipe is ready when it holds an outcome, and when the process at its other end is gone.
+        ready = wait([started.pipe for started in self._running.values()])
+        done = [n for n, started in self._running.items() if started.pipe in ready]
         found = [self._running.pop(notebook) for notebook in done]
         return [(started.run, _outcome(started)) for started in found]
 
 
 def _outcome(started: _Started) -> Outcome:
     run, process = started.run, started.process
-    with started.pipe as pipe, contextlib.suppress(EOFError):
-        if pipe.poll():
-            return pipe.recv()
+    outcome = None
+    with started.pipe as pipe, contextlib.suppress(EOFError, OSError):
+        outcome = pipe.recv()
+    process.join()
+    if outcome is not None:
+        return outcome
     why = (
         f"{run.notebook} failed at profile {run.profile}: the process that ran it ended with "
-        f"status {process.exitcode} and said nothing. -9 means killed, mostly because memory "
-        "ran out: repeat with JOBS=1."
+        f"status {process.exitcode} and said nothing."
     )
+    if process.exitcode == -signal.SIGKILL:
+        why += " It was killed, mostly because memory ran out: repeat without JOBS."
     spent = time.monotonic() - started.began
     return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
 
@@ -134,8 +138,17 @@ def _work(
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     for name in THREAD_SETTINGS:
         os.environ.setdefault(name, str(threads_each(jobs)))
+    began = time.monotonic()
     with answer, contextlib.suppress(KeyboardInterrupt):
-        answer.send(attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings))
+        try:
+            outcome = attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings)
+        except Exception as error:  # nobody else would see it
+            spent, why = time.monotonic() - began, f"{type(error).__name__}: {error}"
+            outcome = Outcome(
+                notebook=run.notebook, status="failed", wall_s=spent, result={},
+                why=f"{run.notebook} failed at profile {run.profile}: {why}",
+            )  # fmt: skip
+        answer.send(outcome)
 
 
 def _end_with(parent: int) -> None:

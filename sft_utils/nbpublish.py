@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 from sft_utils.artifacts import read_json, write_json, write_text
 from sft_utils.colab import CELL
 from sft_utils.errors import RunnerError
+from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
     SETUP_TAG,
@@ -134,12 +135,7 @@ def publish(
             )
             continue
         results[notebook] = read_json(result_file)
-        beside = results[notebook].get("at_once", 1)
-        if beside > 1:
-            refused.append(
-                f"{notebook}: ran with {beside} notebooks at a time, so its time is not that of "
-                f"the notebook. Run it alone: {repeat_command(notebook, profile, {})} FORCE=1"
-            )
+        refused += _beside_others(layout, notebook, profile)
         if profile == PUBLISHED_PROFILE:
             ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
             ready[notebook] = compose(build(layout, notebook, models), ran, results[notebook])
@@ -153,6 +149,23 @@ def publish(
         written.append(target)
     written += _write_notebooks(layout, ready, models)
     return [str(path.relative_to(layout.root)) for path in [*written, *write_readme(layout)]]
+
+
+def _beside_others(layout: Layout, notebook: str, profile: str) -> list[str]:
+    """Runs behind a notebook that shared the machine: other threads, and times not their own."""
+    found = []
+    read = {*upstream_closure(layout, notebook), *dependencies(layout, notebook).optional}
+    for name in sorted({notebook, *read}):
+        path = layout.run_file(name, profile, ".json")
+        beside = read_json(path).get("at_once", 1) if path.is_file() else 1
+        if beside > 1:
+            what = "it" if name == notebook else f"{name}, which it reads,"
+            command = f"{repeat_command(name, profile, {})} FORCE=1"
+            found.append(
+                f"{notebook}: {what} ran with {beside} notebooks at a time; its time and its last "
+                f"digits are not those of a run alone. Run: {command}"
+            )
+    return found
 
 
 def _portable(result: dict[str, Any]) -> dict[str, Any]:
@@ -185,12 +198,12 @@ def _write_notebooks(
 def _renew_text(source: NotebookNode, nb: NotebookNode) -> None:
     """Bring text cells to the source's wording, in place; only if every code cell is the same.
 
-    What a notebook prints comes from its code alone, so better words cost no run.
+    What a notebook prints does not come from its own text cells, so better words cost no run.
     """
     if all(line.startswith("markdown") for line in differences(source, nb)):
         for ours, cell in zip(own_cells(source), own_cells(nb), strict=True):
             if cell.cell_type == "markdown":
-                cell.source = ours.source
+                cell.source, cell.metadata = ours.source, ours.metadata
 
 
 def renew(layout: Layout, models: dict[str, str]) -> list[str]:
@@ -223,7 +236,7 @@ def write_readme(layout: Layout) -> list[Path]:
     new = replace_generated(new, "results", results_table(results))
     gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
     new = replace_generated(new, "gpu", gpu_table(gpus))
-    chains = sorted(layout.chain("any").parent.glob("*.json"))
+    chains = sorted(layout.chains.glob("*.json"))
     new = replace_generated(new, "chain", chain_table([read_json(path) for path in chains]))
     if new == old:
         return []
@@ -274,10 +287,12 @@ def problems(
         n_bytes: Size on disk; None measures the serialised notebook.
     """
     found = []
-    for line in differences(parse(read_source(layout, notebook), notebook), nb):
-        text = line.startswith("markdown")
-        what = "markdown differs from source" if text else "source changed"
-        found.append(f"{what}: {line}. {'Run: make renew' if text else _publish_command(notebook)}")
+    changes = differences(parse(read_source(layout, notebook), notebook), nb)
+    words_only = all(line.startswith("markdown") for line in changes)
+    command = "Run: make renew" if words_only else _publish_command(notebook)
+    for line in changes:
+        what = "markdown differs from source" if line.startswith("markdown") else "source changed"
+        found.append(f"{what}: {line}. {command}")
     setup = [c.source for c in nb.cells if SETUP_TAG in c.metadata.get("tags", [])]
     if setup != [CELL]:
         found.append("the setup cell is missing or old. Run: make renew")

@@ -1,8 +1,9 @@
 """Find a recorded run by its id and run its notebook again, next to the original."""
 
+import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def replay(layout: Layout, recorded: Mapping[str, Any], models: dict[str, str]) 
     given = {k: v for k, v in recorded.get("parameters", {}).items() if k != "profile"}
     known = defaults(parse(read_source(layout, notebook), notebook))
     params = convert(notebook, known, given)
-    with lock(there, profile):
+    with lock(there, profile), _threads_of(recorded):
         for name in upstream_closure(layout, notebook):
             run = Run(layout=there, notebook=name, profile=profile, params={})
             if there.run_file(name, profile, ".state.json").is_file() or not hand_over(
@@ -73,6 +74,21 @@ def replay(layout: Layout, recorded: Mapping[str, Any], models: dict[str, str]) 
             hand_over(layout, there, name, profile)
         run = Run(layout=there, notebook=notebook, profile=profile, params=params)
         return dict(run_one(run, models, force=True).result)
+
+
+@contextlib.contextmanager
+def _threads_of(recorded: Mapping[str, Any]) -> Iterator[None]:
+    """As many threads as the recorded run had: another number adds up in another order."""
+    before = os.environ.get("SFT_THREADS")
+    if "threads" in recorded:
+        os.environ["SFT_THREADS"] = str(recorded["threads"])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("SFT_THREADS", None)
+        else:
+            os.environ["SFT_THREADS"] = before
 
 
 def hand_over(layout: Layout, there: Layout, notebook: str, profile: str) -> bool:

@@ -17,7 +17,7 @@ from sft_utils import nbtimes
 from sft_utils.artifacts import write_text
 from sft_utils.config import PROFILES, get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
-from sft_utils.nbchain import record, run_all
+from sft_utils.nbchain import check_recordable, record, run_all
 from sft_utils.nbdeps import dependencies
 from sft_utils.nbflow import expected_s, lock, plan, run_one, summary
 from sft_utils.nbprogress import say
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = add("run", "run one notebook")
     one.add_argument("--nb", required=True, help="number or full name")
-    every = add("run-all", "run all notebooks in order; a failure stops what needs it")
+    every = add("run-all", "run all notebooks; a failure stops what needs it")
     for command in (one, every):
         command.add_argument(
             "--param", action="append", default=[], help="name=value, or several, shell-quoted"
@@ -49,11 +49,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--cell-timeout", type=int, help="seconds; default: the profile's")
     every.add_argument("--jobs", type=int, default=1, help="notebooks at a time; default 1")
     every.add_argument(
-        "--record", action="store_true", help="commit the time of the whole chain, for README"
+        "--record",
+        action="store_true",
+        help="write the time of the whole chain for README; runs all",
     )
     release = add("publish", "publish finished runs: notebook, reference JSON, README tables")
     release.add_argument("--nb", default="all", help="number, full name, or all")
-    add("renew", "write generated tables and setup cells again, no results", profile=False)
+    add("renew", "bring text, tables, setup cells of published notebooks up to date", profile=False)
     add("verify", "name every stale or unfit published notebook", profile=False)
     rescue = add("adopt", "bring an edited notebook back into notebooks/src", profile=False)
     rescue.add_argument("--nb", required=True, help="number or full name")
@@ -120,6 +122,9 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
     runs = plan(layout, _chosen(options, layout), options.profile, options.param)
     limit = options.cell_timeout or get_profile(options.profile).cell_timeout_s
     settings = {"force": options.force, "cell_timeout_s": limit}
+    if options.command == "run-all" and options.record:
+        check_recordable(runs)
+        settings["force"] = True  # the time of a chain is that of all its notebooks
     models = profile_models()
     with lock(layout, options.profile):
         if options.command == "run":

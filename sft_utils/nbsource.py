@@ -62,9 +62,10 @@ class Layout:
         """The committed result of one notebook."""
         return self.reference_root / profile / f"{notebook}.json"
 
-    def chain(self, profile: str) -> Path:
-        """The committed time of all notebooks together."""
-        return self.reference_root / "chain" / f"{profile}.json"
+    @property
+    def chains(self) -> Path:
+        """Folder of the committed times of all notebooks together: PROFILE-JOBS.json."""
+        return self.reference_root / "chain"
 
 
 def notebook_names(layout: Layout) -> list[str]:

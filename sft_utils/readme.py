@@ -167,7 +167,7 @@ def chain_table(records: Sequence[Mapping[str, Any]]) -> str:
         [
             record["profile"],
             str(record["at_once"]),
-            str(record.get("threads_each", "-")),
+            str(record["threads"] or "-"),
             clock(record["wall_s"]),
             clock(sum(record["notebooks_s"].values())),
             f"{record['hardware']}, {record['measured_on']}",

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 if os.environ.get("PYTEST_XDIST_WORKER"):  # two busy test processes of two threads each take far
-    for name in ("SFT_THREADS", "OMP_NUM_THREADS"):  # longer than of one: threads spin for cores
+    from sft_utils.nbjobs import THREAD_SETTINGS  # longer than of one: threads spin for cores
+
+    for name in THREAD_SETTINGS:
         os.environ.setdefault(name, "1")
 
 from sft_utils import runtime  # noqa: E402

@@ -5,6 +5,7 @@ build must give token ids that were published elsewhere, or it is refused.
 """
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -246,8 +247,10 @@ def vocabulary(name: str) -> Any:
     built = proved(source.build(path), source, name)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        built.save_pretrained(folder)
-        shutil.copytree(folder, kept, dirs_exist_ok=True)
+        part = Path(folder) / "part"
+        built.save_pretrained(part)
+        with contextlib.suppress(OSError):  # another test process was first
+            part.replace(kept)
     return built
 
 

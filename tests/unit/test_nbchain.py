@@ -17,7 +17,7 @@ from nb_repo import MODELS, add_report, edit, make_repo, write_result
 from sft_utils import nbchain, nbjobs, nbrun
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbchain import run_all
-from sft_utils.nbflow import plan
+from sft_utils.nbflow import expected_s, plan
 from sft_utils.nbpublish import publish
 
 ALL = ["00_first", "01_second", "02_third", "03_report"]
@@ -31,46 +31,53 @@ def layout(tmp_path):
     return layout
 
 
-def spans(layout):
-    """Notebook -> (start, end) in seconds, as the notebooks themselves saw them."""
-    return {p.stem: json.loads(p.read_text()) for p in sorted(layout.root.glob("span/*.json"))}
+MEET = """
+import json, os, pathlib, time
+def mark(what):
+    pathlib.Path("{name}." + what).write_text(json.dumps([os.environ.get(n) for n in {settings}]))
+mark("begun")
+end = time.monotonic() + 60
+while not pathlib.Path("{other}.begun").exists():
+    assert time.monotonic() < end, "{other} did not begin beside {name}"
+    time.sleep(0.1)
+"""
 
 
-def watch(layout, seconds):
-    """Every notebook but the report notes its threads and waits a while, then notes when."""
-    code = (
-        "import json, os, pathlib, time\nbegan = time.time()\n"
-        f"time.sleep({seconds})\npathlib.Path('span').mkdir(exist_ok=True)\n"
-        "pathlib.Path('span', '{name}.json').write_text(json.dumps({{'span': [began, time.time()],"
-        " 'threads': [os.environ.get(n) for n in ('SFT_THREADS', 'OMP_NUM_THREADS')]}}))\n"
-    )
-    for name in ALL[:3]:
-        edit(layout, f"notebooks/src/{name}.py", "tiny.save(", code.format(name=name) + "tiny.save(")
+def meet(layout):
+    """00 and 02 each wait for the other to have begun: one after the other they cannot end."""
+    for name, other in (("00_first", "02_third"), ("02_third", "00_first")):
+        code = MEET.format(name=name, other=other, settings=nbjobs.THREAD_SETTINGS)
+        edit(layout, f"notebooks/src/{name}.py", "tiny.save(", code + "tiny.save(")
 
 
-def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, monkeypatch):
+def began_with(layout, name):
+    """Thread settings a notebook saw."""
+    return json.loads((layout.root / f"{name}.begun").read_text())
+
+
+@pytest.fixture
+def no_settings(monkeypatch):
     for name in nbjobs.THREAD_SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    watch(layout, 4)
+
+
+def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, no_settings):
+    meet(layout)
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
     text = capfd.readouterr().out
-    seen = spans(layout)
-    first, second, third = (seen[name]["span"] for name in ALL[:3])
-    assert first[0] < third[1], "00 and 02 read nothing of each other: they run side by side"
-    assert third[0] < first[1]
-    assert first[1] < second[0], "01 requires 00"
-    share = str(nbjobs.threads_each(2))
-    assert all(seen[name]["threads"] == [share, share] for name in ALL[:3])
+    end, start = text.index("00_first [cpu] done"), text.index("01_second [cpu] expected")
+    assert end < start, "01 requires 00"
+    share = nbjobs.threads_each(2)
+    assert began_with(layout, "00_first") == began_with(layout, "02_third") == [str(share)] * 2
     report = json.loads(layout.run_file("03_report", "cpu", ".json").read_text())
     assert report["seen"] == ALL[:3], "the report reads whatever has run, so it waits for all"
-    assert report["at_once"] == 2
+    assert (report["at_once"], report["threads"]) == (2, share)
     lines = [line for line in text.splitlines() if " done in " in line]
     assert sorted(line[:5] for line in lines) == ["00 | ", "01 | ", "02 | ", "03 | "]
     rows = [line.split()[:2] for line in text.splitlines() if re.match(r"0\d_\w+ +ok", line)]
     assert rows == [[name, "ok"] for name in ALL], "the table is in the order of the numbers"
     assert ", 2 notebooks at a time (" in text
-    times = json.loads((layout.runs_root / "cpu" / "times.json").read_text())
-    assert sorted(times) == ALL, "no time is lost when two notebooks end together"
+    assert not (layout.runs_root / "cpu" / "times.json").exists(), "not what one alone will take"
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
     text = capfd.readouterr().out
     assert text.count("unchanged, skipped") == 4
@@ -95,13 +102,48 @@ def test_a_failure_among_several_blocks_only_what_requires_it(layout, capsys):
     assert not layout.run_file("01_second", "cpu", ".json").exists()
 
 
+def test_threads_of_the_user_stay(layout, monkeypatch):
+    monkeypatch.setenv("SFT_THREADS", "3")
+    meet(layout)
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
+    assert began_with(layout, "00_first")[0] == "3"
+    assert json.loads(layout.run_file("00_first", "cpu", ".json").read_text())["threads"] == 3
+
+
+def test_an_unforeseen_error_in_the_process_of_a_notebook_is_told(layout, capsys):
+    (layout.runs_root / "cpu" / "02_third.json").mkdir(parents=True)  # unlink cannot remove a folder
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
+    text = capsys.readouterr().out
+    assert "02_third failed at profile cpu: IsADirectoryError" in text.partition("total: ")[2]
+    assert "memory" not in text
+    assert layout.run_file("01_second", "cpu", ".json").is_file(), "the others go on"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_notebook_that_cannot_be_read_fails_alone(layout, capsys, jobs):
+    edit(layout, "notebooks/src/01_second.py", "tiny.save(", "def (\ntiny.save(")
+    assert nbrun.main(["run-all", "--jobs", jobs], layout) == 1
+    text = capsys.readouterr().out
+    rows = dict(line.split()[:2] for line in text.splitlines() if re.match(r"0\d_\w+ +\w+ +\d+ s", line))
+    assert rows == {"00_first": "ok", "01_second": "failed", "02_third": "ok", "03_report": "ok"}
+    assert "01_second.py is no valid Python" in text.partition("total: ")[2]
+
+
+def test_notebooks_that_wait_for_each_other_are_named(layout, capsys):
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", 'tiny.require("01_second", profile)\ntiny.save(')
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
+    error = capsys.readouterr().err
+    assert "wait for each other" in error
+    assert "01_second waits for 00_first" in error
+
+
 def test_a_killed_process_is_a_failure_that_says_so(layout, capsys):
     kill = "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\nimport time\ntime.sleep(30)\n"
     edit(layout, "notebooks/src/02_third.py", "tiny.save(", kill + "tiny.save(")
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
     text = capsys.readouterr().out
     assert "02_third failed at profile cpu: the process that ran it ended with status -9" in text
-    assert "repeat with JOBS=1" in text
+    assert "mostly because memory ran out: repeat without JOBS" in text
     assert "failed: 02_third" in text
     assert layout.run_file("01_second", "cpu", ".json").is_file()
 
@@ -132,29 +174,44 @@ def test_what_most_work_waits_for_goes_first(layout):
 
 
 @pytest.mark.parametrize(("n_cores", "jobs", "each"), [(2, 1, 2), (2, 2, 1), (8, 2, 2), (1, 2, 1)])
-def test_threads_never_exceed_the_cores_or_what_a_notebook_uses_alone(monkeypatch, n_cores, jobs, each):
+def test_threads_never_exceed_the_cores_or_what_a_notebook_uses_alone(
+    monkeypatch, no_settings, n_cores, jobs, each
+):
     monkeypatch.setattr(nbjobs, "cores", lambda: n_cores)
     assert nbjobs.threads_each(jobs) == each
 
 
-def test_the_time_of_the_chain_is_recorded_only_if_all_ran(layout, capsys):
+def test_the_time_of_the_chain_is_recorded(layout, capsys, no_settings):
     assert nbrun.main(["run-all", "--jobs", "2", "--record"], layout) == 0
-    capsys.readouterr()
-    recorded = json.loads((layout.reference_root / "chain" / "cpu.json").read_text())
-    assert recorded["at_once"] == 2
+    assert "wrote outputs/reference/chain/cpu-2.json" in capsys.readouterr().out
+    recorded = json.loads((layout.chains / "cpu-2.json").read_text())
+    assert (recorded["at_once"], recorded["threads"]) == (2, nbjobs.threads_each(2))
     assert sorted(recorded["notebooks_s"]) == ALL
-    longest = max(recorded["notebooks_s"].values())
-    assert longest <= recorded["wall_s"]
-    readme = (layout.root / "README.md").read_text()
-    assert "| cpu | 2 | " in readme, "the table in README says so"
-    assert nbrun.main(["run-all", "--jobs", "2", "--record"], layout) == 2
-    assert "00_first unchanged" in capsys.readouterr().err
+    assert "| cpu | 2 | " in (layout.root / "README.md").read_text(), "the table in README says so"
+    assert expected_s(layout, "02_third", "cpu") == recorded["notebooks_s"]["02_third"]
+    assert nbrun.main(["run-all", "--record"], layout) == 0
+    assert "unchanged" not in capsys.readouterr().out, "the time of a chain is that of all"
+    assert (layout.chains / "cpu-1.json").is_file(), "each number at a time has its own row"
+    assert (layout.chains / "cpu-2.json").is_file()
+
+
+def test_a_chain_of_other_parameters_or_with_a_failure_is_not_recorded(layout, capsys):
+    assert nbrun.main(["run-all", "--record", "--param", "steps=3"], layout) == 2
+    captured = capsys.readouterr()
+    assert "RECORD=1 is for default parameters only: 00_first {'steps': 3}" in captured.err
+    assert "expected time" not in captured.out, "said before anything runs"
+    edit(layout, "notebooks/src/02_third.py", "tiny.save(", 'raise KeyError("lost")\ntiny.save(')
+    assert nbrun.main(["run-all", "--record"], layout) == 1
+    assert not layout.chains.exists()
 
 
 def test_a_notebook_that_shared_the_machine_is_not_published(layout):
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
-    with pytest.raises(RunnerError, match="00_first: ran with 2 notebooks at a time"):
+    with pytest.raises(RunnerError, match="00_first: it ran with 2 notebooks at a time"):
         publish(layout, ["00_first"], "cpu", MODELS)
+    assert nbrun.main(["run", "--nb", "1", "--force"], layout) == 0
+    with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran with 2"):
+        publish(layout, ["01_second"], "cpu", MODELS)
     assert not layout.published("00_first").exists()
 
 

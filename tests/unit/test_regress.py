@@ -1,6 +1,7 @@
 """Comparison with the reference, tolerances, and replaying a recorded run."""
 
 import json
+import os
 
 import pytest
 from nb_repo import MODELS, edit, make_repo, write_result
@@ -175,6 +176,19 @@ def test_reproduce_replays_next_to_the_original(layout, capsys):
     there = layout.root / "outputs" / "reproduce" / "id00cpu" / "cpu" / "00_first.json"
     assert json.loads(there.read_text())["parameters"] == {"profile": "cpu", "steps": 3}
     assert layout.run_file("00_first", "cpu", ".json").read_bytes() == original
+
+
+@pytest.mark.parametrize("mine", [None, "2"])
+def test_reproduce_uses_as_many_threads_as_the_recorded_run(layout, monkeypatch, mine):
+    monkeypatch.setenv("SFT_THREADS", mine or "")
+    if mine is None:
+        monkeypatch.delenv("SFT_THREADS")
+    note = "import os, pathlib\npathlib.Path('threads').write_text(os.environ['SFT_THREADS'])\n"
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", note + "tiny.save(")
+    recorded = write_result(layout.reference("00_first", "cpu"), threads=7)
+    assert replay(layout, recorded, MODELS)["threads"] == 7
+    assert (layout.root / "threads").read_text() == "7"
+    assert os.environ.get("SFT_THREADS") == mine, "what the user has set stays"
 
 
 def test_reproduce_hands_over_upstream_results_and_files(layout, capsys):
