@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sft_utils import heap
 from sft_utils.artifacts import ROOT, read_json, write_json
 from sft_utils.chat import Message, prompt_ids, template_hash
 from sft_utils.errors import ServeError
@@ -54,6 +55,7 @@ def fresh(
                "dtype": dtype, "device": device, "max_new_tokens": max_new_tokens,
                "batch_size": batch_size, "probes": [list(p) for p in probes]}  # fmt: skip
         write_json(place / "job.json", job)
+        heap.give_back_freed_memory()
         done = subprocess.run(
             [sys.executable, "-m", "sft_utils.answering", str(place)],
             cwd=ROOT, capture_output=True, text=True, check=False,
@@ -88,7 +90,7 @@ def _work(place: Path) -> None:
     job = read_json(place / "job.json")
     if job["device"] == "cpu":
         torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
-        runtime.keep_freed_memory()
+        heap.keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(job["folder"], local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(
         job["folder"], dtype=getattr(torch, job["dtype"]), device_map={"": job["device"]},

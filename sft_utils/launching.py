@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from sft_utils import rankresult, rankrun
+from sft_utils import heap, rankresult, rankrun
 from sft_utils.errors import LaunchError
 from sft_utils.generation import report_progress
 from sft_utils.rankresult import Event, Facts, Finished
@@ -85,6 +85,7 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
     )
     if Path(run.model).is_dir():
         environment |= {"HF_HUB_OFFLINE": "1"}
+    heap.give_back_freed_memory()
     try:
         return subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT,

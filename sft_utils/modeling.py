@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sft_utils import heap
 from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_json
 from sft_utils.basemodel import BUNDLED, STAMP, bundled_model, verify_model_dir
 from sft_utils.config import Profile
@@ -73,6 +74,7 @@ def load_model(
     import torch
     from transformers import AutoModelForCausalLM
 
+    heap.give_back_freed_memory()
     source, revision = model_source(profile)
     if dtype is None:
         dtype = torch.float16 if profile.precision == "fp16" else torch.bfloat16

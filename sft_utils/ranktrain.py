@@ -262,7 +262,7 @@ def main(run_file: str) -> None:
     report = Report(run, int(os.environ.get("RANK", "0")), world_size)
     report.watch_writes()
     with failures(report):
-        from sft_utils import runtime
+        from sft_utils import heap, runtime
 
         runtime.quiet()
         import torch
@@ -272,7 +272,7 @@ def main(run_file: str) -> None:
         logging.set_verbosity_error()
         if run.device == "cpu":
             torch.set_num_threads(run.threads)
-            runtime.keep_freed_memory()
+            heap.keep_freed_memory()
         elif not torch.cuda.is_available():
             raise ConfigError(f"run {run.name} needs CUDA and torch sees no GPU")
         join(run)

@@ -1,6 +1,5 @@
 """The start of every notebook: quiet libraries, a device that exists, seeds, one line to say so."""
 
-import ctypes
 import logging
 import os
 import platform
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sft_utils import heap
 from sft_utils.artifacts import runs_dir
 from sft_utils.config import Profile, get_profile
 from sft_utils.errors import ConfigError
@@ -71,27 +71,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*pin_memory.*", category=UserWarning)
     # ipywidgets is left out on purpose: its state would be stored in every notebook.
     warnings.filterwarnings("ignore", message="IProgress not found")
-
-
-def keep_freed_memory() -> bool:
-    """Let the C library keep freed memory for the next tensors, for the rest of this process.
-
-    glibc maps every block above its threshold (32 MiB at most by itself) anew and gives freed ones
-    back, so each large intermediate result is zeroed page by page by the kernel before it is
-    written. Here blocks up to 1 GiB come from the heap, of which up to 2 GiB stay when free. No
-    number changes: only where tensors lie.
-
-    Returns:
-        Whether the C library took it: glibc does, those of macOS and Alpine do not.
-    Source: glibc 2.36, malloc/malloc.c (`mallopt`, `do_set_mmap_threshold`); mallopt(3)
-    """
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3
-    settings = {mmap_threshold: 2**30, trim_threshold: 2**31 - 1, top_pad: 64 * 2**20}
-    mallopt = ctypes.CDLL(None).mallopt
-    taken = [mallopt(name, value) for name, value in settings.items()]
-    return all(taken)
 
 
 def seed_everything(seed: int) -> None:
@@ -172,7 +151,7 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
     if not chosen.is_gpu:
         # The count is part of the arithmetic: another one changes the last bits of a loss.
         torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
-        keep_freed_memory()
+        heap.keep_freed_memory()
     device = require_device(chosen)
     seed_everything(seed)
     print(

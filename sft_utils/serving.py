@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sft_utils import heap
 from sft_utils.artifacts import ROOT
 from sft_utils.chat import Message
 from sft_utils.errors import ServeError
@@ -108,6 +109,7 @@ def running(
             libc.prctl(1, signal.SIGKILL)
 
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    heap.give_back_freed_memory()
     with log.open("w", encoding="utf-8") as output:
         try:
             process = subprocess.Popen(

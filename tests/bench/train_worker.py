@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils import runtime
+from sft_utils import heap, runtime
 from tests.bench import turns
 
 RATE = 1e-3
@@ -173,7 +173,7 @@ def work(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[], N
     torch.set_num_threads(spec["threads"])
     arm = ARMS[spec["arm"]]
     if arm.keeps_memory:
-        runtime.keep_freed_memory()
+        heap.keep_freed_memory()
 
     class Turns(TrainerCallback):
         """Waits behind every step until it is this arm's turn again."""

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
     {"generated", "traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
      "duplicates", "constrain", "workers"},

@@ -287,6 +287,26 @@ def test_freed_memory_is_used_again():
     assert faults["start"] < faults["plain"] / 4, faults
 
 
+GIVEN_BACK = """
+import psutil
+import torch
+from sft_utils import heap
+heap.keep_freed_memory()
+blocks = [torch.ones(2**20) for _ in range(256)]  # 1 GiB in blocks of 4 MiB
+last = torch.ones(2**20)  # on top of them, so that nothing below is given back by itself
+del blocks
+kept = psutil.Process().memory_info().rss
+heap.give_back_freed_memory()
+print(kept - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_can_be_given_back():
+    done = subprocess.run([sys.executable, "-c", GIVEN_BACK], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 2**29, "at least half of the gibibyte"
+
+
 def test_words(capsys):
     takeaway("x", when=False)
     assert "not shown at this profile" in capsys.readouterr().out
