@@ -100,7 +100,6 @@ SMOKE = dataclasses.replace(
     test_rows=8,
     replay_rows=16,
     probe_rows=8,
-    eval_batch_size=8,
     max_new_tokens=24,
     range_test_steps=1,
     overfit_steps=4,
