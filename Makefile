@@ -97,7 +97,7 @@ reproduce: setup ## replay a recorded run and compare exactly: RUN=id
 
 .PHONY: test
 test: setup ## run the tests, JOBS=2 files at a time (ARGS= for pytest)
-	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile --no-loadscope-reorder) $(ARGS)
+	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile) $(ARGS)
 
 .PHONY: mutation
 mutation: setup ## the full mutation benchmark of the preflight (half an hour)
