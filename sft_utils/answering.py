@@ -16,6 +16,7 @@ from typing import Any
 from sft_utils import heap
 from sft_utils.artifacts import ROOT, read_json, write_json
 from sft_utils.chat import Message, prompt_ids, template_hash
+from sft_utils.config import cpu_threads
 from sft_utils.errors import ServeError
 from sft_utils.generation import Answer, generate
 
@@ -78,8 +79,6 @@ def _work(place: Path) -> None:
     from sft_utils import runtime
 
     runtime.quiet()
-    import os
-
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -89,7 +88,7 @@ def _work(place: Path) -> None:
     logging.disable_progress_bar()
     job = read_json(place / "job.json")
     if job["device"] == "cpu":
-        torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
+        torch.set_num_threads(cpu_threads())
         heap.keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(job["folder"], local_files_only=True)
     model = AutoModelForCausalLM.from_pretrained(

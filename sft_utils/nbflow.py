@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft_utils.artifacts import read_json, storage_error, write_json
-from sft_utils.config import PROFILES
+from sft_utils.config import PROFILES, cpu_threads
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import state_hash
 from sft_utils.nbexec import execute, repeat_command
@@ -155,7 +155,7 @@ def run_one(
         "wall_s": round(cost.wall_s, 1),
         "peak_rss_gib": round(cost.peak_rss_gib, 3),
         "at_once": at_once,
-        **({} if PROFILES[run.profile].is_gpu else {"threads": threads()}),
+        **({} if PROFILES[run.profile].is_gpu else {"threads": cpu_threads()}),
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(result_file, result)
@@ -164,11 +164,6 @@ def run_one(
     _record_state(run, before, cost.wall_s)
     show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
     return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
-
-
-def threads() -> int:
-    """Threads of a notebook on a CPU, as `runtime.start` sets them; part of the arithmetic."""
-    return int(os.environ.get("SFT_THREADS", "2"))
 
 
 def _record_time(run: Run, wall_s: float) -> None:

@@ -1,7 +1,7 @@
 """Several notebooks at a time: each in a process of its own, with its share of the cores.
 
-Small batches do not keep two cores busy: with one thread a notebook takes about a quarter longer
-than with two, so two notebooks side by side end sooner than one after the other.
+Small work does not keep two cores busy, so two notebooks side by side, with one thread each, end
+sooner than one after the other. How much: sft_utils/README.md, Decisions.
 """
 
 import contextlib
@@ -16,7 +16,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from sft_utils.nbflow import Outcome, Run, attempt, threads
+from sft_utils.config import cpu_threads
+from sft_utils.nbflow import Outcome, Run, attempt
 from sft_utils.nbprogress import say
 
 THREAD_SETTINGS = ("SFT_THREADS", "OMP_NUM_THREADS")
@@ -32,7 +33,7 @@ def cores() -> int:
 
 def threads_each(jobs: int) -> int:
     """Threads of one of `jobs` notebooks: as alone, but never more in all than there are cores."""
-    return max(1, min(threads(), cores() // jobs))
+    return max(1, min(cpu_threads(), cores() // jobs))
 
 
 @dataclass(frozen=True, slots=True)

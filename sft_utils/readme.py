@@ -153,7 +153,7 @@ def chain_table(records: Sequence[Mapping[str, Any]]) -> str:
     """How long all notebooks take together, by profile and number at a time.
 
     Args:
-        records: What `make run-all RECORD=1` committed.
+        records: What `make run-all RECORD=1` wrote.
     """
     header = [
         "profile",

@@ -14,7 +14,7 @@ from typing import Any
 
 from sft_utils import heap
 from sft_utils.artifacts import runs_dir
-from sft_utils.config import Profile, get_profile
+from sft_utils.config import Profile, cpu_threads, get_profile
 from sft_utils.errors import ConfigError
 
 GIB = 2**30
@@ -149,8 +149,7 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     if not chosen.is_gpu:
-        # The count is part of the arithmetic: another one changes the last bits of a loss.
-        torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
+        torch.set_num_threads(cpu_threads())
         heap.keep_freed_memory()
     device = require_device(chosen)
     seed_everything(seed)

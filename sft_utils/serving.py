@@ -19,6 +19,7 @@ from typing import Any
 from sft_utils import heap
 from sft_utils.artifacts import ROOT
 from sft_utils.chat import Message
+from sft_utils.config import cpu_threads
 from sft_utils.errors import ServeError
 
 HOST = "127.0.0.1"
@@ -190,8 +191,7 @@ def _llama(file: str, port: int, n_ctx: int) -> None:
     settings = xllamacpp.CommonParams()
     settings.model.path, settings.hostnames, settings.port = file, [HOST], port
     settings.n_ctx, settings.n_parallel, settings.n_gpu_layers = n_ctx, 4, 0
-    threads = int(os.environ.get("SFT_THREADS", "2"))
-    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = threads
+    settings.cpuparams.n_threads = settings.cpuparams_batch.n_threads = cpu_threads()
     settings.warmup = settings.ui = False
     server = xllamacpp.Server(settings)
     print(f"listening at {server.listening_address}", flush=True)

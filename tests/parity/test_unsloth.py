@@ -11,6 +11,7 @@ import torch
 
 from sft_utils import backends, gpuruns, masking, tickets
 from sft_utils.artifacts import ROOT
+from sft_utils.config import cpu_threads
 from sft_utils.errors import ConfigError, ModelError
 
 SCRIPT = Path(__file__).with_name("train_unsloth.py")
@@ -39,7 +40,7 @@ def through_unsloth(folder, rows, quantization="none", dtype="float32", steps=ST
 
 
 def through_trl(folder, rows, quantization="none", dtype=torch.float32, steps=STEPS):
-    torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
+    torch.set_num_threads(cpu_threads())
     job = {"device": "cpu", "tiny": True, "work": str(folder)}
     profile = gpuruns.profile_for(job, batch_size=4, quantization=quantization)
     config = gpuruns.sft_config(

@@ -5,7 +5,6 @@ usage: train_unsloth.py SETTINGS.json     (keys: rows, quantization, dtype, step
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -16,9 +15,10 @@ backends.prepare("unsloth", cpu=True)  # above all other imports
 import torch  # noqa: E402
 
 from sft_utils import gpuruns  # noqa: E402
+from sft_utils.config import cpu_threads  # noqa: E402
 
 settings = json.loads(Path(sys.argv[1]).read_text())
-torch.set_num_threads(int(os.environ.get("SFT_THREADS", "2")))
+torch.set_num_threads(cpu_threads())
 job = {"device": "cpu", "tiny": True, "work": settings["folder"]}
 profile = gpuruns.profile_for(job, batch_size=4, quantization=settings["quantization"])
 config = gpuruns.sft_config(

@@ -287,6 +287,13 @@ def test_freed_memory_is_used_again():
     assert faults["start"] < faults["plain"] / 4, faults
 
 
+@pytest.mark.parametrize("given", ["", "0", "-1", "two", "1.5"])
+def test_a_number_of_threads_that_cannot_be_is_refused(monkeypatch, given):
+    monkeypatch.setenv("SFT_THREADS", given)
+    with pytest.raises(ConfigError, match=f"SFT_THREADS={given!r}: a whole number above 0"):
+        runtime.start("00_is_sft_the_right_tool", "smoke")
+
+
 GIVEN_BACK = """
 import psutil
 import torch
