@@ -19,7 +19,7 @@ from typing import Any
 
 from sft_utils import answers, filters
 from sft_utils.artifacts import display_path, storage_error
-from sft_utils.data import Line, Row, dump_row, mail_of, read_at, read_jsonl, rows_of
+from sft_utils.data import Line, Row, dump_row, mail_of, read_at, read_jsonl
 from sft_utils.duplicates import ALIKE, HeldOut, NearDuplicates, exact_key, jaccard, shingles
 from sft_utils.errors import DataError, SFTError
 from sft_utils.personal import personal_data
@@ -108,13 +108,35 @@ def mail_lengths(path: Path | str) -> Sequence[int]:
     return lengths
 
 
+def _held_out_mails(paths: Sequence[Path | str]) -> dict[str, str]:
+    """Every mail of the held-out files under a name of its own: `id`, or file and line.
+
+    Raises:
+        DataError: A row has no roles to read a mail from, so leaks of it would go unseen.
+    """
+    mails: dict[str, str] = {}
+    for path in map(Path, paths):
+        for line in read_jsonl(path, strict=True):
+            if line.row is None:
+                continue
+            if reason := filters.roles(line.row):
+                raise DataError(
+                    f"{display_path(path)}:{line.number}: this held-out row cannot be compared "
+                    f"({reason}). Give it `messages` that end with a user and an assistant turn."
+                )
+            name = str(line.row.get("id", ""))
+            if not name or name in mails:  # files number their rows alike: no row may hide another
+                name = f"{name} ({path.name}:{line.number})".lstrip()
+            mails[name] = mail_of(line.row)
+    return mails
+
+
 class _Repeats:
     """The filters that compare a row with held-out mails and with the rows kept so far."""
 
     def __init__(self, path: Path | str, settings: Settings) -> None:
         self.path, self.near = path, settings.near
-        rows = [row for held in settings.held_out for row in rows_of(held)]
-        self.held_out = HeldOut({row["id"]: mail_of(row) for row in rows})
+        self.held_out = HeldOut(_held_out_mails(settings.held_out))
         self.exact: dict[int, int] = {}
         self.places = array("Q")  # byte offset of each kept row
         self.index = NearDuplicates()

@@ -35,7 +35,7 @@ def choose(candidates: Sequence[Candidate], *, budget: float) -> Candidate:
     Only full evaluations compete (the quick ones are noisier); ties go to the earlier step.
 
     Args:
-        candidates: Everything the gate saw.
+        candidates: Everything the gate saw, after `TaskGate.finish` with the same budget.
         budget: Largest accepted forgetting, in nats per token.
     Raises:
         ConfigError: No full evaluation lies within the budget.
@@ -43,11 +43,12 @@ def choose(candidates: Sequence[Candidate], *, budget: float) -> Candidate:
     full = [c for c in candidates if c.full]
     allowed = [c for c in full if c.forgetting <= budget]
     if not allowed:
-        least = min((c.forgetting for c in full), default=float("nan"))
+        least = min(candidates, key=lambda c: c.forgetting, default=None)
+        seen = f"least: {least.forgetting:.3f} at step {least.step}" if least else "none was scored"
         raise ConfigError(
-            f"no checkpoint forgets less than the budget of {budget:g} nats per token "
-            f"(least: {least:.3f}, {len(full)} candidates). Train less, mix in general data, or "
-            "accept a larger budget knowingly."
+            f"no fully scored checkpoint forgets less than the budget of {budget:g} nats per token "
+            f"({seen}; {len(full)} scored fully, {len(candidates) - len(full)} quickly). "
+            "Train less, mix in general data, or accept a larger budget knowingly."
         )
     return max(allowed, key=lambda c: (c.task, -c.step))
 
@@ -126,17 +127,29 @@ class TaskGate(TrainerCallback):
         if not any(c.step == state.global_step and c.full for c in self.history):
             self._score(kwargs["model"], state.global_step, full=True)
 
-    def finish(self, model: Any, last_step: int, load: Callable[[Any, Path], None]) -> None:
+    def finish(
+        self, model: Any, last_step: int, load: Callable[[Any, Path], None], *,
+        budget: float = math.inf,
+    ) -> None:  # fmt: skip
         """Full evaluations that promotion needs: of the end, and of the best quick state.
 
         A run killed during its last evaluation resumes behind the end of the epoch, where the
         trainer has nothing left to announce; so the end is scored here if it was not.
+
+        Args:
+            model: What trained.
+            last_step: Optimizer steps done.
+            load: (model, adapter folder) -> the adapter in the model.
+            budget: As `choose` takes it. Forgetting is measured alike in quick and full
+                evaluations, so a quick state beyond it cannot be promoted, and the best one inside
+                gets the full evaluation even if another one scored higher.
         """
         if not any(c.step == last_step and c.full for c in self.history):
             self._score(model, last_step, full=True)
         scored = {c.step for c in self.history if c.full}
-        quick = sorted((c for c in self.history if not c.full), key=lambda c: -c.task)
-        for candidate in [c for c in quick if c.step not in scored][:1]:
+        quick = [c for c in self.history if not c.full and c.forgetting <= budget]
+        best = sorted(quick, key=lambda c: -c.task)
+        for candidate in [c for c in best if c.step not in scored][:1]:
             load(model, self.adapter_dir(candidate.step))
             self._score(model, candidate.step, full=True, save=False)
 

@@ -485,6 +485,28 @@ def test_the_command_line_reports_counts_and_cost(tmp_path):
     assert missing.stderr.startswith("DataError: nowhere.jsonl does not exist")
 
 
+OTHER = "A quite different letter about a lamp that flickers whenever the tram passes. Regards, Bo"
+
+
+def test_held_out_files_that_number_their_rows_alike_hide_nothing(tmp_path):
+    first, second = tmp_path / "test.jsonl", tmp_path / "examples.jsonl"
+    data.write_jsonl(first, [row(id="0")])
+    data.write_jsonl(second, [row(mail=OTHER, id="0")])
+    held = curation._held_out_mails((first, second))
+    assert held == {"0": MAIL, "0 (examples.jsonl:1)": OTHER}
+
+
+def test_held_out_rows_need_no_id(tmp_path):
+    data.write_jsonl(tmp_path / "held.jsonl", [{"messages": row()["messages"]}])
+    assert curation._held_out_mails((tmp_path / "held.jsonl",)) == {"(held.jsonl:1)": MAIL}
+
+
+def test_a_held_out_row_without_a_mail_is_named(tmp_path, settings):
+    data.write_jsonl(settings.held_out[0], [row(), {"id": "x", "prompt": "p", "completion": "c"}])
+    with pytest.raises(DataError, match=r"held.jsonl:2: this held-out row .*no list of messages"):
+        run(tmp_path, [row()], settings)
+
+
 def test_the_funnel_decides_as_recorded(tmp_path):
     """A faster funnel must keep and drop the same lines for the same reasons, to the byte."""
     settings = curation.Settings(

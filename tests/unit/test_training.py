@@ -23,7 +23,7 @@ def test_best_task_not_last():
 def test_budget_excludes():
     history = [candidate(10, 0.7, 0.1), candidate(20, 0.9, 0.6)]
     assert choose(history, budget=0.5).step == 10
-    with pytest.raises(ConfigError, match="least: 0.100, 2 candidates"):
+    with pytest.raises(ConfigError, match="least: 0.100 at step 10; 2 scored fully"):
         choose(history, budget=0.05)
 
 
@@ -90,6 +90,26 @@ def test_the_end_is_scored_even_if_the_trainer_did_not_announce_it(tmp_path):
     gate.finish(Model(), 20, lambda model, path: None)
     assert (20, True) in [(c.step, c.full) for c in gate.history]
     assert (10, True) in [(c.step, c.full) for c in gate.history], "the best quick state competes"
+
+
+def test_the_best_quick_state_inside_the_budget_competes(tmp_path):
+    """A state with a higher score that forgets too much must not take its place."""
+    seen = iter([(0.90, 0.60), (0.88, 0.30), (0.85, 0.55), (0.86, 0.56), (0.87, 0.31)])
+    gate = training.TaskGate(
+        lambda m, full: dict(zip(("task", "forgetting"), next(seen), strict=True)),
+        tmp_path, every=10,
+    )  # fmt: skip
+    for step in (10, 20, 30):
+        gate.on_step_end(None, State(step), Control(), model=Model())
+    gate.finish(Model(), 35, lambda model, path: None, budget=0.5)
+    assert training.choose(gate.history, budget=0.5).step == 20
+
+
+def test_what_no_state_keeps_is_named_with_the_least(tmp_path):
+    quick = training.Candidate(step=10, full=False, task=0.5, forgetting=0.7)
+    full = training.Candidate(step=20, full=True, task=0.6, forgetting=0.9)
+    with pytest.raises(ConfigError, match=r"0.700 at step 10; 1 scored fully, 1 quickly"):
+        training.choose([quick, full], budget=0.5)
 
 
 def test_divergence_is_named(tmp_path):
