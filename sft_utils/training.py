@@ -46,8 +46,9 @@ def choose(candidates: Sequence[Candidate], *, budget: float) -> Candidate:
         least = min(candidates, key=lambda c: c.forgetting, default=None)
         seen = f"least: {least.forgetting:.3f} at step {least.step}" if least else "none was scored"
         raise ConfigError(
-            f"no fully scored checkpoint forgets less than the budget of {budget:g} nats per token "
-            f"({seen}; {len(full)} scored fully, {len(candidates) - len(full)} quickly). "
+            f"no checkpoint forgets less than the budget of {budget:g} nats per token "
+            f"({seen}; {len(full)} scored fully, {len(candidates) - len(full)} quickly; only those "
+            "scored fully can be promoted). "
             "Train less, mix in general data, or accept a larger budget knowingly."
         )
     return max(allowed, key=lambda c: (c.task, -c.step))
