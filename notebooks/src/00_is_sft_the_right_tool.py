@@ -52,8 +52,8 @@ run = start("00_is_sft_the_right_tool", profile, seed=seed, test_rows=test_rows)
 # ## What is the task?
 #
 # A support mail goes in, a ticket with nine fields comes out. Every field has a rule
-# (`data/tickets/GUIDELINES.md`), the ticket has a JSON Schema, and the mails that score us were
-# never used for anything else. Most of them were written one by one, the others come from a grammar.
+# (`data/tickets/GUIDELINES.md`), the ticket has a JSON Schema, and the mails that score us are never
+# trained on. Most of them were written one by one, the others come from a grammar.
 
 # %%
 rows = tickets.read_rows(tickets.TEST, test_rows or run.profile.test_rows)
@@ -121,9 +121,9 @@ table(
 # ## How good are prompts alone?
 #
 # Greedy decoding, one harness for all arms, every answer kept. `schema_valid` asks whether the whole
-# answer is JSON that satisfies the schema. `field_f1` asks whether the values are right, counts only
-# fields that the mail really fills, and accepts JSON with prose around it: prompting is not punished
-# for a chatty answer.
+# answer is JSON that satisfies the schema. `field_f1` asks whether the values are right and accepts
+# JSON with prose around it: prompting is not punished for a chatty answer. Agreeing that a field is
+# empty earns nothing, since most fields of most mails are; inventing a value for it costs.
 
 # %%
 model = modeling.load_model(run.profile)
@@ -236,8 +236,9 @@ takeaway(f"Field F1 with the right mails {right:.3f}, with the wrong mails "
          f"{wrong['rotated.field_f1']['value']:.3f}: what is left is the luck of common values.")
 
 # %% [markdown]
-# **Why.** Topic, currency and urgency have few values, so a blind answer scores above zero. A
-# trivial baseline tells how much: it answers every mail with the most frequent value of each field.
+# **Why.** Topic, action and urgency have few values, so a blind answer scores above zero. A trivial
+# baseline tells how much: one constant ticket for every mail, with the most frequent topic, action and
+# urgency of the examples and nothing else. What a prompt is worth is what it adds to *that*.
 
 # %%
 trivial = {}
@@ -255,7 +256,7 @@ takeaway(f"The constant ticket scores {scoring.field_f1(constant):.3f} field F1;
 #
 # Published experience for narrow extraction tasks: a few hundred to a few thousand good examples
 # (LIMA, arXiv 2305.11206, trained on 1,000; InstructGPT, arXiv 2203.02155, on about 13,000). Quality
-# and coverage decide, which is the subject of 01; a curve for this task is planned as notebook 08.
+# and coverage decide, which is the subject of 01; 08 draws the curve for this task.
 
 # %%
 target = 0.90

@@ -11,7 +11,7 @@
 #
 # QLoRA on one device: a 4-bit base, small trainable matrices, and a gate that looks at the task
 # instead of the loss. The checkpoint that leaves this notebook is the one that answers best without
-# having forgotten too much; it is compared with the best prompt on mails that nothing ever saw.
+# having forgotten too much; it is compared with the best prompt on mails that it never read.
 
 # %% [markdown]
 # **You will be able to** predict training memory before loading · find a learning rate in a minute ·
@@ -695,7 +695,7 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
 # interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
 # message enough to act on?
 #
-# **Next**: your own data, see "Bring your own data" in README.
+# **Next**: 04, the same training on several processes; or your own data, "Bring your own data" in README.
 
 # %% [markdown]
 # **Sources**: QLoRA, arXiv 2305.14314v1 · LoRA, arXiv 2106.09685v2 · Thinking Machines, *LoRA Without

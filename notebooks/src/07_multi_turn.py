@@ -79,7 +79,8 @@ P, SIZE = run.profile, dialogues.sizes(run.profile)
 # ## What is a rule?
 #
 # A sentence in the system prompt for the model, and a function for us. The same requests occur under
-# *two* system prompts: who ignores the prompt cannot be right under both.
+# *two* system prompts: who ignores the prompt can hardly be right under both, unless the two share what
+# the turn is about. Facts and names of the test are new, and a few of its domains; most are trained ones.
 
 # %%
 train = dialogues.read("train", SIZE.train_rows, seed)
@@ -125,7 +126,8 @@ takeaway(f"Gold replies keep their rules in {sum(kept)} of {len(kept)} turns.")
 # %% [markdown]
 # ## Can the checkers fail?
 #
-# **Predict.** Each gold reply is answered with a violation made by code. How many pass?
+# **Predict.** Each gold reply is answered with a violation made by code, for every kind of rule in the
+# table. How many pass?
 
 # %%
 SAY = {"en": "The desk opens at nine.", "de": "Der Schalter öffnet um neun Uhr morgens."}
@@ -458,13 +460,15 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
 
 # %% [markdown]
 # **Summary**
-# - A rule that counts has a checker, and the checker has been seen to fail.
+# - A rule that counts has a checker, and a checker has to be seen failing.
 # - Adherence is reported by turn, recall by distance, on the model's own history.
 # - All replies of a dialogue carry loss; what training the last one only costs is in the table.
 #
 # **What this does not show**: users who argue for long, dialogues above six turns, rules that no
 # checker can decide, and safety beyond refusing a named topic. One seed; test dialogues come from the
-# same authors as the training ones.
+# same authors as the training ones and mostly from the same domains. Late turns exist in few dialogues
+# only, so that the figure's last points are of other dialogues than its first. The rate was chosen after
+# a look at test figures (Decisions in sft_utils/README.md), which flatters a little.
 #
 # **Exercises**: (1) Write `no_questions` below. (2) Swap the order of the two example dialogues: does
 # the few-shot arm change? (3) Train 60 dialogues instead: which rule suffers first?

@@ -392,8 +392,8 @@ merging.load_into(shipped, merging.made(model))
 table(faults, f"n = {len(few)} requests; KL against the adapter on {len(rows_of_probe)} probes")
 
 # %% [markdown]
-# **Why.** A merge into the original base often answers as well as the right one: no task score can see it,
-# and it is still a model that nobody evaluated. Weights can say it without a single answer: a
+# **Why.** A wrong merge can answer about as well as the right one, and a task score on few requests then
+# sees nothing; it is still a model that nobody evaluated. Weights can say it without a single answer: a
 # right merge agrees with `D + (alpha / r) · B A` in every element to one rounding step, and each wrong one
 # agrees with its own recipe.
 
