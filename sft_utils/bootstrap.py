@@ -4,6 +4,8 @@ Idempotent: a stamp in the environment holds the hash of the lock; nothing is do
 unchanged. Every problem is one line that says what to do.
 """
 
+from __future__ import annotations  # an old Python shall reach the line that calls it too old
+
 import argparse
 import hashlib
 import json
@@ -25,6 +27,10 @@ MODEL_STAMP = ROOT / "outputs" / "models" / "smollm2-135m-instruct" / "sft_model
 MIN_PYTHON = (3, 11)
 NEEDED_GIB = 5.0
 """Environment 2.4 GiB, wheels in flight 1 GiB, model 0.3 GiB, one run's outputs."""
+
+STAMP = "sft-lock.sha256"
+PARTS = {"bin", "include", "lib", "lib64", "share", "etc", "pyvenv.cfg", STAMP}
+"""All that an environment made here consists of: a folder that holds more is never erased."""
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds: on Linux the default build pulls gigabytes of CUDA."""
@@ -96,14 +102,61 @@ def install_tokenizers(target: Path, python: Path) -> None:
         print(f"setup: optional tokenizers left out ({explain(result)})", flush=True)
 
 
+def check_place(given: str) -> Path:
+    """The folder that VENV names; never one with the repository or the user's home in it."""
+    if not given.strip():
+        stop(
+            "VENV is empty (VENV=$CONDA_PREFIX without an active conda environment?). "
+            "Activate it; or leave VENV= out (unset VENV): the environment is .venv then"
+        )
+    target = Path(given).resolve()
+    home = Path(os.path.expanduser("~")).resolve()
+    if os.path.exists(target):
+        if not (target.is_dir() and os.access(target, os.R_OK | os.X_OK)):
+            stop(f"VENV={given} is no folder that can be read. Name a new one")
+        for kept, what in ((ROOT, "this repository"), (home, "your home")):
+            # Compared as files, not as names: a disk may take /Users/Me and /users/me for one.
+            if any(os.path.exists(p) and target.samefile(p) for p in (kept, *kept.parents)):
+                stop(f"VENV={given} is {target}, which holds {what}. Name a folder of its own")
+    return target
+
+
+def check_erasable(target: Path) -> None:
+    """Refuse a folder that holds anything but an environment: building one erases it first."""
+    names = {entry.name for entry in target.iterdir()} if target.exists() else set()
+    marked = "pyvenv.cfg" in names  # else set-up may have been killed at its first folders
+    if names <= PARTS and (marked or not any(entry.is_file() for entry in target.rglob("*"))):
+        return
+    problem = "is no Python environment and not empty"
+    if marked:
+        problem = "has no working pip and holds more than an environment"
+    found = ", ".join(sorted(names - PARTS or names)[:3])
+    stop(
+        f"VENV={target} {problem} ({found}), so it is not built anew. Nothing was changed. "
+        "Name a new folder or a working environment, or delete this one yourself"
+    )
+
+
+def erase(target: Path) -> None:
+    """Remove what is left of an environment; its mark goes last, should this be interrupted."""
+    entries = list(target.iterdir()) if target.exists() else []
+    for entry in sorted(entries, key=lambda entry: entry.name == "pyvenv.cfg"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
 def create(target: Path, python: Path) -> None:
     """Create the environment, or repair one that was left half-built (no pip)."""
     probe = [str(python), "-m", "pip", "--version"]
     if python.exists() and not subprocess.run(probe, capture_output=True, check=False).returncode:
         return
+    check_erasable(target)
     print(f"setup: creating {target.name} with Python {platform.python_version()}", flush=True)
     try:
-        venv.create(target, with_pip=True, clear=True)
+        erase(target)
+        venv.create(target, with_pip=True)
     except (subprocess.CalledProcessError, OSError) as error:
         shutil.rmtree(target, ignore_errors=True)
         stop(f"cannot create {target.name} ({error}). On Debian: apt install python3-venv")
@@ -129,16 +182,16 @@ def model_is_current() -> bool:
 def main() -> None:
     """Create or update the environment, then convert the base model once."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
-    target = parser.parse_args().venv.resolve()
+    parser.add_argument("--venv", default=str(ROOT / ".venv"))
+    target = check_place(parser.parse_args().venv)
     python = target / "bin" / "python"
-    stamp = target / "sft-lock.sha256"
+    stamp = target / STAMP
     wanted = LOCK.read_bytes() + TOKENIZERS.read_bytes() + str(ROOT).encode()
     digest = hashlib.sha256(wanted).hexdigest()
     if (target / "conda-meta").is_dir():
         # A conda environment (GPU) has its own CUDA torch: never install over it.
         link_checkout(python)
-    elif not (stamp.exists() and stamp.read_text() == digest):
+    elif not (python.exists() and stamp.exists() and stamp.read_text() == digest):
         check_machine()
         stamp.unlink(missing_ok=True)
         create(target, python)

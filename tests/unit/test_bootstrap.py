@@ -1,6 +1,11 @@
-"""`make setup`: when the base model is converted again, and which machines are refused."""
+"""`make setup`: where an environment may be built, which machines are refused, what is converted."""
 
+import ast
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -61,3 +66,236 @@ def test_an_old_python_is_refused(disk, monkeypatch):
     monkeypatch.setattr(bootstrap, "MIN_PYTHON", (99, 0))
     with pytest.raises(SystemExit, match=r"^setup: Python .* is too old.* make setup PYTHON=python3\.11$"):
         bootstrap.check_machine()
+
+
+def test_an_old_python_reaches_the_line_that_says_so():
+    """Annotations like list[str] end Python 3.8 with a TypeError unless they stay unevaluated."""
+    tree = ast.parse(Path(bootstrap.__file__).read_text(encoding="utf-8"), feature_version=(3, 7))
+    first = next(node for node in tree.body if isinstance(node, ast.ImportFrom))
+    assert (first.module, first.names[0].name) == ("__future__", "annotations")
+
+
+# Where an environment may be built. Set-up once erased any folder without bin/python.
+
+
+def only_below(place, remove):
+    """`remove`, which a wrong path shall not lead outside of the test's folder."""
+
+    def guarded(path, *args, **options):
+        assert Path(path).resolve().is_relative_to(place), path
+        remove(path, *args, **options)
+
+    return guarded
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch, disk):
+    """A repository below a home, nothing installed; `build` runs set-up for a value of VENV."""
+    disk(100)
+    root = tmp_path / "home" / "work" / "repository"
+    (root / ".git").mkdir(parents=True)
+    (root / ".git" / "HEAD").write_text("main")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(root)
+    monkeypatch.setattr(bootstrap, "ROOT", root)
+    monkeypatch.setattr(bootstrap, "model_is_current", lambda: True)
+    installed = []
+    monkeypatch.setattr(bootstrap, "install", installed.append)
+    monkeypatch.setattr(bootstrap, "install_tokenizers", lambda target, python: None)
+    monkeypatch.setattr(bootstrap, "link_checkout", lambda python: None)
+
+    def created(self, folder):
+        """What venv does, without the seconds that pip takes; never outside of the test's folder."""
+        assert Path(folder).resolve().is_relative_to(tmp_path / "home"), folder
+        python = Path(folder) / "bin" / "python"
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.unlink(missing_ok=True)
+        python.write_text("#!/bin/sh\n")
+        python.chmod(0o755)
+        (Path(folder) / "pyvenv.cfg").touch()
+
+    monkeypatch.setattr(bootstrap.venv.EnvBuilder, "create", created)
+    monkeypatch.setattr(bootstrap.shutil, "rmtree", only_below(tmp_path, shutil.rmtree))
+
+    def build(value):
+        monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--venv", str(value)])
+        installed.clear()
+        bootstrap.main()
+        return installed
+
+    return SimpleNamespace(root=root, home=tmp_path / "home", build=build)
+
+
+def everything(folder):
+    return {p: p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def refused(machine, value, message):
+    before = everything(machine.home)
+    with pytest.raises(SystemExit, match=rf"^setup: VENV.*{message}") as error:
+        machine.build(value)
+    assert len(str(error.value).splitlines()) == 1
+    assert everything(machine.home) == before, "nothing may be touched"
+
+
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_venv_is_not_the_repository(machine, value):
+    refused(machine, value, "is empty .*CONDA_PREFIX")
+
+
+@pytest.mark.parametrize("marked", [False, True])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (".", "holds this repository"),
+        ("..", "holds this repository"),
+        ("../..", "holds this repository"),
+        ("../../elsewhere/..", "holds this repository"),
+        ("link", "holds this repository"),
+    ],
+)
+def test_the_repository_and_what_is_above_it_are_never_built_in(machine, value, message, marked):
+    (machine.home / "elsewhere").mkdir()
+    (machine.root / "link").symlink_to(machine.root.parent)
+    if marked:
+        (machine.root / value / "pyvenv.cfg").touch()
+    refused(machine, value, message)
+
+
+def test_a_home_beside_the_repository_is_never_built_in(machine, monkeypatch):
+    home = machine.root.parent.parent / "users" / "me"
+    home.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    for folder in (home, home.parent):
+        (folder / "pyvenv.cfg").touch()
+        refused(machine, folder, "holds your home")
+
+
+@pytest.mark.parametrize("mark", ["", "pyvenv.cfg"])
+def test_a_folder_with_anything_else_in_it_is_left_alone(machine, mark):
+    precious = machine.home / "precious"
+    (precious / "a").mkdir(parents=True)
+    (precious / "a" / "thesis.txt").write_text("years of work")
+    if mark:
+        (precious / mark).touch()
+    refused(machine, precious, r"\(a\), so it is not built anew\. Nothing was changed")
+    (machine.home / "link").symlink_to(precious)
+    refused(machine, machine.home / "link", r"\(a\)")
+
+
+def test_folders_of_an_environment_without_its_mark_are_left_alone(machine):
+    """~/.local has bin, lib and share."""
+    local = machine.home / ".local"
+    for name in ("bin/tool", "lib/library", "share/data"):
+        (local / name).parent.mkdir(parents=True, exist_ok=True)
+        (local / name).touch()
+    refused(machine, local, r"is no Python environment and not empty \(bin, lib, share\)")
+
+
+def test_empty_folders_of_other_names_are_left_alone(machine):
+    (machine.home / "archive" / "2026").mkdir(parents=True)
+    refused(machine, machine.home / "archive", "is no Python environment")
+
+
+def test_a_file_is_no_folder(machine):
+    (machine.home / "notes.txt").write_text("notes")
+    refused(machine, machine.home / "notes.txt", "is no folder")
+    (machine.home / "link").symlink_to(machine.home / "notes.txt")
+    refused(machine, machine.home / "link", "is no folder")
+
+
+def test_a_folder_that_cannot_be_read_is_one_line(machine, monkeypatch):
+    (machine.home / "closed").mkdir()
+    monkeypatch.setattr(bootstrap.os, "access", lambda path, mode: False)
+    refused(machine, machine.home / "closed", "is no folder that can be read")
+
+
+def killed_at_pip(folder):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").write_text("#!/bin/sh\nexit 1\n")
+    (folder / "bin" / "python").chmod(0o755)
+    (folder / "lib" / "python3.11").mkdir(parents=True)
+    (folder / "lib64").symlink_to("lib")
+    (folder / "pyvenv.cfg").touch()
+
+
+def killed_at_the_first_folders(folder):
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib").mkdir()
+
+
+def python_is_gone(folder):
+    """The system's Python was exchanged: the link dangles, the stamp of the lock is still there."""
+    killed_at_pip(folder)
+    (folder / "bin" / "python").unlink()
+    (folder / "bin" / "python").symlink_to("gone")
+    (folder / bootstrap.STAMP).write_text("old")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda folder: None, Path.mkdir, killed_at_the_first_folders, killed_at_pip, python_is_gone],
+)
+@pytest.mark.parametrize("value", [".venv", "../other", "link"])
+def test_an_absent_empty_or_half_made_environment_is_built(machine, made, value):
+    (machine.root / "link").symlink_to(machine.home / "far")
+    folder = (machine.root / value).resolve()
+    made(folder)
+    assert machine.build(value) == [folder / "bin" / "python"]
+    assert (folder / "bin" / "python").read_text() == "#!/bin/sh\n", "made anew"
+    assert not (folder / "lib").exists(), "what was half-made is gone"
+    assert machine.build(value) == [], "and the second time there is nothing to do"
+
+
+def test_a_finished_environment_whose_python_is_gone_is_built_again(machine):
+    assert machine.build(".venv")
+    (machine.root / ".venv" / "bin" / "python").unlink()
+    assert machine.build(".venv")
+
+
+def test_an_interrupted_repair_is_continued(machine, monkeypatch):
+    """The mark of an environment goes last, so that the rest of it is still known as one."""
+    folder = machine.root / ".venv"
+    killed_at_pip(folder)
+    (folder / "lib" / "python3.11" / "pip.py").touch()
+
+    def killed(path):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            machine.build(".venv")
+    assert (folder / "pyvenv.cfg").exists()
+    assert machine.build(".venv")
+
+
+def test_a_working_environment_is_used_as_it_is(machine):
+    """pip answers: nothing is erased, whatever else is there."""
+    machine.build("../project")
+    folder = machine.root.parent / "project"
+    (folder / "thesis.txt").write_text("years of work")
+    (folder / bootstrap.STAMP).unlink()
+    assert machine.build("../project") == [folder / "bin" / "python"]
+    assert (folder / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_conda_environment_is_linked_only(machine):
+    folder = machine.home / "conda" / "envs" / "sft-notebooks"
+    (folder / "conda-meta").mkdir(parents=True)
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").touch()
+    before = everything(folder)
+    assert machine.build(folder) == []
+    assert everything(folder) == before
+
+
+def test_a_real_environment_is_repaired(machine, monkeypatch):
+    """venv itself, not its stand-in: killed before pip, then whole."""
+    monkeypatch.undo()
+    folder = machine.home / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    bootstrap.create(folder, folder / "bin" / "python")
+    done = subprocess.run([folder / "bin" / "python", "-m", "pip", "--version"], check=False)
+    assert done.returncode == 0
+    assert (folder / "bin" / "activate").is_file()
