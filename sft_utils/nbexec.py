@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFL
 QUIET = {"WANDB_MODE": "dryrun", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 FRAME = re.compile(r"^(Cell In\[\d+\], line \d+|File .+:\d+, in .+)", re.MULTILINE)
+OWN_FILE = ("data", "schema", "mapping")  # parameters with a variable of their own in make
 MESSAGE_CHARS = 2000  # of the exception's text; a schema error can hold a whole document
 
 
@@ -211,7 +213,17 @@ def _failure(
 
 
 def repeat_command(notebook: str, profile: str, params: Mapping[str, Any]) -> str:
-    """The make command that runs one notebook again with the same parameters."""
+    """The make command that runs one notebook again with the same parameters.
+
+    Each value comes back from the shell, make and `nbparams.split` as it is here.
+
+    Example:
+        >>> repeat_command("03_x", "smoke", {"profile": "smoke", "data": "my file.csv", "rank": 8})
+        "make nb NB=03 PROFILE=smoke PARAMS=rank=8 DATA='my file.csv'"
+    """
     command = f"make nb NB={notebook[:2]} PROFILE={profile}"
-    given = " ".join(f"{name}={value}" for name, value in params.items())
-    return f'{command} PARAMS="{given}"' if given else command
+    own = {name: value for name, value in params.items() if name in OWN_FILE}
+    rest = [f"{k}={shlex.quote(str(v))}" for k, v in params.items() if k not in (*own, "profile")]
+    given = {"PARAMS": " ".join(rest)} if rest else {}
+    given |= {name.upper(): value for name, value in own.items()}
+    return " ".join([command, *(f"{name}={shlex.quote(text)}" for name, text in given.items())])

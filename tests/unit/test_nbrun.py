@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ from PIL import Image
 
 from sft_utils import nbpublish, nbrun
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbexec import kernel_env
+from sft_utils.nbexec import kernel_env, repeat_command
 from sft_utils.nbflow import expected_s, lock, plan, run_one
 from sft_utils.nbparams import convert, defaults, split
 from sft_utils.nbprogress import Monitor, training_progress
@@ -207,6 +208,36 @@ def test_after_a_failure_the_same_command_continues_there(done, capsys):
     edit(done, "notebooks/src/01_second.py", '    raise KeyError("lost")', "    return x / 2")
     assert nbrun.main(["run-all"], done) == 0
     assert started(capsys.readouterr().out) == ["01_second"]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {},
+        {"steps": 5, "rate": 2e-05, "loud": True},
+        {"data": "my file.csv", "schema": "it's.json", "mapping": "prompt=a+b,completion=c"},
+        {"name": 'two words, "quoted", $HOME `x` #1', "steps": 3},
+    ],
+)
+@pytest.mark.parametrize("profile", ["cpu", "smoke"])
+def test_the_command_that_repeats_a_run_says_the_same(params, profile):
+    """As the runner has it: the profile is injected like a parameter where it is not the default."""
+    injected = params if profile == "cpu" else {"profile": profile, **params}
+    words = shlex.split(repeat_command("00_first", profile, injected))
+    assert words[:4] == ["make", "nb", "NB=00", f"PROFILE={profile}"]
+    given = []
+    for name, _, text in (word.partition("=") for word in words[4:]):
+        given.append(text if name == "PARAMS" else f"{name.lower()}=={text}")  # as the Makefile does
+    known = KNOWN | {"data": "", "schema": "", "mapping": ""}
+    assert convert("00_first", known, split(given)) == params
+
+
+def test_a_failure_at_another_profile_names_a_command_that_is_accepted(layout, capsys):
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", 'raise KeyError("lost")\ntiny.save(')
+    words = ["run", "--nb", "00", "--profile", "smoke", "--param", "steps=5"]
+    assert nbrun.main(words, layout) == 1
+    repeat = capsys.readouterr().err.splitlines()[-1]
+    assert repeat == "repeat just this one: make nb NB=00 PROFILE=smoke PARAMS=steps=5"
 
 
 def test_a_failure_stops_only_what_requires_it(layout, capsys):
