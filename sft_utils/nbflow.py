@@ -7,9 +7,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import read_json, storage_error, write_json
+from sft_utils.artifacts import read_json, sha256_path, storage_error, write_json
 from sft_utils.config import PROFILES, cpu_threads
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import state_hash
@@ -79,9 +80,21 @@ def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence
 
 
 def read_state(layout: Layout, notebook: str, profile: str) -> Mapping[str, Any]:
-    """The state a successful run left; empty if there is none or a part of it is gone."""
-    needed = [layout.run_file(notebook, profile, s) for s in (".state.json", ".json", ".ipynb")]
-    return read_json(needed[0]) if all(path.is_file() for path in needed) else {}
+    """The state a successful run left; empty if there is none or a part of it is gone.
+
+    The files it handed on are a part: the notebook that misses one names the command of this one.
+    """
+    state, said, ran = (
+        layout.run_file(notebook, profile, s) for s in (".state.json", ".json", ".ipynb")
+    )
+    if not (state.is_file() and said.is_file() and ran.is_file()):
+        return {}
+    folder = layout.run_file(notebook, profile, "")
+    for entry in read_json(said).get("files", {}).values():
+        path = folder / Path(entry["path"]).name  # as artifacts.handed_file reads it
+        if not path.exists() or sha256_path(path) != entry["sha256"]:
+            return {}
+    return read_json(state)
 
 
 def is_fresh(run: Run) -> bool:

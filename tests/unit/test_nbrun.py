@@ -175,6 +175,24 @@ def test_unchanged_notebooks_are_skipped(done, capsys):
     assert "total: 0 s" in text
 
 
+@pytest.mark.parametrize("harm", ["gone", "changed", "folder gone"])
+def test_a_run_whose_files_are_gone_or_changed_is_run_again(done, capsys, harm):
+    """A notebook that misses them names `make nb NB=00`, which has to make them anew."""
+    rows = done.run_file("00_first", "cpu", "") / "rows"
+    before = rows.read_bytes()
+    if harm == "changed":
+        rows.write_text("edited")
+    elif harm == "gone":
+        rows.unlink()
+    else:
+        shutil.rmtree(rows.parent)
+    assert nbrun.main(["run", "--nb", "00"], done) == 0
+    assert started(capsys.readouterr().out) == ["00_first"]
+    assert rows.read_bytes() == before
+    assert nbrun.main(["run-all"], done) == 0
+    assert started(capsys.readouterr().out) == [], "the same files: nothing after it changes"
+
+
 def test_a_changed_module_reruns_what_depends_on_it(done, capsys):
     edit(done, "sft_utils/unused.py", "1", "2")
     assert nbrun.main(["run-all"], done) == 0

@@ -194,7 +194,6 @@ def test_reproduce_uses_as_many_threads_as_the_recorded_run(layout, monkeypatch,
 def test_reproduce_hands_over_upstream_results_and_files(layout, capsys):
     assert nbrun.main(["run-all"], layout) == 0
     folder = layout.run_file("00_first", "cpu", "")
-    folder.mkdir()
     (folder / "adapter").write_text("weights")
     capsys.readouterr()
     for _ in range(2):
