@@ -1,11 +1,15 @@
 # Bare `make` lists what there is. Every target prepares the environment first, which is quick
-# when nothing changed. Values reach the tools through the environment, so that quotes, spaces
-# and other shell characters in them stay as typed.
+# when nothing changed. Tried with GNU make 4.3; nothing here is newer than 3.81 (macOS) but
+# .SHELLFLAGS, which that ignores.
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
+
+# What was typed on the command line; set-up refuses a name that is not among `names`.
+names := PROFILE NB PARAMS DATA SCHEMA MAPPING RUN FROM YES FORCE JOBS RECORD ARGS VENV PYTHON
+typed := $(strip $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v)))
 
 PROFILE ?= cpu
 NB ?=
@@ -23,16 +27,24 @@ RECORD =
 ARGS ?=
 VENV ?= .venv
 PYTHON ?= python3
+# Values stay as typed, a "$" in them too, and reach the tools through the environment, where
+# quotes, spaces and other shell characters are safe.
+$(foreach v,$(names),$(eval override $v := $$(value $v)))
 export PROFILE NB PARAMS DATA SCHEMA MAPPING RUN FROM JOBS VENV
+
+# Switches: 1, yes or true is on; nothing, 0, no or false is off.
+$(foreach v,YES FORCE RECORD,$(if $(filter-out 1 yes true 0 no false,$($v)),\
+  $(error $v=$($v): 1 means yes, 0 or nothing means no)))
+on = $(if $(filter 1 yes true,$($1)),$2)
 
 py := "$$VENV/bin/python"
 nbrun := $(py) -m sft_utils.nbrun
 # A value goes over as one argument: nbrun takes everything behind the first "=" of NAME==VALUE.
 own := $(if $(DATA),--param "data==$$DATA") $(if $(SCHEMA),--param "schema==$$SCHEMA") \
   $(if $(MAPPING),--param "mapping==$$MAPPING")
-params := $(if $(PARAMS),--param "$$PARAMS") $(own) $(if $(FORCE),--force)
+params := $(if $(PARAMS),--param "$$PARAMS") $(own) $(call on,FORCE,--force)
 
-# Refused before anything is set up: a target that cannot work without a value.
+# Refused before anything is set up: a target without its value, or with one that it would ignore.
 ifneq (,$(filter nb adopt,$(MAKECMDGOALS)))
 ifeq (,$(NB))
 $(error this target needs NB=, for example: make nb NB=03)
@@ -43,17 +55,22 @@ ifeq (,$(RUN))
 $(error this target needs RUN=, for example: make reproduce RUN=3fa9)
 endif
 endif
+ifneq (,$(filter run-all,$(MAKECMDGOALS)))
+ifneq (,$(NB))
+$(error run-all runs every notebook; for one alone: make nb NB=$(NB))
+endif
+endif
 
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  PROFILE=$(PROFILE) (smoke cpu gpu-16gb gpu-24gb gpu-80gb multi-gpu)  VENV=$(VENV)"
-	@echo "  for example: make nb NB=03 PARAMS=\"max_steps=10 seed=3\""
+	@echo "  PROFILE=$$PROFILE (smoke cpu gpu-16gb gpu-24gb gpu-80gb multi-gpu)  VENV=$$VENV"
+	@echo "  for example: make nb NB=01 PARAMS=\"seed=3\""
 
 .PHONY: setup
 setup: ## create or update the environment and the base model (PYTHON=, VENV=)
-	@$(PYTHON) sft_utils/bootstrap.py --venv "$$VENV"
+	@$(PYTHON) sft_utils/bootstrap.py --venv "$$VENV" --names "$(names)" --typed "$(typed)"
 
 .PHONY: nb
 nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DATA=, SCHEMA=, MAPPING=
@@ -61,7 +78,7 @@ nb: setup ## run one notebook: NB=03, PROFILE=, PARAMS=, FORCE=1; your file: DAT
 
 .PHONY: run-all
 run-all: setup ## run all notebooks, JOBS=2 at a time; skips unchanged ones (RECORD=1: time for README)
-	@$(nbrun) run-all --profile "$$PROFILE" --jobs "$$JOBS" $(if $(RECORD),--record) $(params)
+	@$(nbrun) run-all --profile "$$PROFILE" --jobs "$$JOBS" $(call on,RECORD,--record) $(params)
 
 .PHONY: list
 list: setup ## list the notebooks, their questions, times and needs
@@ -81,7 +98,7 @@ renew: setup ## bring text, tables and setup cells of published notebooks up to 
 
 .PHONY: adopt
 adopt: setup ## bring an edited notebook back into notebooks/src: NB=03, FROM=file.ipynb, YES=1
-	@$(nbrun) adopt --nb "$$NB" $(if $(FROM),--from "$$FROM") $(if $(YES),--yes)
+	@$(nbrun) adopt --nb "$$NB" $(if $(FROM),--from "$$FROM") $(call on,YES,--yes)
 
 .PHONY: verify
 verify: setup ## name every published notebook that is stale, edited by hand or unfit
@@ -100,7 +117,7 @@ test: setup ## run the tests, JOBS=2 files at a time (ARGS= for pytest)
 	@$(py) -m pytest $(if $(filter-out 1,$(JOBS)),-n "$$JOBS" --dist loadfile) $(ARGS)
 
 .PHONY: mutation
-mutation: setup ## the full mutation benchmark of the preflight (half an hour)
+mutation: setup ## the full mutation benchmark of the preflight (a quarter of an hour)
 	@$(py) -m tests.mutation.run --baseline --json outputs/reference/mutation.json
 
 .PHONY: gpu-check
@@ -137,4 +154,4 @@ clean: ## list and remove outputs/runs and outputs/reproduce
 .PHONY: distclean
 distclean: clean ## also remove the converted base model and the environment
 	@if [ -d outputs/models ]; then du -h -d 1 outputs/models; rm -rf outputs/models; fi
-	@if [ -f "$$VENV/pyvenv.cfg" ]; then du -sh "$$VENV"; rm -rf "$$VENV"; fi
+	@$(PYTHON) sft_utils/bootstrap.py --venv "$$VENV" --remove

@@ -1,4 +1,6 @@
-"""`make setup`: build the environment and the base model. Standard library only.
+"""`make setup`: build the environment and the base model; `make distclean`: remove the former.
+
+Standard library only.
 
 Idempotent: a stamp in the environment holds the hash of the lock; nothing is done while it is
 unchanged. Every problem is one line that says what to do.
@@ -7,6 +9,7 @@ unchanged. Every problem is one line that says what to do.
 from __future__ import annotations  # an old Python shall reach the line that calls it too old
 
 import argparse
+import difflib
 import hashlib
 import json
 import os
@@ -39,6 +42,24 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 def stop(problem: str) -> None:
     """End with one line."""
     sys.exit(f"setup: {problem}")
+
+
+def check_names(typed: list[str], known: list[str]) -> None:
+    """Refuse NAME=value on make's command line where nothing reads NAME.
+
+    Environment variables like HF_HUB_OFFLINE=0 pass: make hands them on.
+    """
+    for name in typed:
+        variable = re.fullmatch(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+", name)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8 if variable else 0.6)
+        if name in known or (variable and not close):
+            continue
+        hint = f"Did you mean {close[0]}=? " if close else ""
+        if name.upper() in known:
+            hint = f"Did you mean {name.upper()}=? "
+        elif name.islower():
+            hint = f'A parameter of a notebook goes into PARAMS="{name}=…". '
+        stop(f"make reads no {name}=. {hint}It reads: {' '.join(known)}")
 
 
 def check_machine() -> None:
@@ -122,18 +143,18 @@ def check_place(given: str) -> Path:
 
 
 def check_erasable(target: Path) -> None:
-    """Refuse a folder that holds anything but an environment: building one erases it first."""
+    """Refuse to erase a folder that holds anything but an environment."""
     names = {entry.name for entry in target.iterdir()} if target.exists() else set()
     marked = "pyvenv.cfg" in names  # else set-up may have been killed at its first folders
     if names <= PARTS and (marked or not any(entry.is_file() for entry in target.rglob("*"))):
         return
     problem = "is no Python environment and not empty"
     if marked:
-        problem = "has no working pip and holds more than an environment"
+        problem = "holds more than an environment"
     found = ", ".join(sorted(names - PARTS or names)[:3])
     stop(
-        f"VENV={target} {problem} ({found}), so it is not built anew. Nothing was changed. "
-        "Name a new folder or a working environment, or delete this one yourself"
+        f"VENV={target} {problem} ({found}), so it is not erased. Nothing was changed. "
+        "Name a new folder or an environment whose pip works, or delete this one yourself"
     )
 
 
@@ -145,6 +166,18 @@ def erase(target: Path) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def remove(given: str) -> None:
+    """`make distclean`: remove the environment; of a link, the link."""
+    target = check_place(given)
+    if Path(given).is_symlink():
+        Path(given).unlink()
+    elif (target / "pyvenv.cfg").is_file():
+        check_erasable(target)
+        print(f"setup: removing {target}", flush=True)
+        erase(target)
+        target.rmdir()
 
 
 def create(target: Path, python: Path) -> None:
@@ -183,7 +216,15 @@ def main() -> None:
     """Create or update the environment, then convert the base model once."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", default=str(ROOT / ".venv"))
-    target = check_place(parser.parse_args().venv)
+    parser.add_argument("--names", default="", help="what the Makefile reads, with blanks")
+    parser.add_argument("--typed", default="", help="what was given on its command line")
+    parser.add_argument("--remove", action="store_true", help="the environment, and nothing else")
+    options = parser.parse_args()
+    if options.remove:
+        remove(options.venv)
+        return
+    check_names(options.typed.split(), options.names.split())
+    target = check_place(options.venv)
     python = target / "bin" / "python"
     stamp = target / STAMP
     wanted = LOCK.read_bytes() + TOKENIZERS.read_bytes() + str(ROOT).encode()

@@ -178,7 +178,7 @@ def test_a_folder_with_anything_else_in_it_is_left_alone(machine, mark):
     (precious / "a" / "thesis.txt").write_text("years of work")
     if mark:
         (precious / mark).touch()
-    refused(machine, precious, r"\(a\), so it is not built anew\. Nothing was changed")
+    refused(machine, precious, r"\(a\), so it is not erased\. Nothing was changed")
     (machine.home / "link").symlink_to(precious)
     refused(machine, machine.home / "link", r"\(a\)")
 
@@ -290,6 +290,37 @@ def test_a_conda_environment_is_linked_only(machine):
     assert everything(folder) == before
 
 
+def remove(machine, monkeypatch, value):
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--venv", str(value), "--remove"])
+    bootstrap.main()
+
+
+def test_distclean_removes_the_environment_and_nothing_else(machine, monkeypatch):
+    before = everything(machine.home)
+    machine.build(".venv")
+    remove(machine, monkeypatch, ".venv")
+    assert everything(machine.home) == before
+    remove(machine, monkeypatch, ".venv")
+    (machine.root / ".venv").symlink_to(machine.home / "far")
+    machine.build(".venv")
+    remove(machine, monkeypatch, ".venv")
+    assert not (machine.root / ".venv").is_symlink()
+    assert (machine.home / "far" / "pyvenv.cfg").exists(), "of a link, only the link"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("..", "holds this repository"), ("../project", "more than an env"), ("", "empty")]
+)
+def test_distclean_removes_no_folder_with_more_in_it(machine, monkeypatch, value, message):
+    (machine.root.parent / "project").mkdir()
+    (machine.root.parent / "project" / "thesis.txt").touch()
+    (machine.root / value / "pyvenv.cfg").touch()
+    before = everything(machine.home)
+    with pytest.raises(SystemExit, match=rf"^setup: VENV.*{message}"):
+        remove(machine, monkeypatch, value)
+    assert everything(machine.home) == before
+
+
 def test_a_real_environment_is_repaired(machine, monkeypatch):
     """venv itself, not its stand-in: killed before pip, then whole."""
     monkeypatch.undo()
@@ -299,3 +330,27 @@ def test_a_real_environment_is_repaired(machine, monkeypatch):
     done = subprocess.run([folder / "bin" / "python", "-m", "pip", "--version"], check=False)
     assert done.returncode == 0
     assert (folder / "bin" / "activate").is_file()
+
+
+NAMES = ["PROFILE", "NB", "PARAMS", "DATA", "MAPPING", "FORCE", "VENV"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("PROFLE", r"make reads no PROFLE=\. Did you mean PROFILE=\? It reads: PROFILE NB"),
+        ("V_ENV", r"Did you mean VENV=\?"),
+        ("data", r"Did you mean DATA=\?"),
+        ("max_steps", r'goes into PARAMS="max_steps=…"\.'),
+        ("margin", r'goes into PARAMS="margin=…"\.'),
+        ("NOTEBOOK", r"make reads no NOTEBOOK=\. It reads: PROFILE NB"),
+    ],
+)
+def test_a_name_that_make_does_not_read_is_refused(typed, message):
+    with pytest.raises(SystemExit, match=rf"^setup: .*{message}"):
+        bootstrap.check_names(["NB", typed], NAMES)
+
+
+def test_known_names_and_environment_variables_pass():
+    bootstrap.check_names([*NAMES, "HF_HUB_OFFLINE", "SFT_THREADS", "CUDA_VISIBLE_DEVICES"], NAMES)
+    bootstrap.check_names([], [])
