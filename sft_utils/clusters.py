@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import bootstrap, wilson
+from sft_utils.scoring import bootstrap
 
 
 def _cluster_ratio(
@@ -26,22 +26,22 @@ def _cluster_ratio(
 
 
 def cluster_rate(hits: Sequence[bool], clusters: Sequence[str]) -> dict[str, Any]:
-    """A proportion of units that hang together: value, n (units), ci95 (bootstrap of clusters).
+    """A proportion of units that hang together: value, n (units), n_clusters, ci95.
 
-    Replies of one dialogue fail together, so that whole dialogues are drawn, not replies. Where all
-    units agree there is nothing to resample; the interval is Wilson's for the number of clusters.
+    Replies of one dialogue fail together, so that whole dialogues are drawn, not replies: the
+    interval is that of `scoring.bootstrap` over clusters. Where all clusters agree there is
+    nothing to resample; it is then Wilson's for the number of clusters.
 
     Raises:
         ConfigError: No units, or another number of cluster ids.
     Example:
         >>> entry = cluster_rate([True, True, False, False], ["a", "a", "b", "b"])
-        >>> entry["value"], entry["ci95"]
-        (0.5, [0.0, 1.0])
+        >>> entry["value"], entry["n"], entry["n_clusters"], entry["ci95"]
+        (0.5, 4, 2, [0.0, 1.0])
     """
     statistic, n = _cluster_ratio(hits, clusters)
-    value = sum(hits) / len(hits)
-    interval = wilson(round(value) * n, n) if value in (0.0, 1.0) else bootstrap(statistic, n)
-    return {"value": value, "n": len(hits), "ci95": interval}
+    interval = bootstrap(statistic, n, within=(0, 1))
+    return {"value": sum(hits) / len(hits), "n": len(hits), "n_clusters": n, "ci95": interval}
 
 
 def cluster_difference(
@@ -50,8 +50,9 @@ def cluster_difference(
     """Rate of `a` minus rate of `b` on the same units, paired bootstrap of clusters.
 
     Raises:
-        ConfigError: The lists do not describe the same units.
+        ConfigError: The lists do not describe the same units, or no units.
     """
     (f_a, n), (f_b, _) = _cluster_ratio(a, clusters), _cluster_ratio(b, clusters)
-    interval = bootstrap(lambda draws: f_a(draws) - f_b(draws), n)
-    return {"value": (sum(a) - sum(b)) / len(a), "n": len(a), "ci95": interval}
+    interval = bootstrap(lambda draws: f_a(draws) - f_b(draws), n, within=(-1, 1))
+    value = (sum(a) - sum(b)) / len(a)
+    return {"value": value, "n": len(a), "n_clusters": n, "ci95": interval}

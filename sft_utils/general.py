@@ -20,7 +20,7 @@ from sft_utils.errors import ConfigError, TemplateError
 from sft_utils.harness import CHOICE, FOLDER, HUB, LOCAL, Result
 from sft_utils.jsonanswers import extract_json, parse_json
 from sft_utils.masking import IGNORE
-from sft_utils.scoring import bootstrap, rate
+from sft_utils.scoring import bootstrap, rate, rate_difference
 
 ASKED = {
     "facts": ("{question}", "The answer is"),
@@ -166,16 +166,15 @@ def accuracy(results: Sequence[Result], tasks: Sequence[str] = ()) -> dict[str, 
 def accuracy_difference(
     a: Sequence[Result], b: Sequence[Result], tasks: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Accuracy of `a` minus `b` on the same items, paired bootstrap interval.
+    """Accuracy of `a` minus `b` on the same items, with the interval of `rate_difference`.
 
     Raises:
         TemplateError: The two sides did not read the same prompts.
+        ConfigError: No items, or none of these tasks.
     """
     same_prompts(a, b)
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if not tasks or x.task in tasks]
-    gained = np.array([float(x.correct) - float(y.correct) for x, y in pairs])
-    interval = bootstrap(lambda draws: gained[draws].mean(1), len(gained))
-    return {"value": float(gained.mean()), "n": len(gained), "ci95": interval}
+    return rate_difference([x.correct for x, _ in pairs], [y.correct for _, y in pairs])
 
 
 def requests(
@@ -251,11 +250,15 @@ def text_nats(
 def perplexity(nats: Sequence[tuple[float, int]]) -> dict[str, Any]:
     """exp(nats per token) over texts as a metric entry; n texts, bootstrap over them.
 
+    Raises:
+        ConfigError: No texts, or none with a scored token.
     Example:
         >>> round(perplexity([(6.931471805599453, 10)] * 4)["value"], 6)
         2.0
     """
     values, tokens = np.array([n for n, _ in nats]), np.array([t for _, t in nats])
+    if not tokens.sum():
+        raise ConfigError(f"perplexity of {len(nats)} texts without a scored token: give it texts")
     interval = bootstrap(lambda d: np.exp(values[d].sum(1) / tokens[d].sum(1)), len(nats))
     return {"value": float(np.exp(values.sum() / tokens.sum())), "n": len(nats), "ci95": interval}
 

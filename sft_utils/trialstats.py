@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import RESAMPLES, Score
+from sft_utils.scoring import RESAMPLES, Score, expanded_interval
 
 Arm = Sequence[Sequence[Score]]
 """Runs of one setting, one per seed, each with one score per mail."""
@@ -57,12 +57,14 @@ def metric(arm: Arm) -> Difference:
 
     Example:
         >>> right = Score(parses=True, schema_valid=True, exact=True, tp=3, fp=0, fn=0)
-        >>> metric([[right, right]])
-        {'value': 1.0, 'n': 2, 'ci95': [1.0, 1.0]}
+        >>> entry = metric([[right, right]])
+        >>> entry["value"], entry["n"], [round(x, 3) for x in entry["ci95"]]
+        (1.0, 2, [0.342, 1.0])
     """
     hits, faults = _counts(arm)
     draw = _resampled(*hits.shape)
-    return _entry(mean_f1(arm), hits.shape[1], _f1(draw(hits), draw(faults)))
+    interval = expanded_interval(_f1(draw(hits), draw(faults)), hits.shape[1], within=(0, 1))
+    return {"value": mean_f1(arm), "n": hits.shape[1], "ci95": interval}
 
 
 def difference(a: Arm, b: Arm) -> Difference:
@@ -79,12 +81,8 @@ def difference(a: Arm, b: Arm) -> Difference:
         )
     draw = _resampled(*hits.shape)
     drawn = _f1(draw(hits), draw(faults)) - _f1(draw(hits_b), draw(faults_b))
-    return _entry(mean_f1(a) - mean_f1(b), hits.shape[1], drawn)
-
-
-def _entry(value: float, n: int, drawn: np.ndarray) -> Difference:
-    low, high = (float(x) for x in np.percentile(drawn, [2.5, 97.5]))
-    return {"value": value, "n": n, "ci95": [low, high]}
+    interval = expanded_interval(drawn, hits.shape[1], within=(-1, 1))
+    return {"value": mean_f1(a) - mean_f1(b), "n": hits.shape[1], "ci95": interval}
 
 
 def by_seed(a: Arm, b: Arm) -> list[float]:
@@ -99,7 +97,7 @@ class Choice:
     best: str  # highest field F1
     tied: tuple[str, ...]  # not shown to be worse than the best, itself included
     chosen: str  # the cheapest of these
-    gap: Difference  # best minus chosen; all zero where they are the same
+    gap: Difference  # best minus chosen; of value zero where they are the same
 
 
 def choose(arms: Mapping[str, Arm], cost: Mapping[str, float]) -> Choice:

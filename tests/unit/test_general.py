@@ -30,12 +30,16 @@ def test_same_prompts_names_the_first_difference():
 
 def test_paired_difference_is_narrower_than_two_rates():
     base = [result(i, i % 3 > 0) for i in range(300)]
-    worse = [result(i, i % 3 > 0 and i % 50 > 0) for i in range(300)]
+    worse = [result(i, i % 3 > 0 and i % 25 > 0) for i in range(300)]
     found = general.accuracy_difference(worse, base)
     lost = sum(a.correct != b.correct for a, b in zip(base, worse, strict=True))
     assert found["value"] == pytest.approx(-lost / 300)
-    assert found["ci95"][1] < 0  # four of 300, all in one direction
-    assert general.accuracy_difference(base, base)["ci95"] == [0, 0]
+    assert lost == 8
+    assert found["ci95"][1] < 0  # eight of 300, all in one direction
+    few = [result(i, i % 3 > 0 and i % 50 > 0) for i in range(300)]
+    assert general.accuracy_difference(few, base)["ci95"][1] > 0, "four of 300 (McNemar: p = 0.125)"
+    low, high = general.accuracy_difference(base, base)["ci95"]
+    assert low < 0 < high, "equal answers to 300 items do not show equal models"
     assert general.accuracy(base)["value"] == pytest.approx(2 / 3)
 
 
@@ -43,6 +47,8 @@ def test_accuracy_of_some_tasks():
     results = [result(0, True), result(1, False, task="cloze")]
     assert general.accuracy(results, ["facts"])["value"] == 1
     assert general.accuracy_difference(results, results, ["cloze"])["n"] == 1
+    with pytest.raises(ConfigError, match="same items: 0 and 0"):
+        general.accuracy_difference([], [])
     with pytest.raises(ConfigError, match="no items"):
         general.accuracy(results, ["grammar"])
 
@@ -96,6 +102,12 @@ def test_own_rows(tmp_path):
 
 def test_perplexity_weighs_texts_by_their_tokens():
     assert general.perplexity([(10.0, 10), (0.0, 30)])["value"] == pytest.approx(2.718281828**0.25)
+
+
+def test_perplexity_of_nothing_is_refused():
+    for nothing in ([], [(0.0, 0)]):
+        with pytest.raises(ConfigError, match="texts without a scored token"):
+            general.perplexity(nothing)
 
 
 def test_an_unknown_choice_task_is_refused():
