@@ -14,7 +14,7 @@ from sft_utils.errors import HandoffError
 from sft_utils.handfiles import made_for
 from sft_utils.nbdeps import upstream_closure
 from sft_utils.nbsource import NAME, Layout, notebook_names
-from sft_utils.readme import number
+from sft_utils.readme import LOWER_IS_BETTER, number, worse
 from sft_utils.scoring import wilson
 
 Entry = dict[str, Any]  # value, n, ci95
@@ -42,7 +42,8 @@ TRACKS: dict[str, tuple[str, tuple[str, ...]]] = {
                          "prompt_loss_minus_default.field_f1", "raw_minus_default.field_f1")),
     "09": ("Merge and export", ("merged.greedy_equal", "reloaded.greedy_equal",
                                 "served.greedy_equal")),
-    "10": ("Forgetting", ("narrow_minus_base.general_accuracy",
+    "10": ("Forgetting", ("tuned_minus_base.general_accuracy",
+                          "narrow_minus_base.general_accuracy",
                           "replay_minus_base.general_accuracy",
                           "replay_minus_narrow.format_bleed", "replay.task_gain_kept")),
 }  # fmt: skip
@@ -50,7 +51,6 @@ TRACKS: dict[str, tuple[str, tuple[str, ...]]] = {
 their paired difference was recorded; what a run does not hold is left out."""
 
 FALLBACK = 6  # differences shown of a track that has none of its named claims
-LOWER_IS_BETTER = ("nll", "loss", "perplexity", "format_bleed", "leaky_share", "forgetting")
 PROMPT_ARMS = ("base", "few_shot", "reminded")  # and few_shot_<n>: no weights were trained
 
 
@@ -160,7 +160,10 @@ def _reading(
 
 
 def claims(track_number: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The claims of a run that the report shows first, then what its notebook names for README."""
+    """The claims of a run that the report shows first, then what its notebook names for README.
+
+    Every other recorded paired difference that reads "worse" follows: a loss is never left out.
+    """
     metrics = result["metrics"]
     names: list[str] = []
     for name in TRACKS.get(track_number, ("", ()))[1]:
@@ -177,6 +180,7 @@ def claims(track_number: str, result: Mapping[str, Any]) -> list[dict[str, Any]]
     said = {f"{s['arm']}.{c['metric']}" for c in shown for s in (c["before"], c["after"]) if s}
     said |= {c["name"] for c in shown}
     rest = [n for n in result.get("readme_metrics", []) if n not in said]
+    rest += [n for n, m in metrics.items() if n not in {*said, *rest} and worse(n, m)]
     return shown + [c for c in (claim(metrics, name) for name in rest) if c]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from sft_utils.readme import number
+from sft_utils.readme import number, size
 
 STYLE = """
 :root{--bg:#fff;--ink:#1c2126;--dim:#57606a;--line:#d5dae0;--soft:#f4f6f8;--before:#757575;
@@ -60,7 +60,7 @@ def entry(metric: Mapping[str, Any] | None, *, signed: bool = False) -> str:
     if not metric:
         return ""
     value = ("+" if signed and metric["value"] > 0 else "") + number(metric["value"])
-    n = f" n = {metric['n']}" if metric.get("n") else ""
+    n = f" n = {size(metric)}" if metric.get("n") else ""
     arm = f"{escape(metric['arm'])} " if "arm" in metric else ""
     if not metric.get("ci95"):
         return f"{arm}<b>{value}</b> <small>single measurement{n}</small>"

@@ -9,6 +9,9 @@ from sft_utils.artifacts import read_json
 
 END = "<!-- /generated -->"
 
+LOWER_IS_BETTER = ("nll", "loss", "perplexity", "format_bleed", "leaky_share", "forgetting")
+"""Parts of the names of metrics that should fall."""
+
 
 def replace_generated(text: str, name: str, body: str) -> str:
     """Put `body` between the markers of every block called `name`; other text stays.
@@ -99,9 +102,13 @@ def cost_table(notebook: str, reference_root: Path, models: Mapping[str, str]) -
 def number(value: float | int | bool | None) -> str:
     """A metric value for people: integers exact, fractions to three digits.
 
+    A share that is not quite 0 or 1 never reads as 0 or 1: it gets the digits that show it.
+
     Example:
         >>> number(160), number(0.98765), number(0.00001234), number(None)
         ('160', '0.988', '1.23e-05', 'none')
+        >>> number(17577 / 17579), number(0.9996), number(1.0)
+        ('0.9999', '0.9996', '1.000')
     """
     if value is None:
         return "none"
@@ -111,13 +118,45 @@ def number(value: float | int | bool | None) -> str:
         return str(value)
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         return f"{value:.3g}"
-    return f"{value:.3f}"
+    digits = 3
+    while 1 - abs(value) > 1e-9 and round(abs(value), digits) == 1:
+        digits += 1
+    return f"{value:.{digits}f}"
 
 
 def interval(metric: Mapping[str, Any]) -> str:
     """The 95 % interval of a metric as `[low, high]`, or a dash where there is none."""
     bounds = metric.get("ci95")
     return f"[{number(bounds[0])}, {number(bounds[1])}]" if bounds else "-"
+
+
+def size(metric: Mapping[str, Any]) -> str:
+    """The n of a metric, and behind it how many clusters of units its interval draws.
+
+    Example:
+        >>> size({"n": 289, "n_clusters": 16}), size({"n": 40}), size({})
+        ('289 (16)', '40', '')
+    """
+    n, clusters = metric.get("n"), metric.get("n_clusters")
+    return f"{n} ({clusters})" if n and clusters else str(n or "")
+
+
+def worse(name: str, metric: Mapping[str, Any]) -> bool:
+    """Whether a recorded paired difference lies on the worse side of zero with its whole interval.
+
+    Args:
+        name: `after_minus_before.metric`; other names are no differences.
+        metric: Its entry.
+    Example:
+        >>> loss = {"value": -0.03, "n": 9, "ci95": [-0.05, -0.01]}
+        >>> worse("tuned_minus_base.accuracy", loss), worse("tuned_minus_base.nll", loss)
+        (True, False)
+    """
+    arms, _, measured = name.partition(".")
+    if "_minus_" not in arms or not metric.get("ci95"):
+        return False
+    low, high = metric["ci95"]
+    return low > 0 if any(part in measured for part in LOWER_IS_BETTER) else high < 0
 
 
 def checks_passed(result: Mapping[str, Any]) -> str:
@@ -180,6 +219,8 @@ def chain_table(records: Sequence[Mapping[str, Any]]) -> str:
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The README's result table: what each result file names in `readme_metrics`.
 
+    Paired differences that read "worse" are added, named or not: a loss is never left out.
+
     Raises:
         KeyError: A result names a metric it does not hold.
     """
@@ -187,10 +228,12 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for notebook, result in results.items():
         profile = result["profile"]
         link = f"[{profile}](outputs/reference/{profile}/{notebook}.json)"
-        for name in result.get("readme_metrics", []):
+        named = result.get("readme_metrics", [])
+        lost = [n for n, m in result["metrics"].items() if n not in named and worse(n, m)]
+        for name in [*named, *lost]:
             metric = result["metrics"][name]
-            value, size = number(metric["value"]), str(metric.get("n", "-"))
-            rows.append([notebook, f"`{name}`", value, size, interval(metric), link])
+            cells = number(metric["value"]), size(metric) or "-", interval(metric)
+            rows.append([notebook, f"`{name}`", *cells, link])
     return table(["notebook", "metric", "value", "n", "95 % interval", "measured"], rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from nb_repo import write_result
 
-from sft_utils import handfiles, handover, handpage, preferences
+from sft_utils import handfiles, handover, handpage, htmlparts, preferences, readme, scoring
 from sft_utils.artifacts import ROOT, read_json, sha256_path
 from sft_utils.config import PROFILES
 from sft_utils.errors import DataError, HandoffError
@@ -165,6 +165,50 @@ def test_named_claims_exist_in_the_committed_results():
         for name in handover.TRACKS.get(path.stem[:2], ("", ()))[1]:
             if not name.startswith("*"):
                 assert handover.claim(metrics, name), f"{path.stem}: {name}"
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[p.stem for p in RECORDED])
+def test_no_recorded_loss_is_left_out(path):
+    """Of report and README alike; read here without the code that they share."""
+    result = read_json(path)
+    falls = ("nll", "loss", "perplexity", "format_bleed", "leaky_share", "forgetting")
+    lost = []
+    for name, entry in result["metrics"].items():
+        arms, _, what = name.partition(".")
+        if "_minus_" in arms and entry.get("ci95"):
+            low, high = entry["ci95"]
+            lost += [name] if (low > 0 if any(f in what for f in falls) else high < 0) else []
+    shown = {c["name"]: c["reading"] for c in handover.claims(path.stem[:2], result)}
+    assert {n: shown.get(n) for n in lost} == dict.fromkeys(lost, "worse")
+    table = readme.results_table({path.stem: result})
+    assert [n for n in lost if table.count(f"`{n}`") != 1] == []
+
+
+def test_a_loss_is_appended_once_and_a_gain_is_not():
+    lost = metric(-0.5, -0.7, -0.3)
+    metrics = {**PAIR, "narrow_minus_base.field_f1": lost, "narrow_minus_base.exact_match": metric(0.5, 0.3, 0.7),
+               "narrow_minus_base.schema_valid": metric(-0.1, -0.3, 0.1), "narrow_minus_base.parses": {"value": -1}}  # fmt: skip
+    found = {"metrics": metrics, "readme_metrics": ["tuned_minus_base.general_nll"], "profile": "cpu"}
+    names = [c["name"] for c in handover.claims("03", found)]
+    assert names == ["tuned_minus_best_prompt.field_f1", "tuned_minus_base.general_nll", "narrow_minus_base.field_f1"]
+    rows = readme.results_table({"03_x": found}).splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == names[1:]
+
+
+def test_numbers_near_zero_and_one_keep_their_digits():
+    assert [readme.number(x) for x in (17577 / 17579, -0.99996, 0.9994, 0.9995, 1 - 1e-12, 1.0004, 0.0, 0.0004)] == [
+        "0.9999", "-0.99996", "0.999", "0.9995", "1.000", "1.000", "0.000", "0.0004",
+    ]  # fmt: skip
+    entry = {"value": 17577 / 17579, "n": 17579, "ci95": scoring.wilson(17577, 17579)}
+    assert readme.interval(entry) == "[0.9996, 0.99997]"
+
+
+def test_clusters_stand_behind_n():
+    entry = {"value": 0.7, "n": 289, "n_clusters": 16, "ci95": [0.6, 0.8]}
+    result = {"profile": "cpu", "metrics": {"tuned.adherence": entry}, "readme_metrics": ["tuned.adherence"]}
+    assert "| 0.700 | 289 (16) | [0.600, 0.800] |" in readme.results_table({"07_x": result})
+    assert "n = 289 (16)" in htmlparts.entry(entry)
+    assert handover.faults(result) == []
 
 
 def test_failures_are_split_exactly():
