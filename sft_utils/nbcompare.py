@@ -35,7 +35,7 @@ class Difference:
 
     notebook: str
     name: str  # metric, or the check's name
-    what: str  # "value", "n", "metric", "check" or "notebook"
+    what: str  # "value", "n", "ci95", "metric", "check" or "notebook"
     reference: str
     observed: str
     tolerance: str = ""
@@ -86,13 +86,14 @@ def compare(
 ) -> Comparison:
     """Compare two results of one notebook.
 
-    A check must exist and pass on both sides; its value may move within its own bound.
-    Intervals follow from the values and are not compared.
+    A check must exist and pass on both sides; its value may move within its own bound. Intervals
+    follow from the values and have no tolerance of their own: only `exact` compares them.
 
     Args:
         reference: The recorded result.
         observed: The new one.
-        exact: Tolerance 0 for every metric that is not a time, memory or throughput.
+        exact: Tolerance 0 for every metric that is not a time, memory or throughput, and for its
+            interval.
     """
     notebook = reference["notebook"]
     found = Comparison(inputs=list(_inputs(reference, observed)))
@@ -118,14 +119,29 @@ def compare(
         sizes = ours[name].get("n"), theirs[name].get("n")
         if sizes[0] != sizes[1]:
             found.differences.append(difference(notebook, name, "n", *sizes, "exact"))
+        bounds = ours[name].get("ci95"), theirs[name].get("ci95")
+        if exact and bounds[0] != bounds[1]:
+            found.differences.append(difference(notebook, name, "ci95", *bounds, "exact"))
     checks = [{c["name"]: c for c in r.get("checks", [])} for r in (reference, observed)]
     for name in checks[0] | checks[1]:
         found.n_compared += 1
         told = ["missing" if name not in side else _check(side[name]) for side in checks]
-        if told[0] != told[1]:
+        passed = all(side.get(name, {}).get("passed") for side in checks)
+        if told[0] != told[1] or not passed:
             late.append(difference(notebook, name, "check", *told))
     found.differences += late
     return found
+
+
+def interval_code_changed(found: Comparison) -> bool:
+    """Whether some interval differs although its value and n are equal.
+
+    A recorded run is replayed with the code of today: then that code computes intervals anew.
+    """
+    kinds: dict[tuple[str, str], set[str]] = {}
+    for one in found.differences:
+        kinds.setdefault((one.notebook, one.name), set()).add(one.what)
+    return {"ci95"} in kinds.values()
 
 
 def _check(check: Mapping[str, Any]) -> str:

@@ -14,7 +14,13 @@ from typing import Any
 from sft_utils.artifacts import read_json
 from sft_utils.config import PROFILES, get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
-from sft_utils.nbcompare import Comparison, compare, difference, rule_for
+from sft_utils.nbcompare import (
+    Comparison,
+    compare,
+    difference,
+    interval_code_changed,
+    rule_for,
+)
 from sft_utils.nbprogress import say
 from sft_utils.nbreplay import find_run, replay
 from sft_utils.nbsource import NAME, Layout, find_notebook
@@ -63,6 +69,11 @@ def report(found: Comparison) -> list[str]:
         rows = [[d.notebook, d.name, d.what, d.reference, d.observed, d.tolerance or "-"]
                 for d in found.differences]  # fmt: skip
         lines += [*aligned([header, *rows]).splitlines(), ""]
+    if interval_code_changed(found):
+        lines.append(
+            "intervals differ where values and n are equal: the code that computes intervals may "
+            "have changed since the recorded run, which is replayed with the code of today"
+        )
     if found.inputs:
         lines += ["inputs that differ:", *(f"  {line}" for line in found.inputs)]
     if found.skipped:
@@ -108,11 +119,13 @@ def replay_table(
     recorded: Mapping[str, Any], replayed: Mapping[str, Any], found: Comparison
 ) -> list[str]:
     """Every metric of both runs side by side."""
-    wrong = {d.name for d in found.differences}
+    wrong = {d.name for d in found.differences if d.what != "ci95"}
+    moved = {d.name for d in found.differences} - wrong
     rows = [["metric", "recorded", "replayed", "verdict"]]
     for name in recorded["metrics"] | replayed["metrics"]:
         values = [str(r["metrics"].get(name, {}).get("value", "-")) for r in (recorded, replayed)]
         verdict = "different" if name in wrong else "equal"
+        verdict = "other interval" if name in moved else verdict
         rows.append([name, *values, "not compared" if rule_for(name).kind == "skip" else verdict])
     return [*aligned(rows).splitlines(), ""]
 

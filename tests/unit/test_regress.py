@@ -90,6 +90,34 @@ def test_exact_allows_nothing():
                        ).differences  # fmt: skip
 
 
+def test_exact_compares_intervals_and_says_why_they_may_differ():
+    def with_interval(high, value=0.5):
+        return changed(metrics={"tuned.f1": {"value": value, "n": 8, "ci95": [0.1, high]}})
+
+    assert not compare(with_interval(0.9), with_interval(0.9), exact=True).differences
+    assert not compare(with_interval(0.9), with_interval(0.8)).differences, "only exact compares them"
+    found = compare(with_interval(0.9), with_interval(0.8), exact=True)
+    assert [str(d) for d in found.differences] == [
+        "00_first tuned.f1 (ci95): reference [0.1, 0.9], observed [0.1, 0.8], tolerance exact"
+    ]
+    assert "the code that computes intervals may have changed" in "\n".join(regress.report(found))
+    table = regress.replay_table(with_interval(0.9), with_interval(0.8), found)
+    assert "tuned.f1            0.5       0.5       other interval" in table
+    both = compare(with_interval(0.9), with_interval(0.8, value=0.4), exact=True)
+    assert [d.what for d in both.differences] == ["value", "ci95"]
+    assert "the code that computes" not in "\n".join(regress.report(both))
+    gone = compare(with_interval(0.9), changed(), exact=True).differences
+    assert "reference [0.1, 0.9], observed None" in str(gone[0])
+
+
+def test_a_check_that_failed_on_both_sides_is_no_agreement():
+    failed = changed(checks=[{"name": "works", "value": 0, "bound": "== 1", "passed": False}])
+    for exact in (False, True):
+        assert [str(d) for d in compare(failed, failed, exact=exact).differences] == [
+            "00_first works (check): reference == 1 FAILED, observed == 1 FAILED"
+        ]
+
+
 def test_sizes_missing_and_new_metrics_and_checks_are_named():
     other = changed(
         metrics={"tuned.f1": {"value": 0.5, "n": 9}, "train.steps": None, "new.f1": {"value": 1}},
