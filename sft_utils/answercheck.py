@@ -41,6 +41,14 @@ _NUMBER = re.compile(
 _NO_NUMBER = re.compile(  # "15-year", "(twelve)", "m2", "m^2"
     r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|(?<![\dA-Za-z.])[A-Za-z]+\d\b|[A-Za-z]+\^\d"
 )
+_UNSTATED = re.compile(  # before a number: it is denied, is a bound only, or is a guess
+    r"\b(?:not?|never|nor|neither|unknown|unclear|uncertain|unsure|wrong|impossible|maybe|perhaps"
+    r"|possibly|probably|presumably|might|could|guess|almost|nearly|close\s+to|at\s+(?:the\s+)?"
+    r"(?:least|most)|over|under|above|below|beyond|up\s+to|exceeds|between|other\s+than|different\s+from"
+    r"|(?:more|less|greater|fewer|larger|bigger|smaller|higher|lower)\s+than)\b|n['’]t\b"
+    r"|[<>≤≥≠]|\\(?:neq?|[gl]eq?|[gl]t)\b", re.I,
+)  # fmt: skip
+_OR_MORE = re.compile(r"\bor\s+(?:more|less|fewer|greater|larger|smaller)\b", re.I)
 _FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 
@@ -107,18 +115,28 @@ def clean(text: str) -> str:
 def to_number(text: str) -> Fraction | None:
     r"""The number that a short text states, or None: no number, or several that differ.
 
-    Percent signs divide by 100; units, currencies and thousands separators do not count.
+    Percent signs divide by 100; units, currencies and thousands separators do not count. A number
+    that is denied, bounded or guessed by a word or sign before it ("not 5", "at most 5", "> 5",
+    "maybe 5") or by "or more" is not stated. Still lenient: "about 5" is 5, and other words behind
+    the number are not read ("5, I guess").
 
     Example:
         >>> [str(to_number(t)) for t in ("$1,234.50", "-3 1/2 km", "25 %", "3/4", "about")]
         ['2469/2', '-7/2', '1/4', '3/4', 'None']
+        >>> [str(to_number(t)) for t in ("12 apples", "about 12", "not 12", "more than 12")]
+        ['12', '12', 'None', 'None']
     """
     text = _FRAC.sub(r" \1/\2 ", _TEXT.sub(r" \1 ", text)).replace("\\%", "%").replace("\\$", "$")
     text = text.replace("\\!", "").replace("{,}", ",").translate(_SIGNS)
     text = _THOUSANDS.sub("", text)
+    text = re.sub(r"[!<>]=|\bnot\s*=", "≠", text)
     text = text.rsplit("=", 1)[-1]  # "x = 5"
     text = _NO_NUMBER.sub(" ", text)
-    values = {_read(m) for m in _NUMBER.finditer(text)}
+    text = re.sub(r"\b(?:minus|negative)\s+(?=[$€£]?[\d.])", "-", text, flags=re.I)
+    found = list(_NUMBER.finditer(text))
+    if found and (_UNSTATED.search(text[: found[0].start()]) or _OR_MORE.search(text)):
+        return None
+    values = {_read(m) for m in found}
     return values.pop() if len(values) == 1 else None
 
 
@@ -165,9 +183,10 @@ def kind_of(gold: str) -> str:
 def equal(said: str, gold: str, kind: str = "") -> bool:
     """Do two answers mean the same?
 
-    Numbers are compared exactly as fractions, units and currencies aside; a gold number without
-    "%" also accepts the same figure with it, since a question may ask for percent. Names
-    disregard case, articles and quotes; output is compared as a Python value.
+    Numbers are compared exactly as fractions, units and currencies aside, where one is stated (see
+    `to_number`); a gold number without "%" also accepts the same figure with it, since a question
+    may ask for percent. Names disregard case, articles and quotes; output is compared as a Python
+    value, by type as well, inside lists too.
 
     Args:
         said: What `extract` found.
@@ -180,11 +199,13 @@ def equal(said: str, gold: str, kind: str = "") -> bool:
         (True, False)
         >>> equal("aB", "ab", "output"), equal("'ab'", "ab", "output")
         (False, True)
+        >>> equal("not 85", "85"), equal("[1, True]", "[1, 1]")
+        (False, False)
     """
     kind = kind or kind_of(gold)
     if kind == "output":
-        mine, right = to_value(said), to_value(gold)
-        return said.strip() == gold.strip() or (type(mine) is type(right) and mine == right)
+        same = said.strip() == gold.strip()
+        return same or _typed(to_value(said)) == _typed(to_value(gold))
     if kind == "number":
         mine, right = to_number(said), to_number(gold)
         if mine is None or right is None:
@@ -192,9 +213,19 @@ def equal(said: str, gold: str, kind: str = "") -> bool:
         percent = re.search(r"%|percent", said) and not re.search(r"%|percent", gold)
         return mine == right or bool(percent and mine * 100 == right)
     if kind == "value":
-        mine, right = to_value(said), to_value(gold)
-        return type(mine) is type(right) and mine == right
+        return _typed(to_value(said)) == _typed(to_value(gold))
     return _plain(said) == _plain(gold)
+
+
+def _typed(value: Any) -> Any:
+    """A value with the type of each part, so that 1, 1.0 and True differ at every depth."""
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(_typed, value))
+    if isinstance(value, set):
+        return set, frozenset(map(_typed, value))
+    if isinstance(value, dict):
+        return dict, frozenset((_typed(k), _typed(v)) for k, v in value.items())
+    return type(value), value
 
 
 def _plain(text: str) -> str:

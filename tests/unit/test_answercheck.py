@@ -52,11 +52,20 @@ EQUAL = [
     (r"\dfrac{3}{4}", "0.75"), ("25%", "25%"), ("25 %", "0.25"), ("25%", "25"), (r"25\%", "25"), ("25 percent", "25"),
     ("1{,}234", "1234"), (r"12\text{ cm}", "12"), ("x = 5", "5"), ("3 + 4 = 7", "7"), ("1e3", "1000"), ("7.", "7"),
     ("12 (twelve)", "12"), ("15-year-olds: 15", "15"), ("100.00", "100"),
+    ("about 12", "12"), ("minus 3", "-3"), ("negative $3", "-3"), ("12 more than Ben", "12"), ("12, not a bit more", "12"),
+    ("5 more than 7 = 12", "12"), ("exactly 12 notes", "12"),
 ]  # fmt: skip
 DIFFERENT = [
     ("58", "85"), ("85.1", "85"), ("-85", "85"), ("8 5", "85"), ("", "85"), ("eighty-five", "85"), ("12 or 13", "12"),
     ("1/3", "0.3333"), ("1,23", "123"), ("0.25", "25"), ("5/0", "5"), ("850", "85"), ("3.14", "22/7"), ("nan", "5"),
-    ("inf", "5"), ("1/2/3", "1/2"), ("25", "25%"),
+    ("inf", "5"), ("1/2/3", "1/2"), ("25", "25%"), ("minus 3", "3"), ("12, which is under 20", "12"),
+]  # fmt: skip
+UNSTATED = [
+    "not 127", "NOT $127", "no 127", "isn't 127", "isn’t **127**", "never 127", "not equal to 127", "not = 127",
+    "more than 127", "less than 127 km", "greater than 127", "fewer than 127", "other than 127", "at least 127",
+    "at the most 127", "over 127", "under 127", "above 127", "below 127", "up to 127", "127 or more", "> 127", "x < 127",
+    "x != 127", "x >= 127", "≤ 127", r"x \neq 127", "unknown, maybe 127", "maybe 127", "perhaps 127", "probably 127",
+    "unclear, I guess 127", "almost 127", "minus 127", "unknown: 127 %",
 ]  # fmt: skip
 TEXTS = [
     ("Ana", "Ana", "text", True), ("ana.", "Ana", "text", True), ("the cat", "cat", "text", True),
@@ -66,7 +75,9 @@ TEXTS = [
     ("['a']", '["a"]', "output", True), ("'ab'", "ab", "output", True), ("ab", "ab", "output", True),
     ("Ab", "ab", "output", False), ("7", "7", "output", True), ("7.0", "7", "output", False), ("07", "7", "output", False),
     ("True", "True", "output", True), ("1", "True", "output", False), ("[1", "[1]", "output", False),
-    ("[1, 2]", "[1,  2]", "", True), ("85 km", "85", "", True), ("Ana", "ana", "", True),
+    ("[1, True]", "[1, 1]", "value", False), ("[1, True]", "[1, 1]", "output", False), ("[[1.0]]", "[[1]]", "", False),
+    ("{1: 'a'}", "{True: 'a'}", "", False), ("{'b': [2], 'a': 1}", "{'a': 1, 'b': [2]}", "", True), ("{2, 1}", "{1, 2}", "", True),
+    ("{1, 2}", "{1, 2.0}", "", False), ("(1,)", "[1]", "", False), ("[1, 2]", "[1,  2]", "", True), ("85 km", "85", "", True), ("Ana", "ana", "", True),
 ]  # fmt: skip
 
 
@@ -97,6 +108,12 @@ def test_equal(said, gold):
 @pytest.mark.parametrize(("said", "gold"), DIFFERENT)
 def test_different(said, gold):
     assert not answercheck.equal(said, gold, "number")
+
+
+@pytest.mark.parametrize("said", UNSTATED)
+def test_a_number_that_is_denied_bounded_or_guessed_is_no_answer(said):
+    assert answercheck.extract(f"The answer is {said}.").text
+    assert not answercheck.equal(said, "127", "number")
 
 
 @pytest.mark.parametrize(("said", "gold", "kind", "same"), TEXTS)

@@ -170,6 +170,8 @@ def test_grade():
     assert graded(FINE) == reasoning.Graded(True, "correct", "85", True)
     assert graded("The answer is 85.").trace_ok is None
     assert graded("The answer is 84.").reason == "wrong answer"
+    for text in ("The answer is not 85.", "The answer is more than 85.", "The answer is unknown, maybe 85"):
+        assert not graded(text).correct, text
     assert graded("I do not know.").reason == "format"
     assert graded("4 * 12 = 48. 48 +", stopped=False).reason == "no stop"
     lucky = graded("4 * 12 = 47. 48 + 37 = 85. The answer is 85.")

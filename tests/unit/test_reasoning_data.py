@@ -113,6 +113,7 @@ def test_every_row_passes_its_own_checks(every):
             judged = reasoning.grade(item, item.completion(grain))
             assert judged.correct, row["id"]
             assert judged.trace_ok, (row["id"], judged)
+        assert reasoning.grade(item, item.completion(None)).correct, row["id"]
 
 
 def test_distractors_exist(every):
