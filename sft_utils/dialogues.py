@@ -17,6 +17,7 @@ from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import Answer
+from sft_utils.languages import stated
 from sft_utils.rules import KINDS, Ask, Rule, Turn, Verdict, check, plain, refused
 
 __all__ = ["Ask", "Dialogue", "Turn", "Units", "conversation", "differences", "judge", "messages",
@@ -183,13 +184,16 @@ def conversation(dialogue: Dialogue) -> list[Message]:
 
 
 def recalled(value: str, reply: str) -> bool:
-    """Does a reply hold a value, as whole words, in whatever case?
+    """Does a reply state a value, as whole words, in whatever case?
 
-    Small numbers may be words, a time may have another separator.
+    Small numbers may be words, a time may have another separator. What is denied or guessed, or
+    only a part of a larger number, is not stated; see `languages.stated`.
 
     Example:
         >>> recalled("4", "It is for four people."), recalled("4", "At 4:30, room 14.")
         (True, False)
+        >>> recalled("4", "Not for 4."), recalled("4", "Four hundred."), recalled("4", "Not 3: 4.")
+        (False, False, True)
         >>> recalled("14:30", "Vers 14 h 30."), recalled("K48", "The number is K482.")
         (True, False)
     """
@@ -201,7 +205,9 @@ def recalled(value: str, reply: str) -> bool:
         if int(hour) > 12:
             pattern += rf"|{int(hour) - 12}[:.]{minute}\s?p\.?m"
     pattern = "|".join([f"(?:{pattern})", *_NUMBERS.get(value, "").split()])
-    return bool(re.search(rf"(?<![\w:.,-])(?:{pattern})(?![\w-]|[:.,]\d)", text))
+    found = re.finditer(rf"(?<![\w:.,-])(?:{pattern})(?![\w-]|[:.,]\d)", text)
+    number = value.isdigit()
+    return any(stated(text[: m.start()], m[0], text[m.end() :], number=number) for m in found)
 
 
 def _relevant(rule: Rule, turn: Turn) -> bool:

@@ -114,6 +114,15 @@ def test_both_prompts_need_both(one):
         ("4", "vier Personen", True), ("4", "cuatro", True), ("4", "14", False), ("4", "fourteen", False), ("4", "4.5", False), ("4", "Pour 4.", True),
         ("14:30", "at 14.30", True), ("14:30", "2:30 pm", True), ("14:30", "14:300", False), ("9:10", "19:10", False), ("9:10", "à 9h10", True),
         ("252", "room 252, floor 2", True), ("252", "1.252 euros", False), ("252", "252,5", False),
+        ("4", "not 4", False), ("4", "It isn't for 4.", False), ("4", "Nicht für vier Personen.", False), ("4", "keine 4", False),
+        ("4", "Ce n'est pas pour 4.", False), ("4", "No es para cuatro.", False), ("4", "unknown, maybe 4", False), ("4", "vielleicht 4", False),
+        ("4", "more than 4", False), ("4", "mindestens vier", False), ("4", "plus de 4", False), ("4", "al menos 4", False),
+        ("4", "four hundred", False), ("4", "4 000", False), ("4", "quatre cents", False), ("4", "twenty four", False), ("4", "treinta y cuatro", False),
+        ("252", "1 252 euros", False), ("252", "under 252", False), ("Novak", "The name is not Novak.", False),
+        ("K482", "I don't know if it is K482.", False), ("14:30", "nicht um 14:30", False),
+        ("4", "Not 3 but 4.", True), ("4", "No problem, it is for 4.", True), ("4", "Kein Problem. Für vier Personen.", True),
+        ("4", "For 4, not 3.", True), ("4", "Not for 4? It is for 4.", True), ("Novak", "The booking is under Novak.", True),
+        ("4", "For four and no more.", True), ("4", "Pas de souci : c'est pour 4.", True), ("252", "It is room 252 of 300.", True),
     ],
 )  # fmt: skip
 def test_recall_wants_whole_tokens(value, reply, found):
