@@ -20,8 +20,9 @@ from sft_utils.generation import Answer
 from sft_utils.languages import stated
 from sft_utils.rules import KINDS, Ask, Rule, Turn, Verdict, check, plain, refused
 
-__all__ = ["Ask", "Dialogue", "Turn", "Units", "conversation", "differences", "judge", "messages",
-           "metrics", "parse", "read", "recalled", "units"]  # fmt: skip
+__all__ = ["Ask", "Dialogue", "Turn", "Units", "constant_floor", "conversation", "differences",
+           "judge", "messages", "metrics", "new_domains", "parse", "read", "recalled",
+           "units"]  # fmt: skip
 
 FOLDER = "data/dialogues"
 SPLITS = ("train", "val", "test", "fewshot")
@@ -152,6 +153,15 @@ def read(split: str, rows: int | None = None, seed: int = 17) -> list[Dialogue]:
     return found[:rows]
 
 
+def new_domains() -> frozenset[str]:
+    """Domains of test dialogues in which nothing is trained; most test dialogues lie in others."""
+    domains = {
+        split: {row["domain"] for row in rows_of(ROOT / FOLDER / f"{split}.jsonl")}
+        for split in ("train", "test")
+    }
+    return frozenset(domains["test"] - domains["train"])
+
+
 def messages(
     dialogue: Dialogue, upto_turn: int, replies: Sequence[str] | None = None
 ) -> list[Message]:
@@ -252,7 +262,7 @@ def units(judged: Sequence[Judged]) -> dict[str, Units]:
     reply: every rule kept), context_recall (.distance_N), role_consistency (replies to traps: all
     rules kept, no other name taken), refusal (forbidden topics refused), over_refusal (innocent
     requests that sound alike, refused: less is better), both_prompts (per request: right under both
-    system prompts of its pair, out of reach for a model that does not read them), stopped.
+    system prompts of its pair; not zero without reading them, see `constant_floor`), stopped.
     """
     found: dict[str, Units] = {}
     both: dict[tuple[str, int], list[bool]] = {}
@@ -285,6 +295,32 @@ def units(judged: Sequence[Judged]) -> dict[str, Units]:
         if len(kept) == 2:
             add("both_prompts", all(kept), cluster)
     return dict(sorted(found.items()))
+
+
+def constant_floor(part: Sequence[Dialogue]) -> tuple[str, Units]:
+    """The gold reply that, said to everything, is right under both prompts most often; those units.
+
+    Two prompts of a pair can share a rule or have rules that get along, so a model that reads no
+    prompt is right under both at times: `both_prompts` is to be compared with this, not with zero.
+
+    Args:
+        part: Dialogues with whole pairs. Seconds for 32 dialogues: each gold reply is judged in
+            every turn.
+    Raises:
+        ConfigError: There is no whole pair.
+    """
+    best: tuple[str, Units] | None = None
+    for reply in sorted({turn.reply for dialogue in part for turn in dialogue.turns}):
+        judged = [j for d in part for j in judge(d, [reply] * len(d.turns))]
+        found = units(judged).get("both_prompts", Units())
+        if found.hits and (best is None or sum(found.hits) > sum(best[1].hits)):
+            best = reply, found
+    if best is None:
+        raise ConfigError(
+            f"{len(part)} dialogues hold no two of one pair whose rules count in the same turn, "
+            "so there is no floor. Read an even number of rows: whole pairs."
+        )
+    return best
 
 
 def metrics(arm: str, judged: Sequence[Judged]) -> dict[str, dict[str, Any]]:

@@ -63,7 +63,9 @@ def counts(rows: dict[str, list[dict]], texts: dict[str, str]) -> str:
         for s, part in rows.items()
     ]  # fmt: skip
     turns = {s: [t for r in part for t in r["turns"]] for s, part in rows.items()}
+    trained = {r["domain"] for r in rows["train"]}
     what = {
+        "in a domain that train lacks": {s: sum(r["domain"] not in trained for r in part) for s, part in rows.items()},
         **{f"rule: {k}": {s: sum(k in {x["kind"] for x in r["rules"]} for r in part) for s, part in rows.items()} for k in KINDS},
         **{f"asks at distance {d}": {s: sum(bool(t["asks"]) and t["asks"]["distance"] == d for t in part) for s, part in turns.items()} for d in range(2, 6)},
         **{f"turns: {k}": {s: sum(t[k] for t in part) for s, part in turns.items()} for k in ("trap", "refuse", "borderline")},

@@ -9,6 +9,7 @@ import pytest
 
 from sft_utils import dialogues as api
 from sft_utils.artifacts import ROOT
+from sft_utils.errors import ConfigError
 from sft_utils.rules import KINDS, check, check_all, count_words, refused
 
 sys.path.insert(0, str(ROOT / "data"))
@@ -181,7 +182,7 @@ def test_pairs_differ_in_the_system_prompt_only(every):
 
 
 def test_replies_of_the_other_prompt_break_rules(every):
-    """A model that does not read the system prompt cannot be right under both."""
+    """Nor is the right reply to one prompt of a pair often right under the other."""
     pairs = defaultdict(list)
     for d in every["test"]:
         pairs[d.pair].append(d)
@@ -191,6 +192,21 @@ def test_replies_of_the_other_prompt_break_rules(every):
             judged += api.judge(mine, [t.reply for t in other.turns])
     units = api.units(judged)
     assert sum(units["both_prompts"].hits) / len(units["both_prompts"].hits) < 0.1
+
+
+def test_a_model_that_reads_no_prompt_is_right_under_both_at_times(every):
+    """The floor of `both_prompts` on the dialogues of 07, which its figures are to be compared with."""
+    part = api.read("test", api.SIZES["cpu"].test_rows)
+    reply, floor = api.constant_floor(part)
+    hits, n = sum(floor.hits), len(floor.hits)
+    assert 0.1 < hits / n < 0.3
+    assert any(turn.reply == reply for _, _, turn in turns_of(part))
+    said = api.units([j for d in part for j in api.judge(d, [reply] * len(d.turns))])
+    assert said["both_prompts"] == floor
+    card = " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
+    assert f"right under both prompts in {hits} of {n} requests" in card
+    with pytest.raises(ConfigError, match="1 dialogues hold no two of one pair"):
+        api.constant_floor(part[:1])
 
 
 def values(part):
@@ -228,12 +244,22 @@ def test_the_test_split_asks_other_things(every):
     trained |= {p.ask["en"] for p in pieces.general() if not p.test}
     told = " ".join(t.user for _, _, t in turns_of(every["test"]))
     assert not [text for text in trained if text in told]
-    new = {d.key for d in pieces.domains() if d.test}
-    assert new == {d.domain for d in every["test"]} - {d.domain for d in every["train"]}
     topics = {split: {r["topic"] for d in every[split] for r in d.rules if r["kind"] == "refusal"} for split in SPLITS}
     assert not topics["test"] & topics["train"]
     traps = {t.text.split("{")[0] for t in plans.TRAPS if not t.test}
     assert not [text for text in traps if text in told]
+
+
+def test_most_test_dialogues_lie_in_trained_domains(every):
+    """New are requests, names and facts of all of them; the domain of a third only."""
+    new = api.new_domains()
+    assert new == {d.key for d in pieces.domains() if d.test} == {"ferry", "pool", "tailor"}
+    assert not [d.id for d in every["train"] + every["val"] if d.domain in new]
+    held = {n: sum(d.domain in new for d in api.read("test", n)) for n in (api.SIZES["cpu"].test_rows, None)}
+    assert held == {32: 12, None: 36}
+    assert len(every["test"]) == 112
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert "| in a domain that train lacks | 0 | 0 | 36 | 0 |" in card
 
 
 def test_the_system_prompt_says_the_rules(every):
