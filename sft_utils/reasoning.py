@@ -204,8 +204,12 @@ def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
 def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Items:
     """A file in the format of GSM8K: `question`, and `answer` with the trace and "#### N".
 
-    Rows that cannot be used are listed in `excluded` with their numbers, behind them those beyond
-    `train_rows`. At most a fifth is asked; a question that occurs twice counts once.
+    Only rows whose trace `check` accepts are used: a wrong equation makes the stated answer
+    doubtful too, and a trace without equations cannot be checked. The checker also refuses right
+    traces whose numbers it cannot place (1.5 for "150 %"), so figures speak of problems that it can
+    follow. Rows that cannot be used are listed in `excluded` with number and
+    reason, behind them those beyond `train_rows`. At most a fifth is asked; a question that occurs
+    twice counts once.
 
     Args:
         source: File or hub id; see `loading.load`.
@@ -213,7 +217,7 @@ def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Ite
         train_rows: Most rows to train on.
         test_rows: Most rows to ask.
     Raises:
-        DataError: No row can be used.
+        DataError: Fewer than three rows can be used: two to train, one to ask.
     """
     inside = ROOT / source
     loaded = loading.load(inside if inside.exists() else source)
@@ -233,14 +237,21 @@ def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Ite
         if key in items:
             excluded.append((number, f"repeats the question of {items[key].id}"))
             continue
-        items[key] = Item(
+        item = Item(
             id=f"line {number}", domain="own", structure="own", question=question.strip(),
             difficulty=len(traces.equations(trace)), answer=last, written=trace,
         )  # fmt: skip
-    if not items:
+        judged = check(item, item.completion())
+        if not judged.ok:
+            excluded.append((number, f"trace rejected, {judged.reason}: {judged.detail}"))
+            continue
+        items[key] = item
+    if len(items) < 3:
+        first = next((f"; left out first: row {n}, {why}" for n, why in sorted(excluded)), "")
         raise DataError(
-            f"{source}: no row can be used; the first: {excluded[0]}. A row needs question and "
-            "answer, the answer ending in '#### N'."
+            f"{source}: {f'only {len(items)} rows' if items else 'no row'} can be used{first}. "
+            "Three are needed. A row has question and answer; the answer leads from the question's "
+            "numbers by equations such as 3 + 4 = 7 to its last line, '#### N'."
         )
     ordered = sorted(items.values(), key=lambda i: sha256_text(f"{seed}:{i.question}"))
     n_test = min(test_rows, max(1, len(ordered) // 5))

@@ -286,6 +286,42 @@ def test_gsm8k_files(tmp_path):
         reasoning.from_file(str(tmp_path / "none.jsonl"), seed=1, train_rows=10, test_rows=100)
 
 
+def test_rejected_traces_of_files_are_listed_and_never_used(tmp_path):
+    def row(i, trace, answer):
+        return {"question": f"Ana has {i} pens and 5 cups. How many?", "answer": f"{trace}\n#### {answer}"}
+
+    good = [row(i, f"{i} + 5 = {i + 5}.", i + 5) for i in range(10, 20)]
+    bad = [row(30, "30 + 5 = 36.", 36), row(31, "31 + 5 = 37.", 36), row(32, "32 + 6 = 38.", 38), row(33, "She counts them all.", 38),
+           row(34, "34 + 5 = 39.", 38), row(35, "", 40), good[0] | {"answer": "10 + 5 = 16.\n#### 16"}]  # fmt: skip
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in bad + good))
+    items = reasoning.from_file(str(path), seed=1, train_rows=100, test_rows=100)
+    assert [number for number, _ in items.excluded] == [1, 2, 3, 4, 5, 6, 7]
+    reasons = [why.split(": ")[0].removeprefix("trace rejected, ") for _, why in items.excluded]
+    assert reasons == ["wrong arithmetic", "wrong arithmetic", "wrong step", "format", "answer does not follow", "format", "wrong arithmetic"]
+    assert items.excluded[0][1].endswith("30 + 5 = 36")
+    assert {i.id for i in items.train + items.asked()} == {f"line {n}" for n in range(8, 18)}, "also the question that a bad row had"
+    used = items.train + items.fewshot + items.asked()
+    assert reasoning.funnel(items.train, [i.completion() for i in items.train])[1] == {"kept": len(items.train)}
+    assert all(reasoning.check(i, i.completion()).ok for i in used)
+    path.write_text("".join(json.dumps(r) + "\n" for r in [*bad, good[1], good[2]]))
+    with pytest.raises(DataError, match="only 2 rows can be used; left out first: row 1, trace rejected"):
+        reasoning.from_file(str(path), seed=1, train_rows=100, test_rows=100)
+
+
+def test_a_file_of_two_good_rows_is_too_short(tmp_path):
+    path = tmp_path / "two.jsonl"
+    rows = [{"question": f"{i} and 5 pens?", "answer": f"{i} + 5 = {i + 5}.\n#### {i + 5}"} for i in (7, 8)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    with pytest.raises(DataError, match=r"only 2 rows can be used\. Three are needed"):
+        reasoning.from_file(str(path), seed=1, train_rows=9, test_rows=9)
+
+
+def test_our_own_file_in_that_form_is_used_whole():
+    items = reasoning.from_file("data/reasoning/word_gsm8k.jsonl", seed=17, train_rows=1_000, test_rows=1_000)
+    assert (len(items.train), len(items.asked()), items.excluded) == (192, 48, [])
+
+
 def test_turns():
     item = reasoning.read(train_rows=1, test_rows=1, seed=1).train[0]
     assert [m["role"] for m in item.turns()] == ["user", "assistant"]
