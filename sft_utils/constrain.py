@@ -5,6 +5,7 @@ it). The model's own choice among the allowed tokens stays greedy.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,32 +140,76 @@ def _bounded(node: Any) -> Any:
     return new
 
 
+SHORT_FORMATS = {"date", "uuid", "ipv4", "ipv6"}
+"""Formats that bound the length of a text: a time may have any number of decimals."""
+_MANY = ("properties", "patternProperties", "$defs", "definitions")
+_ONE = ("items", "additionalProperties", "then", "else")
+_BRANCHES = ("anyOf", "oneOf", "allOf")
+
+
 def endless(schema: Any, place: str = "$") -> list[str]:
     """Places where an answer that obeys a schema can go on for ever.
 
-    Constrained decoding guarantees what is written, not that it ends: a text without `maxLength` or
-    an array without `maxItems` can reach the length limit, and then the answer does not parse.
+    Constrained decoding guarantees what is written, not that it ends: a text without `maxLength`,
+    an array without `maxItems`, an object that may have other keys or a value of any type can reach
+    the length limit, and then the answer does not parse. A pattern is a bound if it holds the whole
+    text and repeats nothing without end, a format if it is of `SHORT_FORMATS`. A schema that refers
+    to one around it is named too, longer circles of references are not.
 
     Example:
-        >>> endless({"properties": {"a": {"type": "string"}, "b": {"type": "boolean"}}})
-        ['$.properties.a: text without maxLength']
+        >>> fields = {"a": {"type": "string"}, "b": {"type": "boolean"}, "c": {}}
+        >>> endless({"type": "object", "properties": fields, "additionalProperties": False})
+        ['$.properties.a: text without maxLength', '$.properties.c: value without type']
+        >>> endless({"type": "object"})
+        ['$: object without additionalProperties: false']
     """
-    if isinstance(schema, list):
-        return [x for i, part in enumerate(schema) for x in endless(part, f"{place}[{i}]")]
-    if not isinstance(schema, dict):
+    return _endless(schema, place, typed=False)
+
+
+def _endless(schema: Any, place: str, *, typed: bool) -> list[str]:
+    """`endless`; a branch of a schema that has a type is `typed`."""
+    if schema is True:
+        schema = {}
+    if not isinstance(schema, dict) or schema.keys() & {"enum", "const"}:
         return []
     found = []
     kinds = schema.get("type", ())
     kinds = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
-    bounded = schema.keys() & {"maxLength", "enum", "const", "format", "pattern"}
-    if "string" in kinds and not bounded:
+    ref = schema.get("$ref")
+    if "string" in kinds and not _short(schema):
         found.append(f"{place}: text without maxLength")
-    if "array" in kinds and "maxItems" not in schema:
+    if "array" in kinds and "maxItems" not in schema and schema.get("items") is not False:
         found.append(f"{place}: array without maxItems")
-    for key, part in schema.items():
-        if key not in ("enum", "const", "default", "examples"):
-            found += endless(part, f"{place}.{key}")
+    if "object" in kinds and (schema.get("additionalProperties") is not False
+                              or schema.get("patternProperties")):  # fmt: skip
+        found.append(f"{place}: object without additionalProperties: false")
+    if not (kinds or typed or ref or schema.keys() & set(_BRANCHES)):
+        found.append(f"{place}: value without type")
+    if isinstance(ref, str) and f"{place}.".startswith("$" + ref[1:].replace("/", ".") + "."):
+        found.append(f"{place}: refers to {ref}, which it is a part of")
+    for key in _MANY:
+        for name, part in (schema.get(key) or {}).items():
+            found += _endless(part, f"{place}.{key}.{name}", typed=False)
+    for key in _ONE:
+        if isinstance(schema.get(key), dict):
+            branch = bool(kinds or typed) and key in ("then", "else")
+            found += _endless(schema[key], f"{place}.{key}", typed=branch)
+    for key in ("prefixItems", *_BRANCHES):
+        for i, part in enumerate(schema.get(key) or ()):
+            branch = bool(kinds or typed) and key in _BRANCHES
+            found += _endless(part, f"{place}.{key}[{i}]", typed=branch)
     return found
+
+
+def _short(schema: dict[str, Any]) -> bool:
+    """Something bounds the length of a text."""
+    bare = re.sub(r"\\.|\[(?:\\.|[^\]])*\]", "x", str(schema.get("pattern", "")))
+    ends = bare.startswith("^") and bare.endswith("$") and not re.search(r"[*+]|\{\d*,\}", bare)
+    flat = None
+    while flat != bare:
+        flat, bare = bare, re.sub(r"\([^()]*\)", "x", bare)
+    whole = ends and "|" not in flat  # of "^a$|b" only one branch holds the whole text
+    return "maxLength" in schema or whole or schema.get("format") in SHORT_FORMATS
 
 
 def constraint(

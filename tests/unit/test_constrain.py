@@ -5,7 +5,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from sft_utils import constrain, generation
+from sft_utils import artifacts, constrain, generation
 from sft_utils.errors import ConfigError
 
 SCHEMAS = [
@@ -109,7 +109,7 @@ def test_numbers_end(tokenizer):
 
 
 def test_what_can_go_on_for_ever_is_named():
-    schema = {"type": "object", "properties": {
+    schema = {"type": "object", "additionalProperties": False, "properties": {
         "a": {"type": "string"}, "b": {"type": ["array", "null"], "items": {"type": "string", "maxLength": 3}},
         "c": {"enum": ["x"], "type": "string"}, "d": {"type": "string", "format": "date"},
     }}  # fmt: skip
@@ -117,6 +117,57 @@ def test_what_can_go_on_for_ever_is_named():
         "$.properties.a: text without maxLength", "$.properties.b: array without maxItems"
     ]
     assert [constrain.endless(s) for s in SCHEMAS] == [[], []]
+
+
+def closed(**properties):
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def text(**bound):
+    return closed(a={"type": "string", **bound})
+
+
+NODE = {"$ref": "#/$defs/n", "$defs": {"n": closed(c={"$ref": "#/$defs/n"})}}
+
+
+@pytest.mark.parametrize(("schema", "places"), [
+    ({}, ["$: value without type"]),
+    ({"type": "object"}, ["$: object without additionalProperties: false"]),
+    ({"type": "object", "properties": {"a": {"type": "boolean"}}}, ["$: object without additionalProperties: false"]),
+    ({"type": "object", "additionalProperties": {"type": "null"}}, ["$: object without additionalProperties: false"]),
+    ({"type": "object", "additionalProperties": False, "patternProperties": {"^x": {"type": "null"}}}, ["$: object without additionalProperties: false"]),
+    (closed(a={}, b=True, c={"title": "t"}), [f"$.properties.{k}: value without type" for k in "abc"]),
+    (closed(enum={"type": "string"}), ["$.properties.enum: text without maxLength"]),
+    (closed(a={"anyOf": [{"type": "string"}, {}, {"enum": [1]}]}), ["$.properties.a.anyOf[0]: text without maxLength", "$.properties.a.anyOf[1]: value without type"]),
+    (closed(a={"type": "array", "prefixItems": [{"type": "string"}], "items": False}), ["$.properties.a.prefixItems[0]: text without maxLength"]),
+    (NODE, ["$.$defs.n.properties.c: refers to #/$defs/n, which it is a part of"]),
+    *[(text(**bound), ["$.properties.a: text without maxLength"]) for bound in (
+        {"pattern": "^x+$"}, {"pattern": "^x*y$"}, {"pattern": "x"}, {"pattern": "^x{2,}$"}, {"pattern": "^x$|y$"}, {"pattern": "^x"},
+        {"pattern": r"^x\$"}, {"format": "email"}, {"format": "uri"}, {"format": "date-time"}, {"format": "made up"})],
+    *[(text(**bound), []) for bound in (
+        {"pattern": "^[A-Z+*]{2}-[0-9]{3}$"}, {"pattern": r"^\+?\d{2,5}$"}, {"pattern": "^(a|b(c|d))$"}, {"pattern": "^x+$", "maxLength": 3},
+        {"format": "date"}, {"format": "uuid"}, {"format": "email", "maxLength": 9}, {"enum": ["x"]}, {"const": "x"})],
+    ({"enum": [{}]}, []),
+    (closed(a={"$ref": "#/$defs/x"}) | {"$defs": {"x": {"type": "null"}}}, []),
+    (closed(a={"type": "null"}, b={"type": "null"}) | {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, []),
+])  # fmt: skip
+def test_only_what_bounds_a_length_counts_as_a_bound(schema, places):
+    assert constrain.endless(schema) == places
+
+
+def test_answers_that_are_named_as_endless_can_be_long(tokenizer):
+    for schema, answer in (
+        ({"type": "object", "properties": {}}, '{"x":"' + "x" * 99 + '"}'), (closed(a={}), '{"a":"' + "x" * 99 + '"}'),
+        (text(pattern="^x+$"), '{"a":"' + "x" * 99 + '"}'), (text(format="email"), '{"a":"' + "x" * 50 + '@example.org"}'),
+    ):  # fmt: skip
+        assert constrain.endless(schema)
+        assert allowed(tokenizer, schema, answer), schema
+    assert not allowed(tokenizer, text(format="uuid"), '{"a":"' + "1" * 99 + '"}')
+
+
+def test_no_schema_of_05_is_endless():
+    for path in sorted((artifacts.ROOT / "data/structured/schemas").glob("*.json")):
+        assert constrain.endless(json.loads(path.read_text(encoding="utf-8"))) == [], path.name
 
 
 def test_a_decoder_of_another_family_is_noticed(tokenizer):
