@@ -25,9 +25,13 @@ PERMUTATIONS, BANDS = 32, 16
 """Two rows per band: a pair at `ALIKE` is proposed with probability 1 - (1 - 0.5²)¹⁶ = 0.99."""
 CONTAINED_SIZE = 8
 """Words per n-gram of the containment test: eight words in a row are not common speech."""
+COMMON_SHARE, COMMON_ROWS = 0.02, 10
+"""Words in a row that stand in this share of the texts, and in so many, are boilerplate: a footer,
+an instruction, a template. They say nothing about whether two texts are one."""
 SEED = 17
 
 _WORD = re.compile(r"\w+")
+_SIGN = re.compile(r"\w*\d\w*|[+*/^=<>%×÷−]|(?<=\s)-(?=\s)|(?<=\d)-(?=\d)")
 
 
 def exact_key(text: str) -> int:
@@ -47,6 +51,31 @@ def shingles(text: str, size: int = SIZE) -> Shingles:
     if len(words) <= size:
         return frozenset([tuple(words)])
     return frozenset(zip(*(words[start:] for start in range(size)), strict=False))
+
+
+def common_shingles(texts: Sequence[str], size: int = SIZE) -> Shingles:
+    """The shingles of boilerplate: inside `size` words that many of the texts share.
+
+    A text with so many near copies reads as a template, too; equal copies are still equal.
+
+    Args:
+        texts: Texts of one file, or a fair sample of them.
+        size: Words in a row that count as one piece of boilerplate, at least `SIZE`.
+    Example:
+        >>> cities = [f"what is the capital of place{i}" for i in range(10)]
+        >>> sorted(common_shingles(cities))[0]
+        ('is', 'the', 'capital')
+    """
+    found = (run for text in texts for run in shingles(text, size))
+    counts = Counter(run for run in found if len(run) == size or size == SIZE)
+    least = max(COMMON_ROWS, COMMON_SHARE * len(texts))
+    runs = [run for run, n in counts.items() if n >= least]
+    return frozenset(run[k : k + SIZE] for run in runs for k in range(size - SIZE + 1))
+
+
+def _signs(text: str) -> Counter[str]:
+    """Numbers and operators, which shingles of words lose or outweigh."""
+    return Counter(_SIGN.findall(text.casefold()))
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
@@ -96,17 +125,26 @@ class HeldOut:
     test mail costs the truth of every number measured later.
     """
 
-    def __init__(self, texts: Mapping[str, str]) -> None:
+    def __init__(
+        self, texts: Mapping[str, str], common: Shingles = frozenset(), *, signs: bool = False
+    ) -> None:
         """Index held-out texts by id.
 
+        Args:
+            texts: Name -> text.
+            common: `common_shingles` of the training file: they count for nothing.
+            signs: Texts with other numbers or operators are other texts, however alike their
+                words: 1 + 2 and 1 - 2 are two questions.
         Raises:
             DataError: There is none, so nothing would be compared.
         """
         if not texts:
             raise DataError("HeldOut: no held-out texts, so no leak could be found. Pass some.")
         self._exact = {exact_key(text): name for name, text in texts.items()}
-        self._parts = {name: shingles(text) for name, text in texts.items()}
-        self._long = {name: shingles(text, CONTAINED_SIZE) for name, text in texts.items()}
+        self._common = common
+        self._signs = {name: _signs(text) for name, text in texts.items()} if signs else {}
+        self._parts = {name: shingles(text) - common for name, text in texts.items()}
+        self._long = {name: self._runs(text) for name, text in texts.items()}
         self._by_part = _inverted(self._parts)
         self._by_long = _inverted(self._long)
 
@@ -120,19 +158,28 @@ class HeldOut:
         """
         if name := self._exact.get(key):
             return f"exactly {name}"
-        shared = _hits(self._by_part, parts)
+        parts = parts - self._common
+        shared, signs = _hits(self._by_part, parts), _signs(text) if self._signs else Counter()
         for name, both in shared.items():
             overlap = both / (len(parts) + len(self._parts[name]) - both)
-            if overlap >= ALIKE:
+            if overlap >= ALIKE and signs == self._signs.get(name, signs):
                 return f"near {name}: Jaccard {overlap:.2f}"
         # One common n-gram of CONTAINED_SIZE words makes this many common shingles.
         if max(shared.values(), default=0) <= CONTAINED_SIZE - SIZE:
             return None
-        for name, both in _hits(self._by_long, shingles(text, CONTAINED_SIZE)).items():
+        for name, both in _hits(self._by_long, self._runs(text)).items():
             inside = both / len(self._long[name])
-            if inside >= ALIKE:
+            if inside >= ALIKE and self._signs.get(name, signs) <= signs:
                 return f"contains {name}: {inside:.0%} of its {CONTAINED_SIZE}-grams"
         return None
+
+    def _runs(self, text: str) -> Shingles:
+        """The n-grams of the containment test; those of boilerplate alone are left out."""
+        runs = shingles(text, CONTAINED_SIZE)
+        if not self._common:
+            return runs
+        starts = range(CONTAINED_SIZE - SIZE + 1)
+        return frozenset(r for r in runs if any(r[k : k + SIZE] not in self._common for k in starts))
 
 
 def _inverted(sets: Mapping[str, Shingles]) -> dict[tuple[str, ...], list[str]]:

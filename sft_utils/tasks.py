@@ -15,7 +15,7 @@ from typing import Any
 from sft_utils import layouts, loading, masking, schemas, tickets
 from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
-from sft_utils.duplicates import HeldOut, exact_key, shingles
+from sft_utils.duplicates import HeldOut, common_shingles, exact_key, shingles
 from sft_utils.errors import ConfigError, DataError, MaskError, TemplateError
 from sft_utils.generation import Answer
 from sft_utils.jsonanswers import parse_json, schema_errors
@@ -146,8 +146,9 @@ def own(
 ) -> Own:
     """Read, check and split the reader's own file.
 
-    Rows with the same request never lie on two sides; training rows that resemble a held-out one
-    are excluded. Held out are at most a fifth of the rows for the test and a tenth for validation.
+    Rows with the same request never lie on two sides; training rows whose user turns resemble those
+    of a held-out one are excluded. What many rows share (system prompt, instruction, footer) makes
+    none resemble another, nor do the same words around other numbers. Held out are at most a fifth of the rows for the test and a tenth for validation.
     Every row of the file is in `train`, `val`, `test` or `excluded`.
 
     Args:
@@ -189,7 +190,8 @@ def own(
     n_val = min(val_rows, len(rows) // 10)
     test, val, rest = ordered[:n_test], ordered[n_test : n_test + n_val], ordered[n_test + n_val :]
     if test or val:
-        held = HeldOut({r["id"]: request(r) for r in test + val})
+        common = common_shingles([_asked(r) for r in rows])
+        held = HeldOut({r["id"]: _asked(r) for r in test + val}, common, signs=True)
         rest = _apply(rest, lambda r: _leak(r, held), excluded)
     rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))
     surplus = {r["line"] for r in rest[train_rows:]}
@@ -221,6 +223,11 @@ def _place(name: str) -> str:
 def request(row: Row) -> str:
     """All that stands before the answer, as one text."""
     return "\n".join(m["content"] for m in row["messages"][:-1])
+
+
+def _asked(row: Row) -> str:
+    """What the user says; a system prompt is mostly that of all rows."""
+    return "\n".join(m["content"] for m in row["messages"][:-1] if m["role"] == "user")
 
 
 def not_json(source: str) -> DataError:
@@ -307,8 +314,9 @@ def _unfit(task: Task, tokenizer: Any, max_length: int, told: bool) -> Reason:
 
 
 def _leak(row: Row, held: HeldOut) -> str | None:
-    text = request(row)
-    found = held.find(text, shingles(text), exact_key(text))
+    text = _asked(row)
+    # Equal requests are one row by now; equal questions under two system prompts may be two.
+    found = held.find(text, shingles(text), exact_key(request(row)))
     return f"resembles a held-out row: {found}" if found else None
 
 

@@ -75,6 +75,39 @@ def test_a_short_held_out_mail_is_found_and_does_not_match_everything():
         assert bool(held.find(text, d.shingles(text), d.exact_key(text))) == leak
 
 
+FOOTER = "This message is confidential and only for the person named above, delete it otherwise."
+
+
+def test_boilerplate_is_what_many_texts_share():
+    mails = [f"{OTHER} {k} {chr(97 + k)}" for k in range(9)]
+    assert d.common_shingles(mails) == frozenset(), "nine rows are no template"
+    assert ("where", "is", "my") in d.common_shingles([*mails, OTHER])
+    assert d.common_shingles([*mails, OTHER], 40) == frozenset(), "a shorter run than asked for"
+    assert d.common_shingles([f"{k} b c" for k in range(500)] + ["x y z"] * 9) == frozenset()
+    assert d.common_shingles(["Go on!"] * 10) == {("go", "on")}
+
+
+def test_a_footer_makes_no_leak_and_hides_none():
+    common = d.common_shingles([FOOTER] * 10, d.CONTAINED_SIZE)
+    held = d.HeldOut({"e-1": f"The lamp flickers. {FOOTER}", "e-2": f"{LONG} {FOOTER}"}, common)
+    for text, leak in ((f"My order is late. {FOOTER}", None), (f"{EDITED} {FOOTER}", "near e-2"),
+                       (FOOTER, None), (f"The lamp flickers. {FOOTER}", "exactly e-1"),
+                       (f"{OTHER} {OTHER[::-1]} {LONG} {FOOTER}", "contains e-2")):  # fmt: skip
+        found = held.find(text, d.shingles(text), d.exact_key(text))
+        assert (found or "").startswith(leak or "-" * bool(found)), (text, found)
+        assert bool(found) == bool(leak)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [("what is 1 + 2", True), ("What is 1 - 2?", False), ("What is 1 * 2?", False),
+     ("What is 1 + 3?", False), ("So what is 1 + 2?", True)],
+)  # fmt: skip
+def test_other_numbers_or_operators_make_another_text(text, same):
+    held = d.HeldOut({"e-1": "What is 1 + 2?"}, signs=True)
+    assert bool(held.find(text, d.shingles(text), d.exact_key(text))) == same
+
+
 def test_nothing_held_out_is_refused():
     with pytest.raises(DataError, match="no held-out texts"):
         d.HeldOut({})

@@ -1,6 +1,7 @@
 """The reader's own file becomes a task: split, checked, nothing dropped in silence."""
 
 import json
+import random
 
 import pytest
 
@@ -71,14 +72,71 @@ def test_nothing_is_dropped_in_silence(tmp_path):
 
 
 def test_training_rows_that_resemble_held_out_ones_go(tmp_path):
-    rows = colours(40)
-    long = "please send one van with two painters to the old mill behind the church on Monday at "
-    rows += [{"prompt": f"{long} {h} o'clock", "completion": json.dumps({"n": h, "colour": "red"})}
-             for h in range(20)]  # fmt: skip
+    """Eight wordings of one request: too few to be the template of the file."""
+    long = "please send one van with two painters to the old mill behind the church on Monday"
+    ends = ["", " now", " again", " today", " then", " too", " soon", " there"]
+    leaks = set()
+    for seed in range(4):
+        rows = colours(40)
+        rows += [{"prompt": long + e, "completion": '{"n": 1, "colour": "red"}'} for e in ends]
+        mine = tasks.own(write(tmp_path / "d.jsonl", rows), **{**SIZES, "seed": seed})
+        held = [r for r in mine.test + mine.val if tasks.request(r).startswith(long)]
+        left = [r for r in mine.train if tasks.request(r).startswith(long)]
+        leaked = [why for _, why in mine.excluded if why.startswith("resembles a held-out row")]
+        assert len(held) + len(left) + len(leaked) == 8
+        assert not (held and left)
+        leaks.add(len(leaked))
+    assert max(leaks) > 4
+
+
+SYSTEM = ("You are a careful and friendly support assistant of the company Example. Answer in one short "
+          "sentence, never invent facts, keep to the language of the customer, do not promise refunds.")  # fmt: skip
+ORDER = "Extract the sender, the date and the amount from the following bank message in one sentence."
+
+
+def words(n, k):
+    """`n` texts of `k` words that share none by chance alone."""
+    rng = random.Random(n)
+    return [" ".join(rng.sample([f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(676)], k))
+            for _ in range(n)]  # fmt: skip
+
+
+def chat(system, user):
+    return {"messages": [{"role": "system", "content": system}, {"role": "user", "content": user},
+                         {"role": "assistant", "content": "ok"}]}  # fmt: skip
+
+
+SHARED = {
+    "a system prompt": [chat(SYSTEM, w) for w in words(200, 6)],
+    "a document in the system prompt": [chat(w, "Summarise it!") for w in words(200, 40)],
+    "an Alpaca instruction": [{"instruction": ORDER, "input": w, "output": "ok"} for w in words(200, 6)],
+    "five instructions": [{"instruction": f"{ORDER[i % 5 * 9 :]} {'abcde'[i % 5]}", "input": w, "output": "ok"}
+                          for i, w in enumerate(words(200, 3))],
+    "a footer": [{"prompt": f"{w}. {SYSTEM}", "completion": "ok"} for w in words(200, 6)],
+    "a short question": [{"prompt": f"What is the capital of {w}?", "completion": "ok"} for w in words(200, 1)],
+    "arithmetic": [{"prompt": f"What is {a} {o} {b}?", "completion": str(a)}
+                   for a in range(10, 18) for b in range(10, 18) for o in "+-*"],
+    "word problems": [{"prompt": f"Tom has {a} apples and buys {b} more. How many apples has he now?",
+                       "completion": str(a + b)} for a in range(15) for b in range(15)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_what_all_rows_share_makes_none_resemble_another(tmp_path, kind):
+    rows = SHARED[kind]
     mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
-    leaked = [why for _, why in mine.excluded if why.startswith("resembles a held-out row")]
-    assert leaked
-    assert not any(tasks.request(r).startswith(long) for r in mine.train)
+    alike = [why for _, why in mine.excluded if "held-out" in why]
+    assert len(alike) <= len(rows) // 50, alike[:3]
+
+
+def test_a_near_copy_is_found_under_a_shared_system_prompt_and_footer(tmp_path):
+    asked = words(200, 20)
+    rows = [chat(SYSTEM, f"{w}. {SYSTEM}") for w in asked]
+    rows += [chat(SYSTEM, f"please {w} thanks. {SYSTEM}") for w in asked]
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    train, held = ({r["line"] % 200 for r in part} for part in (mine.train, mine.test + mine.val))
+    assert mine.reasons["resembles a held-out row"] > 40
+    assert not train & held
 
 
 def test_plain_answers_are_a_text_task(tmp_path):
