@@ -1,26 +1,40 @@
 """The curation funnel: a raw file in, the rows worth training on out, every dropped row named.
 
-One pass, one row in memory. What grows with the file: 8 bytes for the place of a row, about
-170 bytes for its exact key, 1.3 KB for its MinHash bands. A million rows cost about 1.5 GiB.
+One pass after a look at `SAMPLE` rows for boilerplate, one row in memory. What grows with the file:
+8 bytes for the place of a row, about 170 bytes for its exact key, 1.3 KB for its MinHash bands. A
+million rows cost about 1.5 GiB.
 """
 
 import argparse
+import codecs
 import json
+import os
 import sys
 import time
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from sft_utils import answers, filters
 from sft_utils.artifacts import display_path, storage_error
-from sft_utils.data import Line, Row, dump_row, mail_of, read_at, read_jsonl
-from sft_utils.duplicates import ALIKE, HeldOut, NearDuplicates, exact_key, jaccard, shingles
+from sft_utils.data import Line, Row, dump_row, mail_of, open_bytes, parse_line, read_at, read_jsonl
+from sft_utils.duplicates import (
+    ALIKE,
+    CONTAINED_SIZE,
+    PROPOSED,
+    HeldOut,
+    NearDuplicates,
+    Shingles,
+    common_shingles,
+    exact_key,
+    jaccard,
+    shingles,
+)
 from sft_utils.errors import DataError, SFTError
 from sft_utils.personal import personal_data
 from sft_utils.runtime import GIB, peak_rss_gib
@@ -34,6 +48,9 @@ FUNNEL = (
 
 Leaks go before duplicates: the copy of a leaked mail is a leak, not a copy.
 """
+
+SAMPLE = 4000
+"""Rows that are looked at for boilerplate: one phrase in fifty rows is then seen about 80 times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +106,7 @@ def row_filters(settings: Settings) -> dict[str, filters.Filter]:
         "roles": filters.roles,
         "empty": filters.empty,
         "over_long": partial(filters.over_long, max_words=settings.max_words),
-        "encoding": filters.encoding,
+        "encoding": _encoding,
         "markup": filters.markup,
         "licence": partial(filters.licence, allowed=settings.licences),
         "personal_data": personal_data,
@@ -99,12 +116,35 @@ def row_filters(settings: Settings) -> dict[str, filters.Filter]:
     }
 
 
+def _encoding(row: Row) -> str | None:
+    """Text that was decoded wrongly, or half a surrogate anywhere: no file can hold that one."""
+    if reason := filters.encoding(row):
+        return reason
+    try:
+        dump_row(row).encode()
+    except UnicodeEncodeError as error:
+        return f"U+{ord(error.object[error.start]):04X} outside the messages"
+    return None
+
+
 def mail_lengths(path: Path | str) -> Sequence[int]:
-    """Words of every mail of a raw file, in file order; rows without valid roles left out."""
-    lengths = array("L")
+    """Words of every mail of a raw file, in file order; rows without valid roles left out.
+
+    Raises:
+        DataError: The file is missing, unreadable, empty, or no line of it is a row with messages.
+    """
+    lengths, first, number = array("L"), "", 0
     for line in read_jsonl(path):
-        if line.row is not None and filters.roles(line.row) is None:
+        number = line.number
+        reason = line.reason if line.row is None else filters.roles(line.row)
+        if line.row is not None and reason is None:
             lengths.append(len(mail_of(line.row).split()))
+        first = first or f"line {number}: {reason}"
+    if not lengths:
+        raise DataError(
+            f"{display_path(path)}: none of {number} lines is a row with messages ({first}). "
+            'Curation reads unpacked JSONL: one object with "messages" per line.'
+        )
     return lengths
 
 
@@ -131,15 +171,33 @@ def _held_out_mails(paths: Sequence[Path | str]) -> dict[str, str]:
     return mails
 
 
+def _boilerplate(path: Path | str) -> Shingles:
+    """Shingles of the runs of words that many mails share: footers, greetings of a template."""
+    mails, at = [], 0
+    with open_bytes(Path(path)) as handle:
+        size = handle.seek(0, os.SEEK_END)
+        while at < size:
+            handle.seek(max(at - 1, 0))
+            if at:
+                handle.readline()  # to the next row; nothing of it if `at` begins one
+            row, _ = parse_line(handle.readline().removeprefix(codecs.BOM_UTF8))
+            if row is not None and filters.roles(row) is None:
+                mails.append(mail_of(row))
+            at = max(handle.tell(), at + size // SAMPLE)
+    return common_shingles(mails, CONTAINED_SIZE)
+
+
 class _Repeats:
     """The filters that compare a row with held-out mails and with the rows kept so far."""
 
     def __init__(self, path: Path | str, settings: Settings) -> None:
         self.path, self.near = path, settings.near
-        self.held_out = HeldOut(_held_out_mails(settings.held_out))
+        self.common = _boilerplate(path)
+        self.held_out = HeldOut(_held_out_mails(settings.held_out), self.common)
         self.exact: dict[int, int] = {}
         self.places = array("Q")  # byte offset of each kept row
         self.index = NearDuplicates()
+        self._original = lru_cache(maxsize=2 * PROPOSED)(self._read)
 
     def judge(self, line: Line, row: Row) -> Drop | None:
         """Compare, and remember the row if it stays."""
@@ -149,25 +207,27 @@ class _Repeats:
         if leak := self.held_out.find(mail, parts, key):
             return drop(filter="leakage", evidence=leak)
         if key in self.exact:
-            name = self._original(self.exact[key])["id"]
+            name = self._original(self.exact[key])[0]
             return drop(filter="exact_duplicate", evidence=f"same mail as {name}", of=name)
-        sketch = self.index.sketch(parts, case)
-        for number in self.index.candidates(sketch):
-            other = self._original(number)
-            alike = jaccard(parts, shingles(mail_of(other)))
-            if alike >= self.near and answers.facts_key(other) == case:
-                name = other["id"]
-                evidence = f"same case as {name}, Jaccard {alike:.2f}"
-                return drop(filter="near_duplicate", evidence=evidence, of=name)
         number = len(self.places)
+        if parts := parts - self.common:  # a mail of nothing else repeats none that is not equal
+            sketch = self.index.sketch(parts, case)
+            for candidate in self.index.candidates(sketch):
+                name, its_case, its_parts = self._original(candidate)
+                alike = jaccard(parts, its_parts)
+                if alike >= self.near and its_case == case:
+                    evidence = f"same case as {name}, Jaccard {alike:.2f}"
+                    return drop(filter="near_duplicate", evidence=evidence, of=name)
+            self.index.add(number, sketch)
         self.places.append(line.offset)
         self.exact[key] = number
-        self.index.add(number, sketch)
         return None
 
-    def _original(self, number: int) -> Row:
+    def _read(self, number: int) -> tuple[str, str, Shingles]:
+        """A kept row once more: its id, its case, its shingles."""
         row = read_at(self.path, self.places[number])
-        return {**row, "id": str(row.get("id", ""))}
+        parts = shingles(mail_of(row)) - self.common
+        return str(row.get("id", "")), answers.facts_key(row), parts
 
 
 def judge_rows(path: Path | str, settings: Settings) -> Iterator[tuple[Line, Drop | None]]:
@@ -201,11 +261,18 @@ def curate(path: Path | str, kept: Path, dropped: Path, settings: Settings) -> F
         dropped: Receives one `Drop` per dropped line.
         settings: Thresholds, allow-list, held-out files.
     Raises:
-        DataError: The file is missing or empty, or no row is left; names the hungriest filter.
+        DataError: The file is missing, unreadable or empty, a file that is read would be written,
+            or no row is left; names the hungriest filter.
         StorageError: A file cannot be written.
     """
     funnel, started = Funnel(), time.perf_counter()
     targets = [Path(kept), Path(dropped)]
+    read = {Path(one).resolve() for one in (path, *settings.held_out)}
+    if both := next((target for target in targets if target.resolve() in read), None):
+        raise DataError(
+            f"{display_path(both)} is read and would be written: its rows would be lost. Write to "
+            "another folder."
+        )
     parts = [target.with_name(f".part-{target.name}") for target in targets]
     try:
         with ExitStack() as stack:
@@ -226,8 +293,9 @@ def curate(path: Path | str, kept: Path, dropped: Path, settings: Settings) -> F
     except OSError as error:
         raise storage_error(targets[0], error) from error
     finally:
-        for part in parts:
-            part.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that cannot be; the error above says so
+            for part in parts:
+                part.unlink(missing_ok=True)
     funnel.seconds = time.perf_counter() - started
     if not funnel.kept:
         name, count = funnel.dropped.most_common(1)[0]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sft_utils.artifacts import display_path, sha256_text, write_text
 from sft_utils.errors import DataError
@@ -37,16 +37,14 @@ def read_jsonl(path: Path | str, *, strict: bool = False) -> Iterator[Line]:
     Yields:
         Every line, broken ones with `row=None` and a reason.
     Raises:
-        DataError: The file is missing or holds no line, or (strict) a line is broken.
+        DataError: The file is missing, unreadable or holds no line, or (strict) a line is broken.
     Example:
         >>> next(read_jsonl("data/tickets/test.jsonl")).number  # doctest: +SKIP
         1
     """
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{display_path(path)} does not exist or is not a file. Check the path.")
     offset = blank = number = 0
-    with path.open("rb") as handle:
+    with open_bytes(path) as handle:
         for number, raw in enumerate(handle, 1):
             content = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             if not content.strip():
@@ -62,6 +60,22 @@ def read_jsonl(path: Path | str, *, strict: bool = False) -> Iterator[Line]:
             offset += len(raw)
     if number == blank:
         raise DataError(f"{display_path(path)} is empty: no row in {number} lines.")
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """A file opened for reading.
+
+    Raises:
+        DataError: It is missing, no file, or may not be read.
+    """
+    if not path.is_file():
+        raise DataError(f"{display_path(path)} does not exist or is not a file. Check the path.")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(
+            f"{display_path(path)} cannot be read: {error.strerror}. Check its permissions."
+        ) from error
 
 
 def _blank_lines(path: Path, first: int, end: int, offset: int, strict: bool) -> Iterator[Line]:

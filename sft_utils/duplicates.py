@@ -23,6 +23,8 @@ ALIKE = 0.5
 """Jaccard similarity of shingles from which two texts are one text, edited."""
 PERMUTATIONS, BANDS = 32, 16
 """Two rows per band: a pair at `ALIKE` is proposed with probability 1 - (1 - 0.5²)¹⁶ = 0.99."""
+PROPOSED = 300
+"""Most earlier texts that one text is compared with."""
 CONTAINED_SIZE = 8
 """Words per n-gram of the containment test: eight words in a row are not common speech."""
 COMMON_SHARE, COMMON_ROWS = 0.02, 10
@@ -110,8 +112,12 @@ class NearDuplicates:
         return sketch
 
     def candidates(self, sketch: Any) -> list[int]:
-        """Keys of earlier texts that may be near, oldest first; true overlap must confirm."""
-        return sorted(self._lsh.query(sketch))
+        """Keys of earlier texts that may be near, oldest first; true overlap must confirm.
+
+        At most the latest `PROPOSED`: texts that propose each other by the hundred share a phrase,
+        and to compare them all would take time that grows with the square of the file.
+        """
+        return sorted(self._lsh.query(sketch))[-PROPOSED:]
 
     def add(self, key: int, sketch: Any) -> None:
         """Remember a text under a key."""
@@ -179,7 +185,9 @@ class HeldOut:
         if not self._common:
             return runs
         starts = range(CONTAINED_SIZE - SIZE + 1)
-        return frozenset(r for r in runs if any(r[k : k + SIZE] not in self._common for k in starts))
+        return frozenset(
+            r for r in runs if any(r[k : k + SIZE] not in self._common for k in starts)
+        )
 
 
 def _inverted(sets: Mapping[str, Shingles]) -> dict[tuple[str, ...], list[str]]:

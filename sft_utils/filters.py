@@ -82,7 +82,10 @@ def length_fence(lengths: Sequence[int]) -> int:
     """
     ordered = sorted(length for length in lengths if length > 0)
     if len(ordered) < 4:
-        raise DataError(f"length_fence: {len(ordered)} lengths, at least 4 are needed")
+        raise DataError(
+            f"length_fence: {len(ordered)} lengths, at least 4 are needed to tell what is "
+            "over-long. Give more rows, or a bound of your own (--max-words)."
+        )
     low, high = (math.log(ordered[int(q * (len(ordered) - 1))]) for q in (0.25, 0.75))
     return round(math.exp(high + 3 * max(high - low, 0.1)))
 

@@ -148,7 +148,8 @@ def own(
 
     Rows with the same request never lie on two sides; training rows whose user turns resemble those
     of a held-out one are excluded. What many rows share (system prompt, instruction, footer) makes
-    none resemble another, nor do the same words around other numbers. Held out are at most a fifth of the rows for the test and a tenth for validation.
+    none resemble another, nor do the same words around other numbers. Held out are at most a fifth
+    of the rows for the test and a tenth for validation.
     Every row of the file is in `train`, `val`, `test` or `excluded`.
 
     Args:

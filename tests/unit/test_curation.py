@@ -1,6 +1,7 @@
 """The funnel: every filter catches its defect, spares what only looks like it, and says why."""
 
 import copy
+import gzip
 import hashlib
 import json
 import random
@@ -9,10 +10,10 @@ import sys
 
 import pytest
 
-from sft_utils import answers, audit, coverage, curation, data, datacard, filters
+from sft_utils import answers, audit, coverage, curation, data, datacard, duplicates, filters
 from sft_utils.artifacts import ROOT
 from sft_utils.duplicates import ALIKE, exact_key, jaccard, shingles
-from sft_utils.errors import DataError
+from sft_utils.errors import DataError, StorageError
 from sft_utils.grounding import dates_in, numbers_in, ungrounded
 from sft_utils.personal import personal_data
 from sft_utils.scoring import schema_errors
@@ -505,6 +506,122 @@ def test_a_held_out_row_without_a_mail_is_named(tmp_path, settings):
     data.write_jsonl(settings.held_out[0], [row(), {"id": "x", "prompt": "p", "completion": "c"}])
     with pytest.raises(DataError, match=r"held.jsonl:2: this held-out row .*no list of messages"):
         run(tmp_path, [row()], settings)
+
+
+FOOTER = ("This message and any attachment are confidential and intended only for the person named "
+          "above. If you are not that person please delete it and tell the sender at once.")  # fmt: skip
+NOTHING = json.dumps(dict.fromkeys(TICKET) | {"topic": "question", "action": "information",
+                                              "urgent": False})  # fmt: skip
+
+
+def with_footer(n, words, seed=0):
+    """Different mails about no case in particular, under one footer."""
+    rng, known = random.Random(seed), [f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(676)]
+    mails = [" ".join(rng.sample(known, words)) for _ in range(n)]
+    return [row(f"{mail}. {FOOTER}", NOTHING, id=str(i)) for i, mail in enumerate(mails)]
+
+
+def test_a_footer_makes_different_mails_neither_duplicates_nor_leaks(tmp_path, settings):
+    data.write_jsonl(settings.held_out[0], with_footer(1, 9, seed=1))
+    rows = with_footer(50, 9)
+    near = row(rows[7]["messages"][0]["content"].replace(".", " and thanks.", 1), NOTHING, id="near")
+    _, kept, dropped = run(tmp_path, [*rows, near, rows[3]], settings)
+    assert kept == rows
+    assert [(d["filter"], d["of"]) for d in dropped] == [("near_duplicate", "7"), ("exact_duplicate", "3")]
+
+
+def test_a_footer_costs_no_time_that_grows_with_the_square(tmp_path, settings, monkeypatch):
+    looked = []
+    honest = curation.read_at
+    monkeypatch.setattr(curation, "read_at", lambda *place: looked.append(1) or honest(*place))
+    run(tmp_path, with_footer(400, 26), settings)
+    assert len(looked) < 400
+
+
+def test_a_row_is_compared_with_so_many_and_no_more(tmp_path, settings, monkeypatch):
+    monkeypatch.setattr(curation, "_boilerplate", lambda path: frozenset())
+    monkeypatch.setattr(duplicates, "PROPOSED", 5)
+    looked = []
+    honest = curation.jaccard
+    monkeypatch.setattr(curation, "jaccard", lambda *sets: looked.append(1) or honest(*sets))
+    run(tmp_path, with_footer(60, 40), settings)
+    assert 100 < len(looked) <= 5 * 60
+
+
+def test_boilerplate_is_looked_for_in_the_whole_of_a_large_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(curation, "SAMPLE", 100)
+    raw = tmp_path / "raw.jsonl"
+    data.write_jsonl(raw, [row(f"mail number {i}") for i in range(900)] + with_footer(100, 5))
+    assert ("confidential", "and", "intended") in curation._boilerplate(raw)
+    data.write_jsonl(raw, with_footer(10, 5))
+    raw.write_bytes(b"\xef\xbb\xbf" + raw.read_bytes())
+    monkeypatch.setattr(curation, "SAMPLE", 10**9)
+    assert ("confidential", "and", "intended") in curation._boilerplate(raw), "every row is read once"
+
+
+def test_our_own_raw_file_has_no_boilerplate():
+    assert curation._boilerplate(TICKETS / "raw.jsonl") == frozenset()
+
+
+@pytest.mark.parametrize("name", ["raw", "kept", "held"])
+def test_no_file_that_is_read_is_written(tmp_path, settings, name):
+    data.write_jsonl(tmp_path / "kept.jsonl", [row()])
+    raw = tmp_path / "kept.jsonl" if name == "kept" else tmp_path / "raw.jsonl"
+    data.write_jsonl(raw, [row()])
+    target = {"raw": raw, "kept": tmp_path / "x" / ".." / "kept.jsonl",
+              "held": settings.held_out[0]}[name]  # fmt: skip
+    (tmp_path / "x").mkdir()
+    before = raw.read_bytes(), settings.held_out[0].read_bytes()
+    with pytest.raises(DataError, match=f"{target.name} is read and would be written.*another folder"):
+        curation.curate(raw, target, tmp_path / "dropped.jsonl", settings)
+    assert (raw.read_bytes(), settings.held_out[0].read_bytes()) == before
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path, settings):
+    data.write_jsonl(tmp_path / "raw.jsonl", [row()])
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(StorageError, match="cannot write kept.jsonl: "):
+        curation.curate(tmp_path / "raw.jsonl", tmp_path / "out" / "kept.jsonl",
+                        tmp_path / "out" / "dropped.jsonl", settings)  # fmt: skip
+
+
+def test_half_a_surrogate_outside_the_messages_costs_its_row_alone(tmp_path, settings):
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text(json.dumps(row(OTHER, NOTHING, thread="\ud83d")) + "\n" + data.dump_row(row()))
+    curation.curate(raw, tmp_path / "k", tmp_path / "d", settings)
+    (drop,) = data.rows_of(tmp_path / "d")
+    assert (drop["filter"], drop["evidence"]) == ("encoding", "U+D83D outside the messages")
+    assert data.rows_of(tmp_path / "k") == [row()]
+
+
+def test_a_raw_file_that_may_not_be_read_is_named(tmp_path, settings, monkeypatch):
+    raw = tmp_path / "raw.jsonl"
+    data.write_jsonl(raw, [row()])
+    honest = type(raw).open
+
+    def refuse(path, *mode, **more):
+        if path.name == "raw.jsonl":
+            raise PermissionError(13, "Permission denied")
+        return honest(path, *mode, **more)
+
+    monkeypatch.setattr(type(raw), "open", refuse)
+    for read in (lambda: curation.mail_lengths(raw),
+                 lambda: curation.curate(raw, tmp_path / "k", tmp_path / "d", settings)):  # fmt: skip
+        with pytest.raises(DataError, match="raw.jsonl cannot be read: Permission denied. Check"):
+            read()
+
+
+def test_a_missing_raw_file_is_named(tmp_path, settings):
+    with pytest.raises(DataError, match="nowhere.jsonl does not exist"):
+        curation.curate(tmp_path / "nowhere.jsonl", tmp_path / "k", tmp_path / "d", settings)
+
+
+@pytest.mark.parametrize("content", [gzip.compress(b"{}", mtime=0), b"question,answer\nq,a\n", b'[{"a": 1}]\n',
+                                     b'{"prompt": "q", "completion": "a"}\n'], ids=["gzip", "CSV", "JSON list", "layout"])  # fmt: skip
+def test_a_raw_file_of_another_kind_is_named(tmp_path, content):
+    (tmp_path / "raw.x").write_bytes(content)
+    with pytest.raises(DataError, match=r"raw.x: none of [12] lines is a row with messages \(line 1: .*JSONL"):
+        curation.mail_lengths(tmp_path / "raw.x")
 
 
 def test_the_funnel_decides_as_recorded(tmp_path):
