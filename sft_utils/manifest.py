@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.metadata
 import os
+import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,19 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the packages that can change a number; absent ones left out."""
+    """Installed versions of the packages whose names a result shows; absent ones left out."""
+    return _installed(PACKAGES)
+
+
+def locked_versions() -> dict[str, str]:
+    """Installed versions of every package that the lock names: any of them can change a number."""
+    pins = re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return _installed(pins)
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -30,7 +42,7 @@ def versions() -> dict[str, str]:
 
 def lock_hash() -> str:
     """Hash of the lock file and of what is really installed: a GPU machine has another set."""
-    return sha256_json([sha256_file(LOCK), versions()])
+    return sha256_json([sha256_file(LOCK), locked_versions()])
 
 
 def code_hash(notebook: str) -> str:

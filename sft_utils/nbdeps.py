@@ -1,6 +1,7 @@
 """What a notebook depends on, derived from its source, and the hash that says "unchanged"."""
 
 import ast
+import errno
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -10,10 +11,11 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
 from sft_utils.errors import RunnerError
-from sft_utils.manifest import versions
+from sft_utils.manifest import locked_versions
 from sft_utils.nbsource import NAME, Layout, notebook_names, read_source
 
 MODULE_NAME = re.compile(r"sft_utils((?:\.\w+)+)")
+RECORDED = re.compile(r"outputs/reference/[\w-]+\.json")  # benchmarks; results are `upstream`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +25,7 @@ class Dependencies:
     upstream: tuple[str, ...]  # notebooks it requires, in order of their numbers
     optional: tuple[str, ...]  # notebooks whose results it reads if they are there
     modules: tuple[str, ...]  # sft_utils modules, transitively; "chat", "preflight/batches"
-    data: tuple[Path, ...]  # files under data/, absolute
+    data: tuple[Path, ...]  # files under data/ and recorded benchmarks, absolute
 
 
 def dependencies(layout: Layout, notebook: str) -> Dependencies:
@@ -31,8 +33,9 @@ def dependencies(layout: Layout, notebook: str) -> Dependencies:
 
     Upstream notebooks are the literals in `require("NN_slug", ...)`; a notebook that calls
     `recorded(...)` reads the results of all earlier ones, whatever of them is there. Data files
-    are the string literals below data/ that exist (a folder counts with all its files), modules
-    the `sft_utils` imports, also those inside functions or named for `python -m sft_utils.x`.
+    are the string literals below data/ that exist (a folder counts with all its files) and those
+    that name a benchmark, outputs/reference/NAME.json. Modules are the `sft_utils` imports, also
+    those inside functions or named for `python -m sft_utils.x`.
 
     Raises:
         RunnerError: The notebook or a module it imports is no valid Python.
@@ -78,9 +81,9 @@ def upstream_closure(layout: Layout, notebook: str) -> list[str]:
 def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str, Any]) -> str:
     """One hash over all that decides a notebook's result; equal means "unchanged".
 
-    Counted: the notebook's source, the modules and data files it reaches, package versions,
-    the results of the notebooks it reads without their times, the profile, the parameters and
-    the files parameters point at.
+    Counted: the notebook's source, the modules and data files it reaches, the versions of all
+    packages of the lock, the results of the notebooks it reads without their times, the profile,
+    the parameters and the files parameters point at.
 
     Args:
         layout: Where things are.
@@ -100,7 +103,7 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
             "source": sha256_text(read_source(layout, notebook)),
             "modules": {m: sha256_file(package / f"{m}.py") for m in deps.modules},
             "data": {str(p.relative_to(layout.root)): sha256_file(p) for p in deps.data},
-            "packages": {"python": platform.python_version(), **versions()},
+            "packages": {"python": platform.python_version(), **locked_versions()},
             "upstream": upstream,
             "profile": profile,
             "params": dict(params),
@@ -178,13 +181,19 @@ def _name(call: ast.Call) -> str | None:
 
 def _data_files(layout: Layout, tree: ast.AST) -> Iterator[Path]:
     for text in _strings(tree):
-        if text.startswith("data/") and "\n" not in text and len(text) < 256:
+        below = text.startswith("data/") and "\n" not in text and len(text) < 256
+        if below or RECORDED.fullmatch(text):
             yield from _files(layout.root / text)
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
+    try:
+        if path.is_file():
+            return [path]
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return []  # a long parameter, such as a mapping of columns, is no path
     if not path.is_dir():
         return []
     return [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]

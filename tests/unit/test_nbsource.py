@@ -1,5 +1,7 @@
 """Source <-> notebook in both directions, what a notebook depends on, generated tables."""
 
+import importlib.metadata
+
 import nbformat
 import pytest
 from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
@@ -139,7 +141,11 @@ def test_a_source_without_code_is_refused():
 def test_dependencies_are_derived(layout):
     (layout.root / "data").mkdir()
     (layout.root / "data/rows.jsonl").write_text("{}\n")
+    write_result(layout.reference_root / "bench.json")
+    write_result(layout.reference("00_first", "cpu"))
     edit(layout, "sft_utils/constants.py", "GAIN", 'ROWS = "data/rows.jsonl"\nGAIN')
+    edit(layout, "sft_utils/tiny.py", "import json", 'X = ["outputs/reference", "outputs/reference/"'
+         ', "outputs/reference/bench.json", "outputs/reference/cpu/00_first.json"]\nimport json')  # fmt: skip
     edit(
         layout,
         "notebooks/src/01_second.py",
@@ -149,7 +155,8 @@ def test_dependencies_are_derived(layout):
     found = dependencies(layout, "01_second")
     assert found.upstream == ("00_first",)
     assert found.modules == ("constants", "tiny", "unused")
-    assert found.data == (layout.root / "data/rows.jsonl",)
+    bench = layout.reference_root / "bench.json"
+    assert found.data == (layout.root / "data/rows.jsonl", bench), "results change by publishing"
     assert dependencies(layout, "00_first").modules == ("constants", "tiny")
 
 
@@ -211,8 +218,41 @@ def test_state_hash_sees_what_matters(layout):
 
 def test_state_hash_sees_package_versions(layout, monkeypatch):
     before = state_hash(layout, "00_first", "cpu", {})
-    monkeypatch.setattr("sft_utils.nbdeps.versions", lambda: {"torch": "0"})
-    assert state_hash(layout, "00_first", "cpu", {}) != before
+    installed = importlib.metadata.version
+    for package in ("llguidance", "lxml", "xllamacpp", "pandas"):  # decide numbers, shown nowhere
+        other = {package: "99.0"}
+        monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
+        assert state_hash(layout, "00_first", "cpu", {}) != before, package
+        other.clear()
+        assert state_hash(layout, "00_first", "cpu", {}) == before
+
+
+def test_state_hash_sees_the_contents_of_data(layout):
+    rows = layout.root / "data/sets/rows.jsonl"
+    rows.parent.mkdir(parents=True)
+    rows.write_text("{}\n")
+    edit(layout, "sft_utils/constants.py", "GAIN", 'ROWS = "data/sets"\nGAIN')
+    before = state_hash(layout, "00_first", "cpu", {})
+    rows.write_text('{"a": 1}\n')
+    changed = state_hash(layout, "00_first", "cpu", {})
+    assert changed != before
+    (rows.parent / "more.jsonl").write_text("{}\n")
+    assert state_hash(layout, "00_first", "cpu", {}) not in (before, changed)
+
+
+@pytest.mark.parametrize("part", [{"files": {"rows": {"path": "a", "sha256": "1"}}},
+                                  {"manifest": {"data": "other"}}])  # fmt: skip
+def test_state_hash_sees_all_that_an_upstream_run_hands_on(layout, part):
+    upstream = layout.run_file("00_first", "cpu", ".json")
+    write_result(upstream)
+    before = state_hash(layout, "01_second", "cpu", {})
+    write_result(upstream, **part)
+    assert state_hash(layout, "01_second", "cpu", {}) != before
+
+
+def test_a_parameter_longer_than_a_file_name_is_no_error(layout):
+    mapping = "prompt=" + "+".join(f"column_number_{i}" for i in range(20)) + ",completion=x"
+    assert state_hash(layout, "00_first", "cpu", {"mapping": mapping})
 
 
 def test_cost_table_holds_recorded_runs_only(layout):

@@ -57,6 +57,14 @@ def test_run_id_follows_its_inputs(run, monkeypatch):
     assert {"torch", "transformers", "trl", "peft"} <= first["versions"].keys()
 
 
+def test_run_id_follows_every_locked_package(monkeypatch):
+    installed = manifest.importlib.metadata.version
+    before = manifest.lock_hash()
+    other = {"llguidance": "99.0"}
+    monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
+    assert manifest.lock_hash() != before
+
+
 def test_checkpoint_writes_and_require_reads(run):
     with checkpoint(run, headline="base.parses") as c:
         c.metric("base.parses", 0.5, n=4, ci95=[0.1, 0.9])
