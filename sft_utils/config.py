@@ -174,15 +174,18 @@ def get_profile(name: str) -> Profile:
     raise ConfigError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}.{hint}")
 
 
+THREADS = 2  # those of all published numbers of CPU profiles
+
+
 def cpu_threads() -> int:
-    """Threads of one process on a CPU: `SFT_THREADS`, else 2.
+    """Threads of one process on a CPU: `SFT_THREADS`, else `THREADS`.
 
     The number is part of the arithmetic: another one changes the last bits of a loss.
 
     Raises:
         ConfigError: `SFT_THREADS` is no whole number above 0.
     """
-    given = os.environ.get("SFT_THREADS", "2")
+    given = os.environ.get("SFT_THREADS", str(THREADS))
     if not given.isascii() or not given.isdigit() or int(given) < 1:
         raise ConfigError(f"SFT_THREADS={given!r}: a whole number above 0, or leave it unset")
     return int(given)

@@ -1,5 +1,6 @@
 """All notebooks: what may start, what goes first, and the record of how long the whole took."""
 
+import dataclasses
 import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Outcome, Run, attempt, expected_s, is_fresh
-from sft_utils.nbjobs import Jobs
+from sft_utils.nbjobs import Jobs, threads_beside
 from sft_utils.nbprogress import say
 from sft_utils.nbsource import Layout
 
@@ -55,6 +56,8 @@ def run_all(
     """
     _check_jobs(jobs, [run.profile for run in runs])
     began = time.monotonic()
+    if jobs > 1:
+        runs = [dataclasses.replace(run, threads=threads_beside(jobs)) for run in runs]
     plan = _Plan(runs, jobs)
     settings = {"force": force, "cell_timeout_s": cell_timeout_s}
     with Jobs(jobs, models, settings) as side_by_side:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
+from sft_utils.config import PROFILES, cpu_threads
 from sft_utils.errors import RunnerError
 from sft_utils.manifest import locked_versions
 from sft_utils.nbsource import NAME, Layout, notebook_names, read_source
@@ -78,18 +79,26 @@ def upstream_closure(layout: Layout, notebook: str) -> list[str]:
     return sorted(found)
 
 
-def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str, Any]) -> str:
+def state_hash(
+    layout: Layout,
+    notebook: str,
+    profile: str,
+    params: Mapping[str, Any],
+    threads: int | None = None,
+) -> str:
     """One hash over all that decides a notebook's result; equal means "unchanged".
 
     Counted: the notebook's source, the modules and data files it reaches, the versions of all
     packages of the lock, the results of the notebooks it reads without their times, the profile,
-    the parameters and the files parameters point at.
+    the parameters, the files parameters point at, and the number of threads on a CPU, which
+    decides last digits.
 
     Args:
         layout: Where things are.
         notebook: Full name.
         profile: Profile of the run.
         params: Parameters that differ from the notebook's defaults.
+        threads: Threads of the run; None means those of this process. Not counted on a GPU.
     """
     deps = dependencies(layout, notebook)
     package = layout.root / "sft_utils"
@@ -106,6 +115,7 @@ def state_hash(layout: Layout, notebook: str, profile: str, params: Mapping[str,
             "packages": {"python": platform.python_version(), **locked_versions()},
             "upstream": upstream,
             "profile": profile,
+            "threads": None if PROFILES[profile].is_gpu else threads or cpu_threads(),
             "params": dict(params),
             "param_files": {str(f): _content(f) for p in named for f in _files(p)},
         }

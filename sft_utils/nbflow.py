@@ -36,6 +36,7 @@ class Run:
     notebook: str
     profile: str
     params: Mapping[str, Scalar]  # those that differ from the defaults; without profile
+    threads: int | None = None  # on a CPU; None: those of this process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ def is_fresh(run: Run) -> bool:
 
 
 def _hash(run: Run) -> str:
-    return state_hash(run.layout, run.notebook, run.profile, run.params)
+    return state_hash(run.layout, run.notebook, run.profile, run.params, run.threads)
 
 
 def run_one(

@@ -36,6 +36,11 @@ def threads_each(jobs: int) -> int:
     return max(1, min(cpu_threads(), cores() // jobs))
 
 
+def threads_beside(jobs: int) -> int:
+    """Threads that one of `jobs` notebooks really has: what the user has set, else its share."""
+    return cpu_threads() if "SFT_THREADS" in os.environ else threads_each(jobs)
+
+
 @dataclass(frozen=True, slots=True)
 class _Started:
     run: Run

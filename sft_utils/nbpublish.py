@@ -1,4 +1,4 @@
-"""Turn a finished run into the committed notebook and reference, and verify what is committed."""
+"""Turn a finished run into the committed notebook and reference; what makes a notebook unfit."""
 
 import base64
 import io
@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 
 from sft_utils.artifacts import read_json, write_json, write_text
 from sft_utils.colab import CELL
+from sft_utils.config import PROFILES, THREADS
 from sft_utils.errors import RunnerError
 from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Run, is_fresh, repeat_command
@@ -119,23 +120,25 @@ def publish(
     Returns:
         The files written, relative to the repository.
     Raises:
-        RunnerError: A run is missing, stale, shared the machine with another notebook or ran
-            with other parameters than the defaults, or its notebook holds something `verify`
-            refuses.
+        RunnerError: A run is missing, stale, shared the machine with another notebook, had
+            another number of threads or files that are not committed, or ran with other
+            parameters than the defaults, or its notebook holds something `verify` refuses.
     """
     ready: dict[str, NotebookNode] = {}
     results: dict[str, dict[str, Any]] = {}
     refused = []
     for notebook in notebooks:
         result_file = layout.run_file(notebook, profile, ".json")
-        if not is_fresh(Run(layout=layout, notebook=notebook, profile=profile, params={})):
+        ran_with = read_json(result_file).get("threads") if result_file.is_file() else None
+        run = Run(layout=layout, notebook=notebook, profile=profile, params={}, threads=ran_with)
+        if not is_fresh(run):
             refused.append(
                 f"{notebook}: no finished, unchanged run with default parameters at profile "
                 f"{profile}. Run: {repeat_command(notebook, profile, {})}"
             )
             continue
         results[notebook] = read_json(result_file)
-        refused += _beside_others(layout, notebook, profile)
+        refused += _unfit_runs(layout, notebook, profile)
         if profile == PUBLISHED_PROFILE:
             ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
             ready[notebook] = compose(build(layout, notebook, models), ran, results[notebook])
@@ -151,21 +154,41 @@ def publish(
     return [str(path.relative_to(layout.root)) for path in [*written, *write_readme(layout)]]
 
 
-def _beside_others(layout: Layout, notebook: str, profile: str) -> list[str]:
-    """Runs behind a notebook that shared the machine: other threads, and times not their own."""
+def _unfit_runs(layout: Layout, notebook: str, profile: str) -> list[str]:
+    """Runs behind a notebook that another machine, or this one next week, cannot repeat."""
     found = []
     read = {*upstream_closure(layout, notebook), *dependencies(layout, notebook).optional}
     for name in sorted({notebook, *read}):
         path = layout.run_file(name, profile, ".json")
-        beside = read_json(path).get("at_once", 1) if path.is_file() else 1
-        if beside > 1:
+        why = _unfit(read_json(path)) if path.is_file() else ""
+        if why:
             what = "it" if name == notebook else f"{name}, which it reads,"
             command = f"{repeat_command(name, profile, {})} FORCE=1"
-            found.append(
-                f"{notebook}: {what} ran with {beside} notebooks at a time; its time and its last "
-                f"digits are not those of a run alone. Run: {command}"
-            )
+            found.append(f"{notebook}: {what} ran {why}. Run: {command}")
     return found
+
+
+def _unfit(result: dict[str, Any]) -> str:
+    """How a run differs from what is published: alone, default threads, committed files."""
+    beside, threads = result.get("at_once", 1), result.get("threads", THREADS)
+    git = result.get("manifest", {}).get("git", {})
+    if beside > 1:
+        return (
+            f"with {beside} notebooks at a time; its time and its last digits are not those of a "
+            "run alone"
+        )
+    if threads != THREADS and not PROFILES[result["profile"]].is_gpu:
+        return (
+            f"with SFT_THREADS={threads}, published numbers are of {THREADS} threads: last digits "
+            "differ. Unset it"
+        )
+    if git.get("dirty", True):
+        commit = git.get("commit", "none")[:12]
+        return (
+            f"from files that differ from their commit ({commit}): nobody can fetch what made its "
+            "numbers. Commit first"
+        )
+    return ""
 
 
 def _portable(result: dict[str, Any]) -> dict[str, Any]:
@@ -251,24 +274,8 @@ def question(layout: Layout, notebook: str) -> str:
     return found[1].strip() if found else notebook
 
 
-def verify(layout: Layout) -> list[str]:
-    """Name everything that is wrong with the committed notebooks; empty when all is well."""
-    names = notebook_names(layout)
-    found = []
-    for notebook in names:
-        path = layout.published(notebook)
-        if path.is_file():
-            nb = nbformat.read(path, as_version=4)
-            found += problems(layout, notebook, nb, n_bytes=path.stat().st_size)
-        else:
-            found.append(f"{notebook}: not published. {_publish_command(notebook)}")
-    for path in sorted((layout.root / "notebooks").glob("*.ipynb")):
-        if path.stem not in names:
-            found.append(f"{path.stem}: published without a source. Remove notebooks/{path.name}")
-    return found
-
-
-def _publish_command(notebook: str) -> str:
+def publish_command(notebook: str) -> str:
+    """The commands that run one notebook and publish it."""
     return f"Run: make nb NB={notebook[:2]} && make publish NB={notebook[:2]}"
 
 
@@ -289,7 +296,7 @@ def problems(
     found = []
     changes = differences(parse(read_source(layout, notebook), notebook), nb)
     words_only = all(line.startswith("markdown") for line in changes)
-    command = "Run: make renew" if words_only else _publish_command(notebook)
+    command = "Run: make renew" if words_only else publish_command(notebook)
     for line in changes:
         what = "markdown differs from source" if line.startswith("markdown") else "source changed"
         found.append(f"{what}: {line}. {command}")

@@ -21,8 +21,9 @@ from sft_utils.nbchain import check_recordable, record, run_all
 from sft_utils.nbdeps import dependencies
 from sft_utils.nbflow import expected_s, lock, plan, run_one, summary
 from sft_utils.nbprogress import say
-from sft_utils.nbpublish import publish, question, renew, verify, write_readme
+from sft_utils.nbpublish import publish, question, renew, write_readme
 from sft_utils.nbsource import Layout, adopt, find_notebook, notebook_names, read_source
+from sft_utils.nbverify import verify
 from sft_utils.readme import clock
 
 

@@ -37,7 +37,7 @@ def save(notebook, profile, value, **more):
         "checks": [{"name": "works", "value": 1, "bound": "== 1", "passed": True}],
         "files": {"here": {"path": f"outputs/runs/{profile}/{notebook}/rows", "sha256": sha},
                   "far": {"path": "/elsewhere/rows", "sha256": sha}},
-        "manifest": {"data": "d", "versions": {"torch": "1"}, "git": {"commit": "c"}},
+        "manifest": {"data": "d", "versions": {"torch": "1"}, "git": {"commit": "c", "dirty": False}},
     }
     path(notebook, profile).write_text(json.dumps(result | more))
 """

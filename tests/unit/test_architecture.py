@@ -32,7 +32,7 @@ LAYERS = [
     {"preflight"},
     {"nbflow"},
     {"nbjobs", "nbreplay", "nbpublish"},
-    {"nbchain"},
+    {"nbchain", "nbverify"},
     {"nbrun", "regress"},
 ]
 """sft_utils/README.md says what each module is for."""

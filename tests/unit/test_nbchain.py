@@ -61,7 +61,7 @@ def no_settings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, no_settings):
+def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, no_settings, monkeypatch):
     meet(layout)
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
     text = capfd.readouterr().out
@@ -81,6 +81,10 @@ def test_two_at_a_time_overlap_and_dependents_wait(layout, capfd, no_settings):
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
     text = capfd.readouterr().out
     assert text.count("unchanged, skipped") == 4
+    assert " | " not in text.partition("notebook")[0], "known without starting a process for each"
+    monkeypatch.setenv("SFT_THREADS", "5")
+    assert nbrun.main(["run", "--nb", "2"], layout) == 0
+    assert "02_third [cpu] done" in capfd.readouterr().out, "other threads are another run"
 
 
 def test_one_at_a_time_stays_in_this_process_and_in_order(layout, capsys):

@@ -27,8 +27,9 @@ from sft_utils.nbexec import kernel_env, repeat_command
 from sft_utils.nbflow import expected_s, lock, plan, run_one
 from sft_utils.nbparams import convert, defaults, split
 from sft_utils.nbprogress import Monitor, training_progress
-from sft_utils.nbpublish import publish, verify
+from sft_utils.nbpublish import publish
 from sft_utils.nbsource import Layout, code_cells, outputs_sha256, parse
+from sft_utils.nbverify import verify
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
@@ -454,7 +455,7 @@ def test_publish_writes_notebook_reference_and_readme(published):
     assert set(nb.metadata) == {"kernelspec", "language_info", "sft"}
     assert all(set(cell.metadata) <= {"tags"} for cell in nb.cells)
     stamp = nb.metadata.sft
-    assert (stamp.profile, stamp.commit, stamp.dirty) == ("cpu", "c", True)
+    assert (stamp.profile, stamp.commit, stamp.dirty) == ("cpu", "c", False)
     assert stamp.versions == {"torch": "1"}
     reference = json.loads(published.reference("01_second", "cpu").read_text())
     assert set(reference["files"]) == {"here"}
@@ -533,6 +534,25 @@ def test_publish_refuses_a_run_with_other_parameters(done):
     run_one(run, MODELS)
     with pytest.raises(RunnerError, match="00_first: no finished, unchanged run with default"):
         publish(done, ["00_first"], "cpu", MODELS)
+
+
+def test_publish_refuses_a_run_with_other_threads(done, monkeypatch):
+    monkeypatch.setenv("SFT_THREADS", "5")
+    assert nbrun.main(["run", "--nb", "0"], done) == 0
+    monkeypatch.delenv("SFT_THREADS")
+    with pytest.raises(RunnerError, match=r"00_first: it ran with SFT_THREADS=5, .* are of 2 thr"):
+        publish(done, ["00_first"], "cpu", MODELS)
+    with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran with SFT_THR"):
+        publish(done, ["01_second"], "cpu", MODELS)
+
+
+@pytest.mark.parametrize("git", [{"commit": "c0ffee", "dirty": True}, {}])
+def test_publish_refuses_a_run_of_files_that_are_not_committed(layout, git):
+    edit(layout, "sft_utils/tiny.py", '{"commit": "c", "dirty": False}', repr(git))
+    assert nbrun.main(["run", "--nb", "0"], layout) == 0
+    with pytest.raises(RunnerError, match=r"00_first: it ran from files that differ from their c"):
+        publish(layout, ["00_first"], "cpu", MODELS)
+    assert not layout.published("00_first").exists()
 
 
 def test_publish_refuses_stale_and_writes_nothing(done):

@@ -218,10 +218,10 @@ def test_state_hash_sees_what_matters(layout):
 
 def test_state_hash_sees_package_versions(layout, monkeypatch):
     before = state_hash(layout, "00_first", "cpu", {})
-    installed = importlib.metadata.version
+    installed, other = importlib.metadata.version, {}
+    monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
     for package in ("llguidance", "lxml", "xllamacpp", "pandas"):  # decide numbers, shown nowhere
-        other = {package: "99.0"}
-        monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
+        other[package] = "99.0"
         assert state_hash(layout, "00_first", "cpu", {}) != before, package
         other.clear()
         assert state_hash(layout, "00_first", "cpu", {}) == before
@@ -248,6 +248,15 @@ def test_state_hash_sees_all_that_an_upstream_run_hands_on(layout, part):
     before = state_hash(layout, "01_second", "cpu", {})
     write_result(upstream, **part)
     assert state_hash(layout, "01_second", "cpu", {}) != before
+
+
+def test_state_hash_sees_the_number_of_threads_on_a_cpu(layout, monkeypatch):
+    before = [state_hash(layout, "00_first", profile, {}) for profile in ("cpu", "gpu-16gb")]
+    monkeypatch.setenv("SFT_THREADS", "5")
+    after = [state_hash(layout, "00_first", profile, {}) for profile in ("cpu", "gpu-16gb")]
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    assert state_hash(layout, "00_first", "cpu", {}, 2) == before[0]
 
 
 def test_a_parameter_longer_than_a_file_name_is_no_error(layout):
