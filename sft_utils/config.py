@@ -2,12 +2,15 @@
 
 import dataclasses
 import difflib
+import math
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 from sft_utils.basemodel import BUNDLED
 from sft_utils.errors import ConfigError
 
+MAX_SEED = 2**32 - 1  # what numpy takes
 Precision = Literal["bf16", "fp16"]
 Quantization = Literal["nf4", "none"]
 
@@ -175,6 +178,27 @@ def get_profile(name: str) -> Profile:
 
 
 THREADS = 2  # those of all published numbers of CPU profiles
+
+
+def check_parameters(given: Mapping[str, object]) -> None:
+    """Refuse a number that a notebook's parameter cannot be.
+
+    Counts, rates and budgets are finite and not negative: -1 for "no limit" would be taken for a
+    number of steps. What 0 means is said in the parameters cell.
+
+    Args:
+        given: Name -> value; what is no number passes.
+    Raises:
+        ConfigError: Names the parameter, its value and the bounds.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low = 1 if name == "rank" else 0
+        high = MAX_SEED if name == "seed" else math.inf
+        if not low <= value <= high or value == math.inf:  # no comparison holds for nan
+            upper = f" and at most {high}" if name == "seed" else ""
+            raise ConfigError(f"parameter {name} = {value}, must be finite, at least {low}{upper}")
 
 
 def cpu_threads() -> int:

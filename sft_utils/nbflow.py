@@ -14,7 +14,7 @@ from sft_utils.artifacts import read_json, sha256_path, storage_error, write_jso
 from sft_utils.config import PROFILES, cpu_threads
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbdeps import state_hash
-from sft_utils.nbexec import execute, repeat_command
+from sft_utils.nbexec import OWN_FILE, execute, repeat_command
 from sft_utils.nbparams import Scalar, convert, defaults, split
 from sft_utils.nbprogress import HEARTBEAT_S, say
 from sft_utils.nbsource import Layout, build, parse, read_source
@@ -60,7 +60,8 @@ def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence
         given: `name=value` items. With several notebooks a parameter goes to those that
             have it.
     Raises:
-        ConfigError: A parameter that none of the notebooks has, or of a wrong type.
+        ConfigError: A parameter that none of the notebooks has, one of a wrong type or out of
+            bounds, or one that says how to read a file where no file is given.
     """
     values = split(given)
     known = {nb: defaults(parse(read_source(layout, nb), nb)) for nb in notebooks}
@@ -76,6 +77,12 @@ def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence
         names = values if len(notebooks) == 1 else [n for n in values if n in params]
         chosen = {name: values[name] for name in [*names, *orphans]}
         changed = convert(notebook, params, chosen)
+        lost = [n for n in OWN_FILE if n in changed and "data" in params and "data" not in changed]
+        if lost:
+            raise ConfigError(
+                f"parameter {lost[0]} of {notebook} says how to read a file of yours, and none is "
+                f"given. Add DATA=file, or leave {lost[0].upper()}= out."
+            )
         runs.append(Run(layout=layout, notebook=notebook, profile=profile, params=changed))
     return runs
 

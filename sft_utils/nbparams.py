@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from nbformat import NotebookNode
 
+from sft_utils.config import check_parameters
 from sft_utils.errors import ConfigError
 from sft_utils.nbsource import code_cells
 
@@ -96,8 +97,8 @@ def convert(
         The typed values that differ from their defaults, so that a value that only repeats
         the default is the same run.
     Raises:
-        ConfigError: An unknown name (the closest known one is suggested), a wrong type, or
-            `profile`, which has its own option.
+        ConfigError: An unknown name (the closest known one is suggested), a wrong type, a number
+            out of bounds, or `profile`, which has its own option.
     """
     changed = {}
     for name, value in given.items():
@@ -109,6 +110,7 @@ def convert(
             hint = f"did you mean {close[0]!r}?" if close else f"it has: {', '.join(others)}"
             raise ConfigError(f"notebook {notebook} has no parameter {name!r}; {hint}")
         typed = _typed(notebook, name, value, type(known[name]))
+        check_parameters({name: typed})
         if typed != known[name]:
             changed[name] = typed
     return changed

@@ -14,7 +14,7 @@ from typing import Any
 
 from sft_utils import heap
 from sft_utils.artifacts import runs_dir
-from sft_utils.config import Profile, cpu_threads, get_profile
+from sft_utils.config import Profile, check_parameters, cpu_threads, get_profile
 from sft_utils.errors import ConfigError
 
 GIB = 2**30
@@ -138,9 +138,10 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
         seed: One seed for data order, initialisation and sampling.
         parameters: The notebook's other papermill parameters; they enter the run id.
     Raises:
-        ConfigError: Unknown profile, or a machine that cannot run it.
+        ConfigError: Unknown profile, a machine that cannot run it, or a number out of bounds.
     """
     chosen = get_profile(profile)
+    check_parameters({"seed": seed, **parameters})
     quiet()
     import torch
     import transformers

@@ -110,6 +110,10 @@ def test_parameters_take_the_type_of_their_default(given, expected):
         ({"loud": "1"}, "must be true or false, not '1'"),
         ({"rate": "fast"}, "must be float"),
         ({"profile": "smoke"}, "PROFILE=smoke"),
+        ({"steps": "-1"}, "parameter steps = -1, must be finite, at least 0"),
+        ({"rate": "-0.5"}, r"parameter rate = -0\.5"),
+        ({"rate": "nan"}, "parameter rate = nan"),
+        ({"rate": "inf"}, "parameter rate = inf"),
     ],
 )
 def test_wrong_parameters_are_refused(given, message):
@@ -147,6 +151,16 @@ def test_run_all_gives_a_parameter_to_those_that_have_it(layout):
     first, second = plan(layout, ["00_first", "01_second"], "cpu", ["steps=5"])
     assert first.params == {"steps": 5}
     assert second.params == {}
+
+
+@pytest.mark.parametrize("given", ["schema=s.json", "mapping==a=b", "data= mapping='a=b'"])
+def test_how_to_read_a_file_without_the_file_is_refused(layout, given):
+    edit(layout, "notebooks/src/00_first.py", "loud: bool = False",
+         'data: str = ""\nschema: str = ""\nmapping: str = ""\nloud: bool = False')  # fmt: skip
+    with pytest.raises(ConfigError, match=r"(schema|mapping) of 00_first .* Add DATA=file"):
+        plan(layout, ["00_first", "01_second"], "cpu", [given])
+    (run,) = plan(layout, ["00_first"], "cpu", [given.replace("data=", ""), "data==my.csv"])
+    assert len(run.params) == 2
 
 
 def test_a_notebook_without_profile_is_refused(layout):

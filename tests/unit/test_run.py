@@ -11,8 +11,10 @@ import types
 import pytest
 
 from sft_utils import artifacts, manifest, runtime, tickets
-from sft_utils.config import PROFILES, get_profile
+from sft_utils.config import PROFILES, check_parameters, get_profile
 from sft_utils.errors import CheckError, ConfigError, DataError, HandoffError, expect_error
+from sft_utils.nbparams import defaults
+from sft_utils.nbsource import Layout, notebook_names, parse, read_source
 from sft_utils.report import checkpoint, interval_text, takeaway
 
 
@@ -30,6 +32,31 @@ def test_unknown_profile_suggests_the_closest():
 def test_bad_profile_values_are_named():
     with pytest.raises(ConfigError, match="batch_size = 0, must be >= 1"):
         dataclasses.replace(get_profile("cpu"), batch_size=0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seed": -1}, "parameter seed = -1, must be finite, at least 0 and at most 4294967295"),
+        ({"seed": 2**32}, "parameter seed = 4294967296"),
+        ({"max_steps": -1}, "parameter max_steps = -1, must be finite, at least 0$"),
+        ({"rank": 0}, "parameter rank = 0, must be finite, at least 1$"),
+        ({"learning_rate": -1e-3}, r"learning_rate = -0\.001"),
+        ({"margin": float("nan")}, "margin = nan"),
+        ({"margin": float("inf")}, "margin = inf"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_name(given, message):
+    """Also where a cell was edited by hand: -1, "no limit" elsewhere, trained three epochs."""
+    with pytest.raises(ConfigError, match=message):
+        runtime.start("x", "smoke", **given)
+
+
+def test_every_default_of_a_notebook_is_within_its_bounds():
+    layout = Layout.of()
+    for notebook in notebook_names(layout):
+        check_parameters(defaults(parse(read_source(layout, notebook), notebook)))
+    check_parameters({"seed": 2**32 - 1, "fresh": True, "name": "-1", "max_steps": 0})
 
 
 @pytest.mark.parametrize("name", [n for n, p in PROFILES.items() if p.is_gpu])
