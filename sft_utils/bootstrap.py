@@ -86,14 +86,14 @@ def pip(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
 
 
-def explain(result: subprocess.CompletedProcess[str]) -> str:
-    """The line of pip's output that says what went wrong."""
+def explain(result: subprocess.CompletedProcess[str], again: str = "make setup") -> str:
+    """The line of pip's output that says what went wrong; `again` is what to run then."""
     text = result.stderr + result.stdout
     if "No space left" in text:
         return "the disk is full"
     signs = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable")
     if any(sign in text for sign in signs):
-        return "no network: the package index cannot be reached. Connect and run: make setup"
+        return f"no network: the package index cannot be reached. Connect and run: {again}"
     lines = [line for line in text.splitlines() if "ERROR" in line or "error" in line]
     return (lines or text.splitlines() or ["pip failed"])[0].strip()
 

@@ -2,9 +2,11 @@
 
 Standard library only: it runs before anything is installed. `CELL` is put at the head of every
 published notebook (`nbsource.with_setup_cell`); where `sft_utils` can be imported it does nothing.
+A cell that failed leaves nothing importable behind, so that running it again is a whole attempt.
 """
 
 import importlib.metadata
+import os
 import re
 import shutil
 import sys
@@ -23,16 +25,30 @@ CELL = f'''\
 import importlib.util, os, subprocess, sys
 
 if importlib.util.find_spec("sft_utils") is None:
-    if not os.path.isdir("{FOLDER}"):
-        where = os.environ.get("SFT_REPOSITORY", "{REPOSITORY}")
-        subprocess.run(["git", "clone", "--quiet", where, "{FOLDER}"], check=True)
-    os.chdir("{FOLDER}")
+    folder = os.path.abspath("{FOLDER}")
+    where = os.environ.get("SFT_REPOSITORY", "{REPOSITORY}")
     commit = os.environ.get("SFT_COMMIT", "HEAD")
-    subprocess.run(["git", "checkout", "--quiet", "--detach", commit], check=True)
-    sys.path.insert(0, os.getcwd())
-    from sft_utils import colab
+    steps = [] if os.path.isdir(folder) else [("SFT_REPOSITORY", where, ["clone", where, folder])]
+    steps += [("SFT_COMMIT", commit, ["-C", folder, "checkout", "--detach", commit])]
+    for name, value, words in steps:
+        done = subprocess.run(["git", *words], capture_output=True, text=True)
+        if done.returncode:
+            said = " ".join(done.stderr.split())
+            sys.exit(f"{{name}}={{value}} cannot be used: {{said}} · Set it above (README)")
+    sys.path.insert(0, folder)
+    try:
+        from sft_utils import colab
 
-    colab.install()'''
+        colab.install()
+    except BaseException:  # so that this cell, run again, begins again
+        sys.path.remove(folder)
+        for name in [m for m in sys.modules if m.split(".")[0] == "sft_utils"]:
+            del sys.modules[name]
+        raise
+    os.chdir(folder)'''
+
+RESTART = "SFT_RESTART"
+"""Environment variable of a kernel that has to be restarted: a new one does not have it."""
 
 GPU_ONLY = ("triton", "torchvision", "xformers")
 """Pins of environment.yml that only a CUDA build of torch can use."""
@@ -108,8 +124,11 @@ def install() -> None:
     The machine's torch stays if it has the pinned version, whatever CUDA it was built for.
 
     Raises:
-        SystemExit: pip failed, or a package that was exchanged is loaded already.
+        SystemExit: pip failed, or a package that was exchanged is loaded already; the latter again
+            at each further call, until the kernel has been restarted.
     """
+    if RESTART in os.environ:
+        sys.exit(os.environ[RESTART])
     python, gpu = Path(sys.executable), has_gpu()
     wanted = pins(LOCK)
     if gpu:
@@ -128,10 +147,11 @@ def install() -> None:
         _pip(python, "--no-deps", *rest)
     loaded = sorted(exchanged_and_loaded(missing))
     if loaded:
-        sys.exit(
+        os.environ[RESTART] = (
             f"installed; {', '.join(loaded)} had been loaded by this kernel before. Restart it "
             "(Runtime > Restart session) and run this notebook from the top."
         )
+        sys.exit(os.environ[RESTART])
 
 
 def exchanged_and_loaded(missing: list[str]) -> set[str]:
@@ -148,4 +168,4 @@ def exchanged_and_loaded(missing: list[str]) -> set[str]:
 def _pip(python: Path, *arguments: str) -> None:
     result = pip(python, *arguments)
     if result.returncode:
-        sys.exit(f"setup: {explain(result)}")
+        sys.exit(f"setup: {explain(result, again='this cell again')}")

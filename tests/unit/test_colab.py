@@ -27,6 +27,23 @@ sys.exit(int(os.environ.get("PIP_STATUS", "0")))
 """
 
 
+TWICE = """
+import os
+
+def once():
+    try:
+        exec({cell!r}, {{}})
+        print("CELL done")
+    except BaseException as error:
+        print("CELL", type(error).__name__, error)
+
+once()
+{between}
+once()
+print("CELL in", os.path.basename(os.getcwd()), os.path.exists("later.txt"))
+"""
+
+
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A git repository with what the setup cell needs, as the working tree has it now."""
@@ -57,7 +74,8 @@ class Machine:
         (self.site / "pip").mkdir()
         (self.site / "pip" / "__init__.py").touch()
         (self.site / "pip" / "__main__.py").write_text(PIP)
-        shutil.copy(ROOT / "notebooks" / "03_qlora_single_gpu.ipynb", self.home)
+        notebook = nbformat.read(ROOT / "notebooks" / "03_qlora_single_gpu.ipynb", as_version=4)
+        nbformat.write(nbsource.with_setup_cell(notebook), self.home / "03_qlora_single_gpu.ipynb")
         self.env = {"PATH": os.environ["PATH"], "PIP_LOG": str(self.log), "HOME": str(root),
                     "SFT_REPOSITORY": str(repository)}  # fmt: skip
 
@@ -68,12 +86,23 @@ class Machine:
         needs = "".join(f"Requires-Dist: {r}\n" for r in requires)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
 
-    def run(self, then="", **env):
-        """Run the first code cell of the notebook, and a line after it."""
+    @property
+    def cell(self):
+        """The first code cell of the notebook."""
         notebook = nbformat.read(next(self.home.glob("*.ipynb")), as_version=4)
-        first = next(c for c in notebook.cells if c.cell_type == "code")
-        return subprocess.run([str(self.python), "-c", f"{first.source}\n{then}"], cwd=self.home,
-                              env=self.env | env, capture_output=True, text=True, check=False)  # fmt: skip
+        return next(c for c in notebook.cells if c.cell_type == "code").source
+
+    def run(self, then="", **env):
+        """Run the first code cell, and a line after it."""
+        return self.python_runs(f"{self.cell}\n{then}", **env)
+
+    def run_twice(self, between="", **env):
+        """The first cell twice in one kernel, some lines in between; prints what became of each."""
+        return self.python_runs(TWICE.format(cell=self.cell, between=between), **env)
+
+    def python_runs(self, code, **env):
+        return subprocess.run([str(self.python), "-c", code], cwd=self.home, env=self.env | env,
+                              capture_output=True, text=True, check=False)  # fmt: skip
 
     @property
     def asked(self):
@@ -186,8 +215,9 @@ def test_a_repository_that_is_not_there_is_named(machine):
     nowhere = str(machine.home / "nowhere")
     done = machine.run("print('went on')", SFT_REPOSITORY=nowhere)
     assert done.returncode == 1
-    assert f"repository '{nowhere}' does not exist" in done.stderr, "git's own words"
-    assert f"'clone', '--quiet', '{nowhere}'" in done.stderr.strip().splitlines()[-1]
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"SFT_REPOSITORY={nowhere} cannot be used: ")
+    assert f"repository '{nowhere}' does not exist" in line, "git's own words"
     assert done.stdout == ""
     assert not (machine.home / colab.FOLDER).exists(), "the next try clones again"
     assert machine.asked == []
@@ -196,11 +226,59 @@ def test_a_repository_that_is_not_there_is_named(machine):
 def test_a_commit_that_is_not_there_installs_nothing(machine):
     done = machine.run("print('went on')", SFT_COMMIT="0" * 40)
     assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert "'git', 'checkout'" in last
-    assert "0" * 40 in last
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"SFT_COMMIT={'0' * 40} cannot be used: fatal: ")
     assert done.stdout == ""
     assert machine.asked == []
+
+
+def said(done):
+    return [line for line in done.stdout.splitlines() if line.startswith("CELL ")]
+
+
+def test_a_corrected_commit_is_taken_the_second_time(machine, repository):
+    done = machine.run_twice(f"os.environ['SFT_COMMIT'] = {repository[1]!r}", SFT_COMMIT="0" * 40)
+    failed, *rest = said(done)
+    assert failed.startswith("CELL SystemExit SFT_COMMIT=000")
+    assert rest == ["CELL done", f"CELL in {colab.FOLDER} False"], done.stderr
+    assert machine.asked
+
+
+def test_a_corrected_address_is_taken_the_second_time(machine, repository):
+    then = f"os.environ['SFT_REPOSITORY'] = {str(repository[0])!r}"
+    done = machine.run_twice(then, SFT_REPOSITORY=str(machine.home / "nowhere"))
+    assert said(done)[1:] == ["CELL done", f"CELL in {colab.FOLDER} True"], done.stderr
+
+
+def test_a_failed_installation_is_repeated(machine):
+    done = machine.run_twice("os.environ['PIP_STATUS'] = '0'", PIP_STATUS="1")
+    assert said(done)[0].startswith("CELL SystemExit setup: ")
+    assert said(done)[1:] == ["CELL done", f"CELL in {colab.FOLDER} True"], done.stderr
+    packages = [x for x in machine.asked[-1] if "==" in x]
+    assert len(packages) == len(pins(LOCK)) - 1, "all but torch, which was asked for before"
+
+
+def test_a_failed_installation_without_network_names_no_make(machine):
+    (machine.site / "pip" / "__main__.py").write_text(
+        "import sys; sys.exit('Temporary failure in name resolution')"
+    )
+    line = machine.run().stderr.strip().splitlines()[-1]
+    assert line == (
+        "setup: no network: the package index cannot be reached. Connect and run: this cell again"
+    )
+
+
+def test_a_commit_without_this_module_can_be_corrected(machine, repository, tmp_path):
+    """What was imported of a wrong commit is forgotten, so that the right one counts."""
+    other = tmp_path / "other"
+    git = ["git", "-C", str(other), "-c", "user.name=t", "-c", "user.email=t@t"]
+    subprocess.run(["git", "clone", "-q", str(repository[0]), str(other)], check=True)
+    subprocess.run([*git, "rm", "-q", "sft_utils/colab.py"], check=True)
+    subprocess.run([*git, "commit", "-qm", "without"], check=True)
+    then = f"os.environ['SFT_COMMIT'] = {repository[1]!r}"
+    done = machine.run_twice(then, SFT_REPOSITORY=str(other))
+    assert said(done)[0].startswith("CELL ImportError")
+    assert said(done)[1:] == ["CELL done", f"CELL in {colab.FOLDER} False"], done.stderr
 
 
 def test_a_package_that_is_loaded_asks_for_a_restart(machine):
@@ -217,6 +295,18 @@ def test_a_package_that_is_loaded_asks_for_a_restart(machine):
     done = machine.run()
     assert done.returncode == 1
     assert "pandas had been loaded by this kernel before. Restart it" in done.stderr
+    for pin in pins(LOCK):  # pip has done its work now, and the kernel is still the old one
+        name, version = pin.split("==")
+        if name not in ("pandas", "torch"):
+            machine.install(name, version)
+    machine.install("torch", "2.13.0+cpu")
+    pinned = next(pin.split("==")[1] for pin in pins(LOCK) if pin.startswith("pandas=="))
+    text = (info / "METADATA").read_text().replace("2.2.2", pinned)
+    done = machine.run_twice(f"open({str(info / 'METADATA')!r}, 'w').write({text!r})")
+    first, second, _ = said(done)
+    assert "pandas had been loaded by this kernel before. Restart it" in first
+    assert second == first
+    assert machine.run("import pandas").returncode == 0, "a new kernel"
 
 
 def test_the_cell_is_no_cell_of_the_author(tmp_path):
