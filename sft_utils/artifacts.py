@@ -116,14 +116,16 @@ def result_path(notebook: str, profile: str) -> Path:
     return runs_dir(profile) / f"{notebook}.json"
 
 
-def require(notebook: str, profile: str) -> dict[str, Any]:
+def require(notebook: str, profile: str, *, ours: bool = False) -> dict[str, Any]:
     """Load the hand-off of an earlier notebook.
 
     Args:
         notebook: Full name, for example "01_data_preparation".
         profile: Profile of this run; hand-offs never cross profiles.
+        ours: Whether it must be of our task: numbers on a file of the reader's cannot stand beside
+            those on the tickets.
     Raises:
-        HandoffError: It was not run; the message holds the command.
+        HandoffError: It was not run, or on another task; the message holds the command.
     """
     path = result_path(notebook, profile)
     number = notebook.split("_")[0]
@@ -137,6 +139,11 @@ def require(notebook: str, profile: str) -> dict[str, Any]:
         raise HandoffError(
             f"{display_path(path)} holds failed checks. Repair notebook {notebook} first: "
             f"make nb NB={number} PROFILE={profile}"
+        )
+    if ours and (own := result["parameters"].get("data")):
+        raise HandoffError(
+            f"{display_path(path)} is of a run on {own}, and its numbers would stand beside those "
+            f"on the project's own data. Run: make nb NB={number} PROFILE={profile}"
         )
     return result
 

@@ -158,6 +158,20 @@ def test_missing_hand_off_names_the_command(run):
         artifacts.require("01_data_preparation", "smoke")
 
 
+def test_a_run_on_a_file_of_the_readers_is_not_taken_for_ours(run):
+    run.parameters["data"] = "flights.jsonl"
+    with checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+    assert artifacts.require(run.notebook, "smoke")["passed"]
+    message = r"is of a run on flights\.jsonl.* Run: make nb NB=00 PROFILE=smoke$"
+    with pytest.raises(HandoffError, match=message):
+        artifacts.require(run.notebook, "smoke", ours=True)
+    run.parameters["data"] = ""
+    with checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+    assert artifacts.require(run.notebook, "smoke", ours=True)["passed"]
+
+
 def test_nan_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="Out of range"):
         artifacts.write_json(tmp_path / "x.json", {"loss": float("nan")})
