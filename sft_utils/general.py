@@ -17,7 +17,7 @@ from sft_utils.artifacts import ROOT
 from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, TemplateError
-from sft_utils.harness import CHOICE, FOLDER, HUB, LOCAL, Result
+from sft_utils.harness import CHOICE, FOLDER, HUB, LOCAL, OWN, Result
 from sft_utils.jsonanswers import extract_json, parse_json
 from sft_utils.masking import IGNORE
 from sft_utils.scoring import bootstrap, rate, rate_difference
@@ -69,11 +69,16 @@ def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[s
         wanted: Names with commas, of ours or of lm-eval; empty means the profile's own.
         file: A JSONL file of the reader's with `question`, `choices` and `answer`; it replaces all.
     Raises:
-        ConfigError: Tasks of the hub on a machine that is offline; no such file.
+        ConfigError: Tasks of the hub on a machine that is offline; no such file, or no JSONL.
     """
     if file:
         if not (ROOT / file).is_file():
             raise ConfigError(f"no file {file}; give a JSONL file with question, choices, answer")
+        if not file.endswith(OWN):
+            raise ConfigError(
+                f"{file} does not end in {' or '.join(OWN)}: questions are read from JSONL only, "
+                "one object with question, choices and answer per line. Convert it"
+            )
         return (file,)
     names = tuple(n.strip() for n in wanted.split(",") if n.strip())
     names = names or (HUB if profile.is_gpu else LOCAL)

@@ -4,9 +4,10 @@ import contextlib
 import copy
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from sft_utils.artifacts import ROOT, display_path
@@ -19,6 +20,9 @@ CHOICE = ("facts", "cloze", "grammar", "arithmetic")
 """Tasks whose answers are chosen by likelihood; together they are `general_accuracy`."""
 
 LOCAL = (*CHOICE, "instructions")
+OWN = (".jsonl", ".json")
+"""Endings that tell a file of the reader's from the name of a task; one JSON object per line."""
+
 HUB = ("mmlu", "hellaswag", "ifeval")
 """What GPU profiles measure instead: their data sets come from the hub."""
 
@@ -43,7 +47,7 @@ def load(name: str) -> tuple[dict[str, Any], int | None]:
     if name in LOCAL:
         manager = TaskManager(include_path=str(FOLDER / "tasks"), include_defaults=False)
         return manager.load([f"sft_{name}"]), len(rows_of(FOLDER / f"{name}.jsonl"))
-    if name.endswith((".jsonl", ".json")):
+    if name.endswith(OWN):
         rows = choice_rows(name)
         manager = TaskManager(include_path=str(FOLDER / "tasks"), include_defaults=False)
         return manager.load([_own_task(rows)]), len(rows)
@@ -59,29 +63,74 @@ def load(name: str) -> tuple[dict[str, Any], int | None]:
 def choice_rows(file: str | Path) -> list[dict[str, Any]]:
     """Rows of a multiple-choice file of the reader's: `question`, `choices`, `answer`.
 
+    An answer is the text of a choice, its index from 0, or its letter. Where two of these readings
+    name different choices the row is refused: a wrong guess would be a wrong gold answer.
+
     Raises:
-        DataError: A row without these; `answer` is no index of a choice, no letter and no choice.
+        DataError: Rows that cannot be used, each with its number and reason (five are shown).
     """
-    found = []
-    for i, row in enumerate(rows_of(ROOT / file)):
-        choices, answer = row.get("choices"), row.get("answer")
-        where = f"{display_path(ROOT / file)}, row {i + 1}"
-        if not isinstance(row.get("question"), str) or not isinstance(choices, list):
-            raise DataError(f"{where}: wants `question` (text) and `choices` (list of texts)")
-        if isinstance(answer, str) and answer in choices:
-            answer = choices.index(answer)
-        elif isinstance(answer, str) and len(answer) == 1:
-            answer = ord(answer.upper()) - ord("A")
-        if isinstance(answer, bool) or not isinstance(answer, int):
-            raise DataError(f"{where}: answer {row.get('answer')!r} is none of the choices")
-        if not 0 <= answer < len(choices):
-            raise DataError(f"{where}: answer {answer} of {len(choices)} choices")
-        row_id = str(row.get("id", i + 1))
-        texts = [str(c) for c in choices]
+    found, faults = [], []
+    asked: dict[tuple[str, ...], int] = {}  # question and choices -> number of the row
+    for i, row in enumerate(rows_of(ROOT / file), start=1):
+        try:
+            texts, answer = _choices(row)
+        except ValueError as error:
+            faults.append(f"row {i}: {error}")
+            continue
+        said = (row["question"].strip(), *sorted(t.strip() for t in texts))
+        first = asked.setdefault(said, i)
+        if first != i:
+            faults.append(f"row {i}: asks the same as row {first}; it would count twice. Drop one")
+        row_id = str(row.get("id", i))
         found.append(
             {"id": row_id, "question": row["question"], "choices": texts, "answer": answer}
         )
+    if faults:
+        shown = "; ".join(faults[:5]) + f"; and {len(faults) - 5} more" * (len(faults) > 5)
+        raise DataError(f"{display_path(ROOT / file)}: {shown}")
     return found
+
+
+def _choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
+    """The choices of a row as texts, and the index of the right one.
+
+    Raises:
+        ValueError: Why the row cannot be used.
+    """
+    question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
+    if not isinstance(question, str) or not question.strip() or not isinstance(choices, list):
+        raise ValueError("wants `question` (text) and `choices` (list of texts)")
+    if len(choices) < 2:
+        raise ValueError(f"{len(choices)} choices; a choice needs two")
+    for choice in choices:
+        if isinstance(choice, bool) or not isinstance(choice, str | int | float):
+            raise ValueError(f"choice {choice!r} is no text and no number")
+        if not str(choice).strip():
+            raise ValueError(f"choice {choice!r} is empty")
+    texts = [str(choice) for choice in choices]
+    bare = [text.strip() for text in texts]
+    twice = next((text for k, text in enumerate(bare) if text in bare[:k]), None)
+    if twice is not None:
+        raise ValueError(f"choice {twice!r} stands there twice")
+    readings = set()
+    if isinstance(answer, str | int | float) and not isinstance(answer, bool):
+        if (value := str(answer).strip()) in bare:
+            readings.add(bare.index(value))
+        place = answer
+        if isinstance(answer, str):  # "b" is a letter, "ß" and "ab" are none
+            place = ascii_uppercase.find(answer.upper()) if len(answer) == 1 else -1
+        if isinstance(place, int) and 0 <= place < len(texts):
+            readings.add(place)
+    if not readings:
+        raise ValueError(
+            f"answer {answer!r} is none of the {len(texts)} choices: give its text, its index from "
+            "0, or its letter"
+        )
+    if len(readings) > 1:
+        fix = "its index from 0" if isinstance(answer, str) else "its text, in quotes"
+        names = " or ".join(repr(texts[k]) for k in sorted(readings))
+        raise ValueError(f"answer {answer!r} could be choice {names}: give {fix}")
+    return texts, readings.pop()
 
 
 def _own_task(rows: list[dict[str, Any]]) -> dict[str, Any]:

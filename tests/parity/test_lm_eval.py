@@ -69,7 +69,7 @@ def test_answers_are_judged_and_the_model_is_left_as_it_was(tiny, tokenizer, mon
 
 def test_own_file_is_a_task(tiny, tokenizer, tmp_path):
     path = tmp_path / "own.jsonl"
-    path.write_text('{"question": "Q?", "choices": ["x", "y"], "answer": "B"}\n' * 3)
+    path.write_text("".join(f'{{"question": "Q{k}?", "choices": ["x", "y"], "answer": "B"}}\n' for k in range(3)))
     results = general.evaluate(tiny, tokenizer, tasks=[str(path)], limit=2)
     assert [r.task for r in results] == [str(path)] * 2
     assert all(r.correct == (r.scores[1] > r.scores[0]) for r in results)

@@ -92,12 +92,75 @@ def test_tasks_by_profile(monkeypatch, tmp_path):
 def test_own_rows(tmp_path):
     path = tmp_path / "own.jsonl"
     row = {"question": "Q?", "choices": ["x", "y"]}
-    path.write_text("".join(json.dumps(row | {"answer": a}) + "\n" for a in (1, "B", "y", "b")))
+    forms = enumerate((1, "B", "y", "b"))
+    path.write_text("".join(json.dumps(row | {"question": f"Q{k}?", "answer": a}) + "\n" for k, a in forms))
     assert [r["answer"] for r in harness.choice_rows(path)] == [1, 1, 1, 1]
     for bad in ({"answer": 2}, {"answer": "C"}, {"answer": True}, {"answer": "none"}, {"choices": "xy"}):
         path.write_text(json.dumps(row | {"answer": 0} | bad) + "\n")
         with pytest.raises(DataError, match="row 1"):
             harness.choice_rows(path)
+
+
+Q = {"question": "Q?", "choices": ["x", "y"], "answer": 0}
+
+
+def own(tmp_path, *rows):
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(Q | row) + "\n" for row in rows))
+    return harness.choice_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer", "right"),
+    [
+        ([10, 20], "20", 1), ([10, 20], 20, 1), ([1, 2, 3], "2", 1), ([0, 1, 2], 2, 2),
+        (["4", "2", "9"], 1, 1), ([0.5, 1.5], 1.5, 1), (["an", "a"], 1, 1), (["A", "B"], "B", 1),
+        (["yes", "no"], " no ", 1),
+    ],
+)  # fmt: skip
+def test_an_answer_that_has_one_reading_is_taken(tmp_path, choices, answer, right):
+    assert own(tmp_path, {"choices": choices, "answer": answer})[0]["answer"] == right
+
+
+@pytest.mark.parametrize(
+    ("row", "why"),
+    [
+        ({"choices": [1, 2, 3], "answer": 2}, "answer 2 could be choice '2' or '3': give its text, in quotes"),
+        ({"choices": ["1", "0"], "answer": 1}, "answer 1 could be choice '1' or '0'"),
+        ({"choices": ["an", "a"], "answer": "a"}, "answer 'a' could be choice 'an' or 'a': give its index"),
+        ({"choices": ["x"]}, "1 choices; a choice needs two"),
+        ({"choices": ["x", "y", "x "]}, "choice 'x' stands there twice"),
+        ({"choices": [1, "1"]}, "choice '1' stands there twice"),
+        ({"choices": ["x", " "]}, "choice ' ' is empty"),
+        ({"choices": ["x", None]}, "choice None is no text"),
+        ({"choices": ["x", True]}, "choice True is no text"),
+        ({"choices": ["x", ["y"]]}, "choice ['y'] is no text"),
+        ({"answer": "ß"}, "answer 'ß' is none of the 2 choices"),
+        ({"answer": None}, "answer None is none"),
+        ({"answer": "-1"}, "answer '-1' is none"),
+        ({"answer": -1}, "answer -1 is none"),
+        ({"question": " "}, "wants `question`"),
+    ],
+)
+def test_an_unfit_row_is_named_with_its_reason(tmp_path, row, why):
+    with pytest.raises(DataError) as error:
+        own(tmp_path, {"question": "Another?"}, row)
+    assert f"own.jsonl: row 2: {why}" in str(error.value)
+
+
+def test_a_row_that_repeats_another_is_named_and_so_are_all_faults(tmp_path):
+    with pytest.raises(DataError, match="row 2: asks the same as row 1") as error:
+        own(tmp_path, {}, {"choices": ["y", "x"], "answer": "x"}, {"answer": 5}, *[{"answer": 7}] * 4)
+    assert "row 3: answer 5" in str(error.value)
+    assert str(error.value).endswith("; and 1 more")
+    assert len(own(tmp_path, {}, {"choices": ["x", "z"]})) == 2
+
+
+def test_another_kind_of_file_is_refused_by_its_name(tmp_path):
+    path = tmp_path / "own.csv"
+    path.write_text("question,choices,answer\n")
+    with pytest.raises(ConfigError, match=r"own.csv does not end in .jsonl or .json: .* Convert it"):
+        general.task_names(get_profile("cpu"), file=str(path))
 
 
 def test_perplexity_weighs_texts_by_their_tokens():
