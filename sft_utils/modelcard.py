@@ -5,7 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import sha256_file
+from sft_utils.basemodel import BUNDLED
 from sft_utils.readme import interval, number, table
+
+HUB = {BUNDLED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
+"""Base models that this project names otherwise than the hub does."""
 
 
 def card(
@@ -17,14 +21,19 @@ def card(
     Args:
         folder: The export; its files are listed with size and hash.
         name: Public name of the model.
-        base: Public name of the base model.
+        base: Hub id of the base model, or its name in `HUB`.
         revision: Commit of the base; None for the bundled one.
         facts: Manifest of the run that exported (`manifest.build`).
         trained: Manifest of the run that trained, as kept beside the adapter.
         results: Metric name -> entry with value, n, ci95; of exactly these files.
-        usage: Command that serves the folder.
+        usage: Command that serves the model; where it says `name`, the card says ".", its folder: a
+            server takes any other bare name for a hub id.
         limits: What was not measured.
     """
+    hub = HUB.get(base, base)
+    source = hub + (f", in the bundled 4-bit copy `{base}`" if hub != base else "")
+    source += f" at revision {revision}" if revision else ""
+    command = " ".join("." if word == name else word for word in usage.split())
     files = [
         [p.name, f"{p.stat().st_size:,}", sha256_file(p)[:16]]
         for p in sorted(folder.iterdir())
@@ -45,15 +54,15 @@ def card(
     return "\n".join(
         [
             "---",
-            f"base_model: {base}",
+            f"base_model: {hub}",
             "pipeline_tag: text-generation",
             "library_name: transformers",
             "---",
             "",
             f"# {name}",
             "",
-            f"{base}" + (f" at revision {revision}" if revision else "") + " with the adapter of "
-            f"run {trained.get('run_id', 'unknown')} merged into its dequantised 4-bit weights, "
+            f"{source}, with the adapter "
+            f"of run {trained.get('run_id', 'unknown')} merged into its dequantised 4-bit weights, "
             f"exported by run {facts['run_id']}.",
             "",
             "## Measured on these files",
@@ -62,7 +71,9 @@ def card(
             "",
             "## Use",
             "",
-            f"    {usage}",
+            "In the folder of this card; requests name the model as the command does:",
+            "",
+            f"    {command}",
             "",
             "## Not measured",
             "",

@@ -194,3 +194,18 @@ def test_the_card_says_what_was_recorded(tmp_path):
     for said in ("run t1", "run e1", "| `shipped.field_f1` | 0.900 | 64 | [0.800, 0.950] |",
                  "| data | abc |", "| model.safetensors | 7 |", "torch 2"):  # fmt: skip
         assert said in text
+
+
+def test_the_command_of_the_card_serves_its_folder_and_the_base_is_on_the_hub(tmp_path):
+    def card(base):
+        return modelcard.card(
+            tmp_path, name="sft-tickets", base=base, revision=None, facts={"run_id": "e1"}, trained={}, results={},
+            usage="transformers serve sft-tickets --dtype bfloat16", limits="much",
+        )  # fmt: skip
+
+    bundled = card("smollm2-135m-instruct")
+    assert "\n    transformers serve . --dtype bfloat16\n" in bundled, "a bare name is a hub id to a server"
+    assert "\nbase_model: HuggingFaceTB/SmolLM2-135M-Instruct\n" in bundled
+    assert "bundled 4-bit copy `smollm2-135m-instruct`" in bundled
+    assert "\nbase_model: Qwen/Qwen2.5-7B-Instruct\n" in card("Qwen/Qwen2.5-7B-Instruct")
+    assert "copy" not in card("Qwen/Qwen2.5-7B-Instruct")
