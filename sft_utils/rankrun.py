@@ -207,10 +207,35 @@ class Sizes:
 SIZES = {
     "smoke": Sizes(rows=13, wrong_rows=4, save_steps=1, kill_step=2),
     "cpu": Sizes(rows=45, wrong_rows=12, save_steps=4, kill_step=6),
-    "gpu": Sizes(rows=1001, wrong_rows=64, save_steps=10, kill_step=14),
+    "gpu": Sizes(rows=311, wrong_rows=64, save_steps=6, kill_step=8),
 }
+MOST_ROWS = 312
+"""Half of the rows are problems of one step, of which 156 are there to train."""
 
 
-def sizes(profile: Profile) -> Sizes:
-    """Sizes of 04; all GPU profiles share one set."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+def sizes(profile: Profile, rows: int = 0) -> Sizes:
+    """Sizes of 04: those for GPUs where there are several; one GPU is none, the CPU proves there.
+
+    Args:
+        profile: All GPU profiles share one set.
+        rows: What the reader wants to train; 0 for the profile's.
+    Raises:
+        ConfigError: Too few rows for a kill between a checkpoint and the end, or more than exist.
+    """
+    gpus = 0
+    if profile.is_gpu:
+        import torch
+
+        gpus = torch.cuda.device_count()
+    size = SIZES["gpu" if gpus > 1 else "cpu" if profile.is_gpu else profile.name]
+    size = dataclasses.replace(size, rows=rows or size.rows)
+    update = 2 * max(gpus, 2)  # rows, as 04 sets them
+    least = update * (size.kill_step + 1) + 1
+    if not least <= size.rows <= MOST_ROWS:
+        raise ConfigError(
+            f"rows = {size.rows}: 04 needs {least} to {MOST_ROWS} at profile {profile.name!r}. It "
+            f"kills a rank after update {size.kill_step}, two before the end at the latest, and an "
+            f"update has {update} rows; half of the rows are short problems, of which there are "
+            f"{MOST_ROWS // 2}. Set rows to 0 or in between, or use fewer GPUs."
+        )
+    return size

@@ -1,5 +1,6 @@
 """The run file, the command and the judgement of what ranks report; nothing is started here."""
 
+import dataclasses
 import json
 import os
 import shlex
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import masking, rankresult, rankrun, ranktrain, sharded
+from sft_utils import masking, rankresult, rankrun, ranktrain, reasoning, sharded
+from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, DataError, LaunchError
 from sft_utils.rankreport import Report
 from sft_utils.rankrun import RankRun
@@ -49,6 +51,43 @@ def test_the_rank_is_killed_between_a_complete_checkpoint_and_the_end(profile):
     steps = -(-sizes.rows // 4)  # rows per update of two ranks
     assert sizes.save_steps < sizes.kill_step <= steps - 2
     assert sizes.rows % 4, "the last batch must not be even"
+
+
+def gpus(monkeypatch, n):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+
+
+def test_one_gpu_has_the_sizes_of_the_cpu_that_proves(monkeypatch):
+    gpus(monkeypatch, 1)
+    for name in ("gpu-16gb", "gpu-24gb", "gpu-80gb"):
+        assert rankrun.sizes(get_profile(name)) == rankrun.SIZES["cpu"]
+    for n in (2, 8, 16):
+        gpus(monkeypatch, n)
+        size = rankrun.sizes(get_profile("multi-gpu"))
+        assert size == rankrun.SIZES["gpu"]
+        assert size.kill_step <= -(-size.rows // (2 * n)) - 2
+    gpus(monkeypatch, 32)
+    with pytest.raises(ConfigError, match="use fewer GPUs"):
+        rankrun.sizes(get_profile("multi-gpu"))
+
+
+def test_the_rows_exist():
+    found = reasoning.read(train_rows=10_000, test_rows=0, seed=17, max_difficulty=1)
+    assert len(found.train) == rankrun.MOST_ROWS // 2
+    assert max(size.rows for size in rankrun.SIZES.values()) <= rankrun.MOST_ROWS
+
+
+@pytest.mark.parametrize("rows", [1, 20, 28, 313, 1001, -5])
+def test_rows_that_cannot_show_it_are_refused_at_once(rows):
+    with pytest.raises(ConfigError, match=rf"rows = {rows}: 04 needs 29 to 312 at profile 'cpu'"):
+        rankrun.sizes(get_profile("cpu"), rows=rows)
+
+
+def test_rows_of_the_reader_replace_those_of_the_profile():
+    assert rankrun.sizes(get_profile("cpu"), 29) == dataclasses.replace(rankrun.SIZES["cpu"], rows=29)
+    assert rankrun.sizes(get_profile("smoke"), rows=13) == rankrun.SIZES["smoke"]
 
 
 def test_written_and_read(tmp_path):
