@@ -321,14 +321,17 @@ def _chat(row: Row, layout: str, system: str) -> tuple[list[Message], set[str]]:
     return chat, unused
 
 
-_PROMPTS = ("question", "query", "input", "text", "instruction", "user", "source")
-_COMPLETIONS = ("answer", "response", "output", "target", "label", "assistant", "reply", "summary")
+_PROMPTS = ("prompt", "question", "query", "input", "text", "instruction", "user", "source")
+_COMPLETIONS = ("completion", "answer", "response", "output", "target", "label", "assistant",
+                "reply", "summary")  # fmt: skip
+_CONTEXTS = ("context", "passage", "document")
 
 
 def _unknown(source: str, columns: list[str]) -> str:
     """The message for a file whose rows have no known layout."""
     guess = [next((c for c in columns if c.lower() in names), "COLUMN")
              for names in (_PROMPTS, _COMPLETIONS)]  # fmt: skip
+    guess[0] = "+".join([guess[0], *(c for c in columns if c.lower() in _CONTEXTS)])
     return (
         f"{source}: no row has a known layout ({KEYS}); its columns are {_listed(columns)}. "
         f'Say which is which: mapping="prompt={guess[0]},completion={guess[1]}".'

@@ -101,7 +101,10 @@ class Own:
     val: list[Row]
     test: list[Row]
     layout: str
-    excluded: list[tuple[int, str]] = field(default_factory=list)  # line, reason
+    unit: str = "line"  # what numbers count: lines, or rows (JSON list, Parquet, hub)
+    excluded: list[tuple[int, str]] = field(default_factory=list)  # number, reason
+    ignored: Counter[str] = field(default_factory=Counter)  # key that nothing reads -> rows
+    warnings: dict[str, list[int]] = field(default_factory=dict)  # reason -> numbers of kept rows
 
     @property
     def reasons(self) -> Counter[str]:
@@ -109,19 +112,23 @@ class Own:
         return Counter(reason.split(":")[0] for _, reason in self.excluded)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What became of the file, for a table."""
+        """What became of the file, for a table: parts, warnings, what is excluded or not read."""
         parts = [("train", self.train), ("validation", self.val), ("test", self.test)]
-        kept = [
-            {"part": name, "rows": len(rows), "lines": _lines(r["line"] for r in rows)}
-            for name, rows in parts
+        said = [(name, [r["line"] for r in rows]) for name, rows in parts]
+        kept = {number for _, numbers in said for number in numbers}
+        for reason, numbers in self.warnings.items():
+            if left := kept.intersection(numbers):
+                said.append((f"kept with a warning: {reason}", sorted(left)))
+        for reason, _ in self.reasons.most_common():
+            numbers = [k for k, why in self.excluded if why.split(":")[0] == reason]
+            said.append((f"excluded: {reason}", numbers))
+        where = "lines" if self.unit == "line" else f"{self.unit} numbers"
+        table = [
+            {"part": part, "rows": len(numbers), where: _lines(numbers)} for part, numbers in said
         ]
-        return kept + [
-            {
-                "part": f"excluded: {reason}",
-                "rows": n,
-                "lines": _lines(k for k, why in self.excluded if why.split(":")[0] == reason),
-            }
-            for reason, n in self.reasons.most_common()
+        return table + [
+            {"part": f"not used: {key}", "rows": n, where: ""}
+            for key, n in self.ignored.most_common()
         ]
 
 
@@ -150,7 +157,8 @@ def own(
     of a held-out one are excluded. What many rows share (system prompt, instruction, footer) makes
     none resemble another, nor do the same words around other numbers. Held out are at most a fifth
     of the rows for the test and a tenth for validation.
-    Every row of the file is in `train`, `val`, `test` or `excluded`.
+    Every row of the file is in `train`, `val`, `test` or `excluded`; columns that nothing reads are
+    in `ignored`.
 
     Args:
         source: File or hub id; see `loading.load`.
@@ -177,7 +185,7 @@ def own(
     normal = layouts.conversations(loaded, mapping=mapping)
     excluded = [(e.number, f"{e.reason}: {e.detail}") for e in normal.excluded]
     rows = [
-        {"id": f"line {n}", "line": n, "source": "own", "messages": list(c)}
+        {"id": f"{normal.unit} {n}", "line": n, "source": "own", "messages": list(c)}
         for n, c in zip(normal.numbers, normal.conversations, strict=True)
     ]
     rules, keep = _rules(rows, _place(schema))
@@ -211,7 +219,10 @@ def own(
         val=sorted(val, key=lambda r: r["line"]),
         test=sorted(test, key=lambda r: r["line"]),
         layout=normal.layout,
+        unit=normal.unit,
         excluded=sorted(excluded),
+        ignored=normal.ignored,
+        warnings=loaded.warnings,
     )
 
 

@@ -261,6 +261,22 @@ def test_an_unknown_layout_names_the_columns_and_the_mapping():
     )
 
 
+@pytest.mark.parametrize(
+    ("columns", "mapping"),
+    [
+        (("instruction", "context", "response"), "prompt=instruction+context,completion=response"),
+        (("prompt", "response"), "prompt=prompt,completion=response"),
+        (("question", "completion"), "prompt=question,completion=completion"),
+    ],
+)
+def test_the_suggested_mapping_drops_no_column_of_the_task(columns, mapping):
+    row = dict.fromkeys(columns, "x")
+    with pytest.raises(DataError) as caught:
+        conversations(loaded(row))
+    assert str(caught.value).endswith(f'mapping="{mapping}".')
+    assert conversations(loaded(row), mapping=mapping).ignored == {}
+
+
 def test_no_conversation_at_all_is_an_error():
     with pytest.raises(DataError) as caught:
         conversations(loaded({"messages": [USER]}, {"messages": [USER]}))

@@ -211,6 +211,28 @@ def test_rows_beyond_what_a_profile_trains_are_listed(tmp_path):
     assert "excluded: not needed" in {r["part"] for r in mine.rows()}
 
 
+def test_what_nothing_reads_and_what_looks_wrong_is_told(tmp_path):
+    rows = [{"instruction": r["prompt"], "output": r["completion"], "history": [["q", "a"]],
+             "tools": None} for r in colours(60)]  # fmt: skip
+    rows[4]["instruction"] = "fa\u00c3\u00a7ade one paint it red"
+    rows[7] |= {"instruction": "caf\u00c3\u00a9", "output": ""}
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    said = {r["part"]: r for r in mine.rows()}
+    assert said["not used: history"]["rows"] == 59, "the excluded row is used for nothing"
+    assert said["kept with a warning: mojibake"] == {
+        "part": "kept with a warning: mojibake", "rows": 1, "lines": "5"}  # fmt: skip
+    assert said["excluded: empty completion"]["lines"] == "8"
+    assert "not used: tools" not in said
+
+
+def test_rows_of_a_list_are_called_rows(tmp_path):
+    (tmp_path / "d.json").write_text(json.dumps([*colours(60), colours(2)[1]]))
+    mine = tasks.own(str(tmp_path / "d.json"), **SIZES)
+    assert mine.unit == "row"
+    assert mine.excluded == [(61, "repeated request: first in row 2")]
+    assert {tuple(r) for r in mine.rows()} == {("part", "rows", "row numbers")}
+
+
 def test_another_seed_holds_out_other_rows(tmp_path):
     path = write(tmp_path / "d.jsonl", colours(100))
     one, two, again = (tasks.own(path, **{**SIZES, "seed": s}) for s in (1, 2, 1))
