@@ -1,64 +1,35 @@
 """Rows of somebody else's file as conversations; unknown shapes are named, never guessed."""
 
 import difflib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_utils import data, filters
-from sft_utils.artifacts import display_path
+from sft_utils import filters
 from sft_utils.chat import Message
 from sft_utils.data import Row
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.loading import Excluded, Loaded, tally
+from sft_utils.loading import Excluded, Loaded, load, tally
 
 KEYS = "messages, prompt + completion, conversations (ShareGPT), instruction + output (Alpaca)"
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """All rows of a file: one JSON object per line, or one JSON list of objects.
-
-    Which of the two it is, is told by the first character, not by the file's name.
+def read(path: Path) -> list[Row]:
+    """All rows of a file that must be whole, by `loading.load`: what it excludes is an error here.
 
     Raises:
-        DataError: Missing, empty or broken; names the line (of a list: the row).
+        DataError: Missing, empty, of no known format or broken; names the first line or row.
     """
-    try:
-        return _list(path) if _first(path) == b"[" else data.rows_of(path)
-    except (DataError, UnicodeDecodeError) as error:
-        hint = ""
-        if path.is_file() and path.suffix.lower() not in (".json", ".jsonl", ".ndjson"):
-            hint = f" JSON or JSONL is needed; this is a {path.suffix or 'nameless kind of'} file."
-        where = "" if isinstance(error, DataError) else f"{display_path(path)} is not UTF-8: "
-        raise DataError(f"{where}{error}{hint}") from error
-
-
-def _first(path: Path) -> bytes:
-    """The first character that is no white space; empty for a missing or empty file."""
-    if not path.is_file():
-        return b""
-    with path.open("rb") as handle:
-        return handle.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
-
-
-def _list(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that holds one JSON list."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, RecursionError) as error:
+    loaded = load(path)
+    if loaded.excluded:
+        first, n = loaded.excluded[0], len(loaded.excluded)
         raise DataError(
-            f"{display_path(path)} begins with '[' but is no JSON list: {error}. Repair it, or "
-            "write one object per line (JSONL)."
-        ) from error
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError(f"{display_path(path)}, row {number}: {_kind(row)}, not an object")
-    if not rows:
-        raise DataError(f"{display_path(path)} is empty: a list without rows.")
-    return rows
+            f"{loaded.source}, {loaded.unit} {first.number}: {first}. {n} of "
+            f"{n + len(loaded.rows)} rows cannot be read; repair or remove them."
+        )
+    return [one.row for one in loaded.rows]
 
 
 def conversation(row: Mapping[str, Any], number: int) -> list[Message]:

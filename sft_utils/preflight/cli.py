@@ -54,7 +54,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, help="directory or hub id with the SERVED tokenizer")
     p.add_argument("--revision", help="commit of a hub id")
-    p.add_argument("--data", required=True, type=Path, help=f"JSON or JSONL: {layouts.KEYS}")
+    p.add_argument(
+        "--data", required=True, type=Path, help=f"JSONL, JSON, CSV or Parquet: {layouts.KEYS}"
+    )
     p.add_argument("--eval-data", type=Path, help="held-out rows, checked against --data")
     p.add_argument("--train-tokenizer", help="directory, if rows are tokenised by another one")
     p.add_argument("--schema", type=Path, help="JSON schema that answers are meant to obey")

@@ -363,22 +363,30 @@ def test_read_lines_and_lists(tmp_path):
     whole.write_text("\ufeff\n " + json.dumps(MESSAGES, indent=2), encoding="utf-8")
     assert layouts.read(whole) == MESSAGES
     assert layouts.read(lines.rename(tmp_path / "lines.json")) == MESSAGES, "JSONL named .json"
+    (tmp_path / "cr.jsonl").write_bytes(b'{"a": 1}\r{"a": 2}\r')
+    assert layouts.read(tmp_path / "cr.jsonl") == [{"a": 1}, {"a": 2}]
+    whole.write_text(json.dumps({"data": MESSAGES}))
+    assert layouts.read(whole) == MESSAGES
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"a": 1}\n{"a": \n', "a.jsonl, line 2: not JSON"),
-        ("a.jsonl", '{"a": 1}\n\n{"a": 2}\n', "a.jsonl, line 2: blank line between rows"),
-        ("a.jsonl", '{"a": 1}\n3\n', "a.jsonl, line 2: a JSON int where an object"),
-        ("a.jsonl", '{"a": NaN}\n', "a.jsonl, line 1: not JSON: NaN"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": 2}\n', "line 2: blank line between rows. 1 of 3 rows"),
+        ("a.jsonl", '{"a": 1}\n3\n', "line 2: a JSON int where an object"),
+        ("a.jsonl", '{"a": NaN}\n', "line 1: not JSON: NaN"),
         ("a.jsonl", "", "a.jsonl is empty"),
-        ("a.json", "[]", "a.json is empty: a list without rows"),
-        ("a.json", '[{"a": 1}, 3]', "a.json, row 2: a number, not an object"),
-        ("a.json", '[\n{"a": 1},\n{"a" 2}]', "a.json begins with .*line 3 column 6"),
-        ("a.json", "[" * 100_000, "a.json begins with"),
-        ("a.jsonl", '[1]\n{"a": 1}\n', "write one object per line"),
-        ("a.csv", "prompt,completion\nq,a\n", "line 1: not JSON.*this is a .csv file"),
+        ("a.json", "[]", "a.json is empty: no row in it"),
+        ("a.json", '[{"a": 1}, 3]', "a.json, row 2: a JSON int where an object"),
+        ("a.json", '[\n{"a": 1},\n{"a" 2}]', "row 2: not JSON: Expecting ':' .*line 3"),
+        ("a.json", "[" * 100_000, "a.json .*no row can be used"),
+        ("a.jsonl", '[1]\n{"a": 1}\n', "line 1: a JSON list where an object"),
+        ("a.json", '[{"a": 1, "a": 2}, {"a": 3}]', "row 1: duplicate key: 'a'"),
+        ("a.json", '[{"a": NaN}, {"a": 3}]', "row 1: not JSON: NaN"),
+        ("a.json", '[{"a": ' + "9" * 5000 + '}, {"a": 3}]', "row 1: not JSON: an integer has more"),
+        ("a.csv", "prompt,completion\nq\n2,3", "a.csv, line 2: wrong number of fields"),
+        ("a.txt", "Dear all,\nhello", "a.txt is no JSON, JSONL, CSV, TSV or Parquet"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, message):
@@ -391,7 +399,7 @@ def test_broken_files_are_named(tmp_path, name, content, message):
 def test_missing_and_binary_files(tmp_path):
     with pytest.raises(DataError, match="none.jsonl does not exist"):
         layouts.read(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match="is not a file"):
+    with pytest.raises(DataError, match="is a directory"):
         layouts.read(tmp_path)
     for name in ("a.json", "a.jsonl"):
         (tmp_path / name).write_bytes(b'[{"a": "\xff"}]' if name == "a.json" else b'{"a": "\xff"}')
