@@ -153,7 +153,9 @@ def execute(
         reason += _last_frame(error.traceback, layout.root)
     except CellTimeoutError:
         reason = f"CellTimeoutError: the cell ran longer than {cell_timeout_s} s (--cell-timeout)"
-    except DeadKernelError:
+    except RuntimeError as error:  # a kernel that dies before its first cell is no DeadKernelError
+        if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
+            raise
         reason = _death(monitor, log_file)
     else:
         return Measured(wall_s=monitor.elapsed_s, peak_rss_gib=monitor.peak_bytes / GIB)
@@ -178,6 +180,11 @@ def _death(monitor: Monitor, log_file: Path) -> str:
         f"(last measured {peak:.1f} GiB of {machine:.1f} GiB). Close other programs, run one "
         "notebook at a time (no JOBS), or use a smaller profile, batch or model."
     )
+    if monitor.current is None:
+        reason = (
+            "DeadKernelError: the kernel ended before the first cell. What it said follows, if "
+            "anything; without that, free memory or repair the environment: make setup"
+        )
     return "\n".join([reason, *said])
 
 

@@ -22,6 +22,7 @@ from sft_utils.readme import aligned, checks_passed, clock, interval, number
 
 SUFFIXES = (
     ".json",
+    ".failed.json",
     ".state.json",
     ".progress.json",
     ".kernel.log",
@@ -128,8 +129,8 @@ def run_one(
     """Run one notebook unless it is unchanged, and record what it cost.
 
     Wall time and peak memory are written into the notebook's result file, which must exist
-    when it ends; leftovers of an earlier run are removed first, so that a failed run can
-    never be mistaken for a finished one.
+    when it ends; leftovers of an earlier run are removed first, and what a failed run had saved
+    is set aside (`set_aside`), so that it can never be mistaken for a finished one.
 
     Args:
         run: What to run.
@@ -155,17 +156,21 @@ def run_one(
         run.layout.run_file(run.notebook, run.profile, suffix).unlink(missing_ok=True)
     nb = build(run.layout, run.notebook, models)
     profile = {} if defaults(nb)["profile"] == run.profile else {"profile": run.profile}
-    cost = execute(
-        run.layout,
-        run.notebook,
-        run.profile,
-        nb,
-        profile | dict(run.params),
-        expected_s=expected,
-        cell_timeout_s=cell_timeout_s,
-        heartbeat_s=heartbeat_s,
-        show=show,
-    )
+    try:
+        cost = execute(
+            run.layout,
+            run.notebook,
+            run.profile,
+            nb,
+            profile | dict(run.params),
+            expected_s=expected,
+            cell_timeout_s=cell_timeout_s,
+            heartbeat_s=heartbeat_s,
+            show=show,
+        )
+    except BaseException:  # an interrupt too
+        set_aside(run)
+        raise
     if not result_file.is_file():
         repeat = repeat_command(run.notebook, run.profile, run.params)
         raise RunnerError(
@@ -185,6 +190,16 @@ def run_one(
     _record_state(run, before, cost.wall_s)
     show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
     return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
+
+
+def set_aside(run: Run) -> None:
+    """Rename what a run saved before it failed to NN_slug.failed.json: nothing reads that.
+
+    A result that says itself that a check failed stays: the report shows it, `require` names it.
+    """
+    result_file = run.layout.run_file(run.notebook, run.profile, ".json")
+    if result_file.is_file() and read_json(result_file).get("passed", True):
+        result_file.replace(run.layout.run_file(run.notebook, run.profile, ".failed.json"))
 
 
 def _record_time(run: Run, wall_s: float) -> None:

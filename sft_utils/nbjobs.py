@@ -17,7 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from sft_utils.config import cpu_threads
-from sft_utils.nbflow import Outcome, Run, attempt
+from sft_utils.nbflow import Outcome, Run, attempt, set_aside
 from sft_utils.nbprogress import say
 
 THREAD_SETTINGS = ("SFT_THREADS", "OMP_NUM_THREADS")
@@ -119,6 +119,7 @@ def _outcome(started: _Started) -> Outcome:
     process.join()
     if outcome is not None:
         return outcome
+    set_aside(run)
     why = (
         f"{run.notebook} failed at profile {run.profile}: the process that ran it ended with "
         f"status {process.exitcode} and said nothing."

@@ -72,6 +72,8 @@ def replay(layout: Layout, recorded: Mapping[str, Any], models: dict[str, str]) 
                 run_one(run, models)
         for name in dependencies(layout, notebook).optional:
             hand_over(layout, there, name, profile)
+        if there.run_file(notebook, profile, ".state.json").is_file():
+            _clear(there.run_file(notebook, profile, ""))
         run = Run(layout=there, notebook=notebook, profile=profile, params=params)
         return dict(run_one(run, models, force=True).result)
 
@@ -100,12 +102,20 @@ def hand_over(layout: Layout, there: Layout, notebook: str, profile: str) -> boo
     folder = there.run_file(notebook, profile, "")
     try:
         shutil.copyfile(result, target)
-        folder.unlink(missing_ok=True)
+        _clear(folder)
         _link(layout.run_file(notebook, profile, ""), folder)
     except OSError as error:
         raise storage_error(target, error) from error
     say(f"{notebook} [{profile}] taken from {os.path.relpath(result, layout.root)}")
     return True
+
+
+def _clear(folder: Path) -> None:
+    """Remove a link, or a folder that an earlier replay filled: answers and trials it kept."""
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def _link(source: Path, link: Path) -> None:

@@ -21,6 +21,8 @@ from sft_utils.nbcompare import (
     interval_code_changed,
     rule_for,
 )
+from sft_utils.nbexec import repeat_command
+from sft_utils.nbflow import Run, is_fresh, read_state
 from sft_utils.nbprogress import say
 from sft_utils.nbreplay import find_run, replay
 from sft_utils.nbsource import NAME, Layout, find_notebook
@@ -29,6 +31,9 @@ from sft_utils.readme import aligned
 
 def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -> Comparison:
     """Compare all results of a profile with the committed ones.
+
+    A result counts only if its run finished. Whether the code, the inputs or the parameters are
+    others than those of a default run today stands among the inputs that differ.
 
     Args:
         layout: Where things are.
@@ -47,11 +52,20 @@ def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -
         )
     total = Comparison()
     for name in names:
-        path = layout.run_file(name, profile, ".json")
-        if not path.is_file():
-            total.differences.append(difference(name, "result", "notebook", "present", "not run"))
+        if not read_state(layout, name, profile):
+            there = layout.run_file(name, profile, ".json").is_file()
+            what = "not finished" if there else "not run"
+            total.differences.append(difference(name, "result", "notebook", "present", what))
             continue
-        one = compare(read_json(layout.reference(name, profile)), read_json(path))
+        observed = read_json(layout.run_file(name, profile, ".json"))
+        one = compare(read_json(layout.reference(name, profile)), observed)
+        threads = observed.get("threads")
+        run = Run(layout=layout, notebook=name, profile=profile, params={}, threads=threads)
+        if not is_fresh(run):
+            total.inputs.append(
+                f"{name}: not what would run today: code, inputs, packages or parameters are "
+                f"others. Run: {repeat_command(name, profile, {})}"
+            )
         total.differences += one.differences
         total.skipped += one.skipped
         total.inputs += [line for line in one.inputs if line not in total.inputs]

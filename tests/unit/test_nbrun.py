@@ -24,7 +24,7 @@ from PIL import Image
 from sft_utils import nbpublish, nbrun
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.nbexec import kernel_env, repeat_command
-from sft_utils.nbflow import expected_s, lock, plan, run_one
+from sft_utils.nbflow import expected_s, is_fresh, lock, plan, run_one
 from sft_utils.nbparams import convert, defaults, split
 from sft_utils.nbprogress import Monitor, training_progress
 from sft_utils.nbpublish import publish
@@ -271,6 +271,44 @@ def test_a_failure_at_another_profile_names_a_command_that_is_accepted(layout, c
     assert nbrun.main(words, layout) == 1
     repeat = capsys.readouterr().err.splitlines()[-1]
     assert repeat == "repeat just this one: make nb NB=00 PROFILE=smoke PARAMS=steps=5"
+
+
+@pytest.mark.parametrize(("saved", "kept"), [("", False), (", passed=True", False), (", passed=False", True)])
+def test_a_failure_after_the_checkpoint_leaves_no_result_to_read(layout, saved, kept):
+    """Failed checks are kept for the report, which says so; `require` refuses them."""
+    edit(layout, "notebooks/src/01_second.py", '{"profile": profile})\nhalf(value)',
+         '{"profile": profile}' + saved + ')\n\n# %%\nraise KeyError("late")')  # fmt: skip
+    with pytest.raises(RunnerError, match="KeyError: 'late'"):
+        run_second(layout)
+    assert layout.run_file("01_second", "cpu", ".json").is_file() == kept
+    assert layout.run_file("01_second", "cpu", ".failed.json").is_file() != kept
+    assert not layout.run_file("01_second", "cpu", ".state.json").is_file()
+
+
+def test_a_kernel_that_dies_at_its_start_is_explained(layout, capsys):
+    text = "import os\nprint('no module', flush=True)\nos.kill(os.getpid(), 9)\n"
+    (layout.root / "ipykernel_launcher.py").write_text(text)
+    assert nbrun.main(["run", "--nb", "0"], layout) == 1
+    error = capsys.readouterr().err
+    assert "DeadKernelError: the kernel ended before the first cell" in error
+    assert "no module" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("lost", [".json", ".ipynb", ".state.json"])
+def test_a_run_that_lost_a_part_is_run_again(done, capsys, lost):
+    done.run_file("01_second", "cpu", lost).unlink()
+    assert nbrun.main(["run", "--nb", "1"], done) == 0
+    assert started(capsys.readouterr().out) == ["01_second"]
+
+
+def test_what_changes_while_a_notebook_runs_is_not_taken_for_what_ran(layout):
+    """The state is that of the beginning: an edit made meanwhile is seen by the next call."""
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", "import pathlib\npathlib.Path('sft_utils/'"
+         "'constants.py').write_text('GAIN = 0.7\\n')\ntiny.save(")  # fmt: skip
+    (run,) = plan(layout, ["00_first"], "cpu", [])
+    run_one(run, MODELS)
+    assert not is_fresh(run)
 
 
 def test_a_failure_stops_only_what_requires_it(layout, capsys):

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from nb_repo import MODELS, edit, make_repo, write_result
+from nb_repo import MODELS, add_report, edit, finish, make_repo, write_result
 
 from sft_utils import nbrun, regress
 from sft_utils.errors import ConfigError, RunnerError
@@ -168,7 +168,14 @@ def test_compare_command(layout, capsys):
     assert "observed not run" in capsys.readouterr().out
     write_result(layout.run_file("00_first", "cpu", ".json"))
     write_result(layout.reference_root / "cpu" / "bench.json")
+    assert regress.main(["compare"], layout) == 1
+    assert "observed not finished" in capsys.readouterr().out, "a killed or a failed run"
+    finish(layout, "00_first", "cpu")
     assert regress.main(["compare", "--nb", "0"], layout) == 0
+    assert "not what would run today" not in capsys.readouterr().out
+    edit(layout, "sft_utils/constants.py", "0.5", "0.6")
+    assert regress.main(["compare"], layout) == 0
+    assert "00_first: not what would run today: code" in capsys.readouterr().out
     write_result(layout.run_file("00_first", "cpu", ".json"), metrics={"tuned.f1": {"value": 0}})
     assert regress.main(["compare"], layout) == 1
     assert capsys.readouterr().out.splitlines()[-1].endswith("2 differences")
@@ -231,6 +238,42 @@ def test_reproduce_hands_over_upstream_results_and_files(layout, capsys):
         assert "01_second [cpu] done" in text, "a replay must really run"
     there = layout.root / "outputs/reproduce/id01cpu/cpu/00_first/adapter"
     assert there.read_text() == "weights"
+
+
+def test_reproduce_forgets_what_the_replay_before_kept(layout, capsys):
+    """Kept trials would be compared with themselves; those of an interrupted replay are its own."""
+    keep = ("import os\nkept = pathlib.Path(os.environ['SFT_RUNS'], profile, '00_first', 'trial')\n"
+            "print('kept' if kept.exists() else 'computed')\nkept.parent.mkdir(exist_ok=True)\n"
+            "kept.touch()\nif pathlib.Path('stop').exists():\n    raise KeyError('stop')\n")  # fmt: skip
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", "import pathlib\n" + keep + "tiny.save(")
+    recorded = write_result(layout.reference("00_first", "cpu"), run_id="r1")
+    executed = layout.root / "outputs/reproduce/r1/cpu/00_first.ipynb"
+    for _ in range(2):
+        replay(layout, recorded, MODELS)
+        assert '"computed\\n"' in executed.read_text()
+    (layout.root / "stop").touch()
+    for said in ("computed", "kept"):
+        with pytest.raises(RunnerError, match="stop"):
+            replay(layout, recorded, MODELS)
+        assert f'"{said}\\n"' in executed.read_text()
+
+
+def test_reproduce_takes_over_where_it_had_begun_an_upstream_run_itself(layout):
+    recorded = write_result(layout.reference("01_second", "cpu"), run_id="r1")
+    begun = layout.root / "outputs/reproduce/r1/cpu/00_first/half"
+    begun.parent.mkdir(parents=True)
+    begun.touch()
+    assert nbrun.main(["run", "--nb", "0"], layout) == 0
+    layout.run_file("00_first", "cpu", "").mkdir()
+    replay(layout, recorded, MODELS)
+    assert begun.parent.is_symlink()
+
+
+def test_reproduce_hands_over_what_a_report_reads_if_it_is_there(layout):
+    add_report(layout)
+    write_result(layout.run_file("02_third", "cpu", ".json"))
+    recorded = write_result(layout.reference("03_report", "cpu"), run_id="r1")
+    assert replay(layout, recorded, MODELS)["seen"] == ["02_third"]
 
 
 def test_reproduce_makes_missing_upstream_results(layout, capsys):
