@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import decoding
-from sft_utils.artifacts import read_json, sha256_json, write_json
+from sft_utils.artifacts import read_json, sha256_files, sha256_json, write_json
 from sft_utils.constrain import Constraint, Guide
 from sft_utils.errors import ConfigError
+from sft_utils.manifest import versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,8 @@ def generate(
         max_new_tokens: Limit per answer.
         batch_size: Prompts decoded together.
         cache: File that receives each finished batch; the same call after a kill continues there.
-        key: Identity of the model; a cache written under another key, prompts or limits is ignored.
+        key: Identity of the model; a cache written under another key, prompts, limits, code of
+            decoding, package versions, precision or number of threads is ignored.
         progress: File for the runner: what, done, total, eta_s.
         constraint: One grammar per prompt that its answer must follow (`constrain`).
     Returns:
@@ -73,7 +75,8 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     limits = [constraint.digest] if constraint else []
-    identity = sha256_json([key, prompts, max_new_tokens, batch_size, *limits])
+    arithmetic = _arithmetic(model) if cache else {}
+    identity = sha256_json([key, prompts, max_new_tokens, batch_size, *limits, arithmetic])
     done: dict[int, dict[str, Any]] = {}
     if cache and cache.exists():
         saved = read_json(cache)
@@ -95,6 +98,19 @@ def generate(
                 finished = len(batches) - len(todo) + worked
                 report_progress(progress, what, finished, len(batches), pace)
     return [Answer(**done[i]) for i in range(len(prompts))]
+
+
+def _arithmetic(model: Any) -> dict[str, Any]:
+    """What decides an answer besides weights and prompt: the code here, and how it is computed."""
+    import torch
+
+    folder = Path(__file__).parent
+    return {
+        "code": sha256_files([folder / f"{m}.py" for m in ("generation", "decoding", "constrain")]),
+        "versions": versions(),
+        "threads": torch.get_num_threads(),
+        "model": [str(model.dtype), str(model.device), model.config._attn_implementation],
+    }
 
 
 def _attention(model: Any, prefix: list[int]) -> Any:

@@ -1,5 +1,6 @@
 """Batched generation with a shared prefix equals one prompt at a time."""
 
+import copy
 import json
 
 import pytest
@@ -52,6 +53,28 @@ def test_cache_resumes_at_the_unfinished_batch(tiny, tokenizer, prompts, tmp_pat
     assert calls == [1], "only the batch that was missing is decoded again"
     generation.generate(tiny, tokenizer, prompts, cache=cache, key="other model", **OPTIONS)
     assert calls == [1, 4, 1], "another model does not reuse the answers"
+
+
+@pytest.mark.parametrize("change", ["code", "threads", "versions", "precision"])
+def test_kept_answers_are_those_of_the_same_arithmetic(
+    tiny, tokenizer, prompts, tmp_path, monkeypatch, change
+):
+    cache, threads = tmp_path / "answers.json", torch.get_num_threads()
+    generation.generate(tiny, tokenizer, prompts, cache=cache, key="k", **OPTIONS)
+    before = json.loads(cache.read_text())["identity"]
+    if change == "code":
+        monkeypatch.setattr(generation, "sha256_files", lambda files: f"{len(files)} other files")
+    elif change == "versions":
+        monkeypatch.setattr(generation, "versions", lambda: {"torch": "0"})
+    elif change == "precision":
+        tiny = copy.deepcopy(tiny).to(torch.float64)
+    else:
+        torch.set_num_threads(threads + 1)
+    try:
+        generation.generate(tiny, tokenizer, prompts, cache=cache, key="k", **OPTIONS)
+    finally:
+        torch.set_num_threads(threads)
+    assert json.loads(cache.read_text())["identity"] != before
 
 
 def test_progress_is_reported(tiny, tokenizer, prompts, tmp_path):
