@@ -25,11 +25,11 @@ from sft_utils.artifacts import (
     display_path,
     read_json,
     runs_dir,
-    sha256_file,
+    sha256_files,
     sha256_json,
     write_json,
 )
-from sft_utils.manifest import git_state, versions
+from sft_utils.manifest import git_state, locked_versions, versions
 from sft_utils.readme import aligned, clock
 from sft_utils.workers import Arm, run
 
@@ -38,7 +38,6 @@ MINUTES = 9.0
 FINAL = ("ok", "does not fit", "out of memory", "unavailable")
 """Rows that a later call keeps. The others were stopped or failed, and are tried again."""
 
-CODE = ("gpuarms", "gpuruns", "backends", "memory", "modeling", "training")
 PROBE = """
 import json, torch
 ok = torch.cuda.is_available()
@@ -97,9 +96,8 @@ def slug(name: str) -> str:
 
 def key(device: str, tiny: bool) -> str:
     """Rows of another program, or of other packages, are no rows of this run."""
-    package = ROOT / "sft_utils"
-    code = {name: sha256_file(package / f"{name}.py") for name in CODE}
-    return sha256_json([device, tiny, code, versions()])[:16]
+    code = sha256_files(sorted((ROOT / "sft_utils").rglob("*.py")))
+    return sha256_json([device, tiny, code, locked_versions()])[:16]
 
 
 def metrics(rows: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import signal
 from dataclasses import dataclass
@@ -54,7 +55,8 @@ def collect(run: RankRun, wall_s: float) -> Finished:
     """Read what the ranks of a finished run wrote; also for a run that a cluster started.
 
     Raises:
-        LaunchError: A rank did not report, did not finish, or the steps have gaps.
+        LaunchError: A rank did not report, did not finish, the steps have gaps, or a loss is not
+            finite.
     """
     facts = rankrun.reported(run.folder)
     ended = [r for r in facts if facts[r].get("finished")]
@@ -64,6 +66,12 @@ def collect(run: RankRun, wall_s: float) -> Finished:
         raise LaunchError(
             f"run {run.name}: {len(ended)} of {run.world_size} ranks finished, with "
             f"{[len(s) for s in steps]} of {len(wanted)} steps each ({display_path(run.folder)})"
+        )
+    lost = [e["step"] for s in steps for e in s if not math.isfinite(e["loss"])]
+    if lost:
+        raise LaunchError(
+            f"run {run.name}: the loss of step {min(lost)} is not finite. Lower the learning rate, "
+            "or look at the rows of that step with preflight."
         )
     return Finished(
         run=run, losses=[e["loss"] for e in steps[0]], facts=facts, steps=steps, wall_s=wall_s,

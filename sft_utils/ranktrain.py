@@ -147,6 +147,7 @@ def trainer_arguments(run: RankRun, n_rows: int) -> Any:
         use_cpu=run.device == "cpu",
         gradient_checkpointing=False,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # its default logs a loss that is NaN as 0.0
         save_strategy="steps" if run.save_steps else "no",
         save_steps=run.save_steps or 1,
         save_total_limit=1,

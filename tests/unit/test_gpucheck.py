@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -80,6 +81,30 @@ def test_rows_of_another_program_are_not_kept(scripted, monkeypatch):
     assert len(scripted({})[2]) == 17
 
 
+def test_the_key_follows_code_packages_and_machine(monkeypatch, tmp_path):
+    keys = [gpucheck.key("cuda", False), gpucheck.key("cuda", True), gpucheck.key("cpu", True)]
+    package = tmp_path / "sft_utils" / "preflight"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(gpucheck, "ROOT", tmp_path)
+    for text in ("x = 1", "x = 2"):  # of any module: arms reach most of the package
+        (package / "masks.py").write_text(text)
+        keys.append(gpucheck.key("cuda", False))
+    monkeypatch.setattr(gpucheck, "locked_versions", lambda: {"torch": "0"})
+    keys.append(gpucheck.key("cuda", False))
+    assert len(set(keys)) == len(keys)
+    assert gpucheck.key("cuda", False) == keys[-1]
+
+
+def test_figures_of_finished_arms_are_metrics():
+    rows = {
+        "ours_nf4_32": {"status": "ok", "tokens_per_s": 9.0, "peak_gib": 1.5, "n": 4, "wall_s": 3},
+        "plain_parity": {"status": "failed", "max_difference": 0.1},
+    }
+    assert gpucheck.metrics(rows) == {
+        "ours_nf4_32.tokens_per_s": {"value": 9.0, "n": 4}, "ours_nf4_32.peak_gib": {"value": 1.5, "n": 4},
+    }  # fmt: skip
+
+
 def test_a_check_that_does_not_hold_is_a_failure(scripted, capsys):
     code, _, _ = scripted({"ours_qlora": {"status": "ok", "checks": {"loss falls": False}}})
     assert code == 1
@@ -131,6 +156,55 @@ def test_differences_are_found():
         assert [k for k, passed in checks.items() if not passed] == [key]
     with pytest.raises(ValueError, match="zip"):
         gpuruns.compare(plain, plain | {"losses": [2.5]}, "cpu")
+    for lost in ([2.5, float("nan")], [float("inf"), 2.0]):
+        row = gpuruns.compare(plain, plain | {"losses": lost}, "cuda")
+        assert [k for k, passed in row["checks"].items() if not passed] == ["losses"]
+        assert gpuarms.attempt(lambda row=row: row)["status"] == "ok", "a row that can be written"
+
+
+def test_a_loss_that_is_no_number_is_logged_as_such(tmp_path):
+    """TRL's default logs NaN as 0.0: a training that broke would "fall" and be "finite"."""
+    job = {"device": "cpu", "tiny": True, "worker": "ours", "work": str(tmp_path)}
+    assert gpuruns.sft_config(job, gpuruns.profile_for(job), max_steps=1).logging_nan_inf_filter is False
+
+
+@pytest.mark.parametrize(
+    ("curve", "findings", "cosine", "broken"),
+    [
+        ([3.0, 3.0, 2.4, 2.4], [], 1.0, set()),
+        ([3.0, 3.0, 2.7, 2.7], [], 1.0, {"loss falls"}),
+        ([3.0, 3.0, float("nan"), 2.0, 2.0], [], 1.0, {"finite"}),
+        ([3.0, 3.0, 2.0, 2.0], ["MASK-1"], 1.0, {"labels match the oracle"}),
+        ([3.0, 3.0, 2.0, 2.0], [], 0.9, {"an evaluation leaves gradients alone"}),
+    ],
+)
+def test_qlora_is_judged_by_what_it_did(monkeypatch, tmp_path, curve, findings, cosine, broken):
+    """Everything that computes is replaced; the verdicts must follow what it would have said."""
+    from sft_utils import preflight, training
+
+    found = [types.SimpleNamespace(id=name) for name in findings]
+    nothing = types.SimpleNamespace(train=lambda: None)
+    for module, name, value in [
+        (gpuruns, "ticket_rows", lambda n: ([], [])), (gpuarms, "build", lambda *a: nothing),
+        (gpuarms.backends, "load_for_training", lambda *a, **k: (None, None)),
+        (gpuruns, "cosine_around_evaluation", lambda *a: cosine), (gpuarms, "sft_config", lambda *a, **k: None),
+        (training, "fit_adapter_precision", lambda *a: None), (preflight, "check", lambda *a: found),
+        (gpuarms.memory, "watch", lambda trainer: {"peak_bytes": 1}), (gpuarms, "losses", lambda t: curve),
+    ]:  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    job = {"device": "cpu", "tiny": False, "worker": "ours", "work": str(tmp_path)}
+    checks = gpuarms.qlora(job)["checks"]
+    assert {name for name, passed in checks.items() if not passed} == broken
+
+
+def test_parity_is_judged_by_what_it_did(monkeypatch, tmp_path):
+    told = {"rows": ["a"], "mask": ["b"], "trained_tokens": [7]}
+    monkeypatch.setattr(gpuruns, "ticket_rows", lambda n: ([], []))
+    job = {"device": "cpu", "tiny": True, "work": str(tmp_path)}
+    for backend, loss, passed in [("plain", 2.5, True), ("unsloth", 2.5, True), ("unsloth", 2.6, False)]:
+        monkeypatch.setattr(gpuruns, "trajectory", lambda *a, x=loss, **k: {**told, "losses": [x]})
+        checks = gpuarms.parity({**job, "worker": backend})["checks"]
+        assert all(checks.values()) == passed, backend
 
 
 def test_the_readme_table_says_what_is_not_measured():

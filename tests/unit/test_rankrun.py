@@ -139,6 +139,20 @@ def test_events_after_the_checkpoint_are_forgotten(tmp_path):
     ]  # fmt: skip
 
 
+def test_a_loss_that_is_no_number_is_no_result(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("{}\n{}\n")
+    one = run(tmp_path, strategy="single", world_size=1, rows=str(tmp_path / "rows.jsonl"), global_batch=1,
+              batch_size=1)
+    assert ranktrain.trainer_arguments(one, 2).logging_nan_inf_filter is False, "else NaN is logged as 0.0"
+    report = Report(one, 0, 1)
+    for step, loss in ((1, 2.0), (2, float("nan"))):
+        report.trained([step], 10, 4)
+        report.step(step, loss)
+    report.finish()
+    with pytest.raises(LaunchError, match="the loss of step 2 is not finite"):
+        rankresult.collect(one, 1.0)
+
+
 def test_only_own_writes_count(tmp_path):
     report, arm = Report(run(tmp_path / "arm"), 0, 2), tmp_path / "arm"
     for path, mode, flags in [
