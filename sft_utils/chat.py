@@ -27,6 +27,7 @@ from sft_utils.rendering import (
     shape,
     template_hash,
     thought_length,
+    turn_begin,
     with_content,
 )
 
@@ -50,6 +51,7 @@ class Turn:
     stop: int | None  # position of the token that ends the turn, None if there is none
     head: int | None = None  # first token after the header that serving writes, None: start
     tail: int | None = None  # one past the space (last message: all text) after the stop token
+    lead: str = ""  # of an answer with thoughts: the text that they must stand in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,7 @@ class _Span:
     head: int
     start: int
     end: int
+    lead: str
 
 
 def _oracles(
@@ -209,7 +212,7 @@ def _spans(
             if not text.startswith(piece, floor) or not text.startswith(said, start):
                 break
             end = start + len(said)
-            spans.append(_thoughtful(served, messages[k], k, text, floor, start, end))
+            spans.append(_thoughtful(served, messages, k, text, floor, start, end))
         if len(spans) == len(answers) and text[end:] == pieces[-1]:
             return spans
         spans = []
@@ -246,31 +249,35 @@ def _span(served: _Served, messages: Sequence[Message], k: int, text: str, floor
         if problem and not calls:
             raise problem
         start, end = _called(served, messages, k, text, floor)
-    return _thoughtful(served, message, k, text, floor, start, end)
+    return _thoughtful(served, messages, k, text, floor, start, end)
 
 
 def _thoughtful(
-    served: _Served, message: Message, k: int, text: str, floor: int, start: int, end: int
-) -> _Span:
-    """The span of an answer with the thoughts before it, if they are written; they are trained."""
+    served: _Served, messages: Sequence[Message], k: int, text: str, floor: int, start: int,
+    end: int,
+) -> _Span:  # fmt: skip
+    """The span of an answer with the thoughts before it, if they are written; they are trained.
+
+    A header may reach into the thoughts: some generation prompts open them.
+    """
+    message = messages[k]
     thoughts, said = reasoning_text(message), content_text(message)
     inline = said[: thought_length(said)]
-    first = text.rfind(thoughts, floor, start) if thoughts else -1
+    first = body = start
+    begin = turn_begin(served.shape, messages[:k], text, floor, start) if thoughts else start
     if inline and text.endswith(inline, floor, start):
         first = start - len(inline)
-    head = _head(served.shape, text, floor, start if first < 0 else first)
-    if first >= 0:
+    elif inline and text.startswith(inline, start):
+        body = start + len(inline)
+    elif thoughts:
+        at = text.rfind(thoughts, begin, start)
+        first = start if at < 0 else at
+    head = served.shape.header_end(text, floor, first, body)
+    if first < start or (head or 0) > start:
         start = first if head is None else head
-    return _Span(k, start if head is None else head, start, end)
-
-
-def _head(shape: Shape, text: str, floor: int, limit: int) -> int | None:
-    """Where the header of an answer ends, None if it has none."""
-    for header in shape.headers:
-        at = text.rfind(header, floor, limit)
-        if at >= 0:
-            return at + len(header)
-    return None
+    # A tool call and the thoughts before it have one span.
+    lead = text[begin : end if message.get("tool_calls") else body] if thoughts else ""
+    return _Span(k, start if head is None else head, start, end, lead)
 
 
 def _place(
@@ -338,4 +345,6 @@ def _turn(
     while tail < n and (final or text[slice(*offsets[tail])].isspace()):
         tail += 1
     head = min(bisect_left(offsets, span.head, key=itemgetter(0)), first)
-    return Turn(message=span.message, start=first, end=end, stop=stop, head=head, tail=tail)
+    return Turn(
+        message=span.message, start=first, end=end, stop=stop, head=head, tail=tail, lead=span.lead
+    )

@@ -30,6 +30,17 @@ class Shape:
     closers: frozenset[int]  # tokens that end an answer in the middle and at the end alike
     special: Mapping[int, str]  # id -> text of every token that could end a turn
 
+    def header_end(self, text: str, floor: int, first: int, limit: int) -> int | None:
+        """Where the header of an answer ends that begins at `first`, None if it has none.
+
+        A header may end behind `first`, up to `limit`: some generation prompts open the thoughts.
+        """
+        for header in self.headers:
+            at = text.rfind(header, floor, min(first + len(header), limit))
+            if at >= 0:
+                return at + len(header)
+        return None
+
 
 def renders(
     tokenizer: Any,
@@ -200,6 +211,23 @@ def shape(tokenizer: Any, like: Sequence[Message], template_kwargs: Mapping[str,
         closers=frozenset(set(closers) & set(between)),
         special=known,
     )
+
+
+def turn_begin(around: Shape, context: Sequence[Message], text: str, floor: int, start: int) -> int:
+    """From where on the thoughts of an answer can stand: behind its header, or else its prompt.
+
+    Args:
+        context: The messages before the answer.
+        floor: Where the answer before it ended.
+        start: Where what the answer says begins, without thoughts.
+    """
+    last = max((k for k, m in enumerate(context) if m.get("role") == "assistant"), default=-1)
+    for message in context[last + 1 :]:
+        said = content_text(message).strip()
+        at = text.find(said, floor, start)
+        floor = floor if at < 0 else at + len(said)
+    found = ((text.find(header, floor, start), len(header)) for header in around.headers)
+    return next((at + n for at, n in found if at >= 0), floor)
 
 
 def template_hash(tokenizer: Any) -> str:

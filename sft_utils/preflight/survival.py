@@ -106,7 +106,7 @@ class _Judge:
         squeezed = _Lazy(lambda: _squeeze(text))
         explained = False
         for k in range(len(messages)):
-            for loss in self._message(messages, k, text, squeezed):
+            for loss in self._message(messages, k, text, squeezed, truth):
                 explained = True
                 yield loss
         if isinstance(truth, TemplateError):
@@ -115,17 +115,23 @@ class _Judge:
                 yield answer or Loss("C0", "WARN", f"cannot be checked: {truth}")
 
     def _message(
-        self, messages: Sequence[Message], k: int, text: str, squeezed: "_Lazy"
+        self,
+        messages: Sequence[Message],
+        k: int,
+        text: str,
+        squeezed: "_Lazy",
+        truth: Oracle | TemplateError,
     ) -> Iterator[Loss]:
         """What is lost of one message, the text of answers excepted."""
         message = messages[k]
         role, said = message.get("role"), content_text(message)
         if role == "assistant":
             thoughts = reasoning_text(message)
-            same = [j for j, m in enumerate(messages) if thoughts and reasoning_text(m) == thoughts]
-            # The same thought in several turns must be written as often, the last ones last.
-            lost = same[: len(same) - text.count(thoughts)] if thoughts in text else same
-            if k in lost and (thoughts in text or not _survives(thoughts, text, squeezed)):
+            lead, words = text, squeezed
+            if isinstance(truth, Oracle):  # its own place: a question may say the same
+                lead = next((t.lead for t in truth.turns if t.message == k), "")
+                words = _Lazy(lambda: _squeeze(lead))
+            if thoughts and not _survives(thoughts, lead, words):
                 yield self._thoughts(messages, k, thoughts)
             gone = [p for p in _call_parts(message) if not _survives(p, text, squeezed)]
             if gone:

@@ -177,6 +177,32 @@ def test_thoughts_that_are_opened_in_the_prompt(served):
     assert said(tokenizer, truth, truth.turns[0]) == "7 * 13\n</think>\n\nNo."
 
 
+@pytest.mark.parametrize("name", ["qwen3_5_think", "nemotron_3_nano"])
+def test_thoughts_in_the_content_that_are_opened_in_the_prompt(served, name):
+    """The header that serving writes reaches into the thoughts of the data."""
+    tokenizer = served(name)
+    answer = {"role": "assistant", "content": "<think>\n7 * 13\n</think>\n\nNo."}
+    truth = chat.oracle(tokenizer, [CHAT[0], answer])
+    (turn,) = truth.turns
+    assert said(tokenizer, truth, turn) == "7 * 13\n</think>\n\nNo."
+    assert truth.ids[: turn.start] == chat.prompt_ids(tokenizer, [CHAT[0]])
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3", "gptoss"])
+def test_a_dropped_thought_that_the_question_says_too(served, name):
+    """The words of the question are no thought, wherever the thought went."""
+    tokenizer = served(name)
+    rows = [
+        {"role": "user", "content": "Is 7 prime? Think about divisors."},
+        {"role": "assistant", "content": "Yes.", "reasoning_content": "divisors"},
+        *CHAT[2:],
+    ]
+    truth = chat.oracle(tokenizer, rows)
+    assert said(tokenizer, truth, truth.turns[0]).endswith("Yes.")
+    assert "divisors" not in said(tokenizer, truth, truth.turns[0])
+    assert "divisors" in tokenizer.decode(truth.ids[: truth.turns[0].start])
+
+
 def test_constant_text_may_be_trained_or_not(served):
     tokenizer = served("qwen3")
     truth = chat.oracle(tokenizer, CHAT[:2])

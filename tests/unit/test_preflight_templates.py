@@ -349,6 +349,14 @@ def test_thoughts_of_earlier_turns(record, edited):
     assert "C12" not in ids(record.change(conversations=rows)), "this template keeps all of them"
 
 
+def test_dropped_thoughts_that_the_question_says_too(record):
+    asked = {**USER, "content": USER["content"] + " It has ninety rings."}
+    rows = [[asked, {**ANSWER, "reasoning_content": "It has ninety rings."}]]
+    changed = record.change(conversations=rows)
+    assert the(changed, "C12").turn == 1
+    assert ids(changed) == []
+
+
 def test_thoughts_in_a_field_that_is_ignored(record):
     answer = {**ANSWER, "reasoning_content": "It has ninety rings."}
     rows = [[USER, answer, USER, ANSWER]]
