@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft_utils.errors import DataError
-from sft_utils.scoring import wilson
+from sft_utils.intervals import wilson
 
 CAUGHT_BY = {
     "broken_line": "parse",

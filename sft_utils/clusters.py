@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import bootstrap
+from sft_utils.intervals import bootstrap
 
 
 def _cluster_ratio(
@@ -29,7 +29,7 @@ def cluster_rate(hits: Sequence[bool], clusters: Sequence[str]) -> dict[str, Any
     """A proportion of units that hang together: value, n (units), n_clusters, ci95.
 
     Replies of one dialogue fail together, so that whole dialogues are drawn, not replies: the
-    interval is that of `scoring.bootstrap` over clusters. Where all clusters agree there is
+    interval is that of `intervals.bootstrap` over clusters. Where all clusters agree there is
     nothing to resample; it is then Wilson's for the number of clusters.
 
     Raises:

@@ -18,9 +18,10 @@ from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, TemplateError
 from sft_utils.harness import CHOICE, FOLDER, HUB, LOCAL, OWN, Result
+from sft_utils.intervals import bootstrap
 from sft_utils.jsonanswers import extract_json, parse_json
 from sft_utils.masking import IGNORE
-from sft_utils.scoring import bootstrap, rate, rate_difference
+from sft_utils.scoring import rate, rate_difference
 
 ASKED = {
     "facts": ("{question}", "The answer is"),

@@ -12,10 +12,10 @@ from typing import Any
 from sft_utils.artifacts import handed_file, read_json, runs_dir
 from sft_utils.errors import HandoffError
 from sft_utils.handfiles import made_for
+from sft_utils.intervals import wilson
 from sft_utils.nbdeps import upstream_closure
 from sft_utils.nbsource import NAME, Layout, notebook_names
 from sft_utils.readme import LOWER_IS_BETTER, number, worse
-from sft_utils.scoring import wilson
 
 Entry = dict[str, Any]  # value, n, ci95
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import RESAMPLES, Score, expanded_interval
+from sft_utils.intervals import RESAMPLES, expanded_interval
+from sft_utils.scoring import Score
 
 Arm = Sequence[Sequence[Score]]
 """Runs of one setting, one per seed, each with one score per mail."""

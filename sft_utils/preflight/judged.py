@@ -102,7 +102,7 @@ def interval(record: RunRecord) -> Iterator[Finding]:
     `declared["claims_gain"]`.
     """
     plan = record.evaluation or EvalPlan()
-    fix = "scoring.wilson for a share, scoring.bootstrap for other metrics"
+    fix = "intervals.wilson for a share, intervals.bootstrap for other metrics"
     if plan.n and not plan.interval:
         yield fail(
             id="E5",

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
-    {"generated", "traces", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
+    {"generated", "traces", "intervals", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
      "duplicates", "constrain", "workers"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
      "htmlparts"},

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sft_utils import scoring
+from sft_utils import intervals, scoring
 from sft_utils.errors import ConfigError
 from sft_utils.tickets import SCHEMA
 
@@ -94,7 +94,7 @@ def test_resampled_intervals_are_expanded_for_few_units():
     """Levels by Hesterberg: a t quantile, and n - 1 instead of n; nearly 2.5 % for many units."""
     drawn = np.arange(100_001) / 100_000
     for n, tail in ((2, 0.0), (10, 0.00855), (16, 0.01386), (168, 0.02384), (10**6, 0.025)):
-        low, high = scoring.expanded_interval(drawn, n)
+        low, high = intervals.expanded_interval(drawn, n)
         assert (low, 1 - high) == (pytest.approx(tail, abs=2e-5), pytest.approx(tail, abs=2e-5))
 
 
