@@ -98,6 +98,8 @@ def parse_line(raw: bytes) -> tuple[Row | None, str]:
 
 
 NOT_JSON = "not JSON"
+WINDOW = 1 << 16
+"""Characters in which a JSON value is looked for first."""
 
 
 def decode_line(raw: bytes) -> tuple[Row | None, str, str]:
@@ -138,17 +140,27 @@ def decode(text: str, start: int = 0) -> tuple[Any, int, str, str]:
         >>> decode('[1] x', 0)
         ([1], 3, '', '')
     """
-    try:
-        return *_DECODER.raw_decode(text, start), "", ""
-    except json.JSONDecodeError as error:
-        return None, start, NOT_JSON, f"{error.msg} at character {error.pos}"
-    except RecursionError:
-        return None, start, NOT_JSON, "nested too deeply to be read"
-    except _Refused as error:
-        return None, start, *error.args
-    except ValueError:  # the interpreter's bound for digits, made against denial of service
-        limit = sys.get_int_max_str_digits()
-        return None, start, NOT_JSON, f"an integer has more than {limit} digits"
+    size = WINDOW
+    while True:
+        # A part alone: an error counts all lines before it, which for every row is quadratic.
+        part = text[start : start + size]
+        cut = start + len(part) < len(text)
+        try:
+            value, end = _DECODER.raw_decode(part)
+            if not cut or end < len(part) - 16:
+                return value, start + end, "", ""
+        except json.JSONDecodeError as error:
+            of_cut = error.pos > len(part) - 16 or error.msg.startswith("Unterminated")
+            if not (cut and of_cut):
+                return None, start, NOT_JSON, f"{error.msg} at character {start + error.pos}"
+        except RecursionError:
+            return None, start, NOT_JSON, "nested too deeply to be read"
+        except _Refused as error:
+            return None, start, *error.args
+        except ValueError:  # the interpreter's bound for digits, made against denial of service
+            limit = sys.get_int_max_str_digits()
+            return None, start, NOT_JSON, f"an integer has more than {limit} digits"
+        size *= 8
 
 
 class _Refused(ValueError):

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import sys
+import time
 import types
 import zipfile
 from functools import partial
@@ -12,7 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from sft_utils import loading, parsing
+from sft_utils import data, loading, parsing
 from sft_utils.errors import ConfigError, DataError, SFTError
 from sft_utils.loading import load
 
@@ -263,6 +264,64 @@ def test_parts_of_a_broken_row_are_no_rows(tmp_path):
     other = b'[{"q" 1, "l": [1, {"q": 2}]}, {"other": 1}]'
     loaded = load(put(tmp_path, "x.json", other))
     assert [(one.number, one.row) for one in loaded.rows] == [(2, {"other": 1})]
+
+
+def row_of(number, answer='"a"'):
+    return f'{{"prompt": "{number}", "completion": {answer}}}'
+
+
+UNCLOSED = {
+    "brackets": ['"a"]', '["a"', '["a"', '"a"'],
+    "closing braces": ['"a"}}', '{"x": "a"', '[{"x": "a"', '"a"'],
+    "a comma inside": ['"a",,', '["a",,]', '{"x",,}', '"a"'],
+}
+
+
+@pytest.mark.parametrize("gap", [",\n", ", ", ",\n  "])
+@pytest.mark.parametrize("kind", UNCLOSED)
+def test_rows_after_unbalanced_ones_keep_their_numbers(tmp_path, kind, gap):
+    broken = [row_of(n, answer) for n, answer in enumerate(UNCLOSED[kind], 2)]
+    text = "[" + gap[1:] + gap.join([row_of(1), *broken, row_of(6)]) + "]"
+    loaded = load(put(tmp_path, "x.json", text.encode()))
+    assert [(one.number, one.row["prompt"]) for one in loaded.rows] == [(1, "1"), (5, "5"), (6, "6")]
+    assert [one.number for one in loaded.excluded] == [2, 3, 4]
+
+
+NESTED = '"meta": [{"id": 9, "q": "inner"}, {"id": 10, "q": "inner"'
+
+
+@pytest.mark.parametrize("gap", [",\n", ", "])
+def test_objects_inside_a_broken_row_are_no_rows(tmp_path, gap):
+    for end in ("]}", "]", "}]]}"):
+        rows = ['{"id": 1, "q": "1"}', f'{{"id": 2, "q": "2", {NESTED}{end}', '{"id": 3, "q": "3"}']
+        loaded = load(put(tmp_path, "x.json", f"[{gap[1:]}{gap.join(rows)}]".encode()))
+        assert [(one.number, one.row["id"]) for one in loaded.rows] == [(1, 1), (3, 3)], end
+
+
+def test_what_is_not_sure_after_a_broken_row_is_said(tmp_path):
+    rows = '{"id": 1}, {"id": 2, "a": ["x", {"id": 3}, {"id": 4}'
+    loaded = load(put(tmp_path, "x.json", f"[{rows}]".encode()))
+    assert str(loaded.excluded[0]).endswith("its end is not sure, nor are later row numbers)")
+    assert loaded.warnings == {"after a row whose end is not sure": [3]}
+
+
+@pytest.mark.parametrize("gap", [",\n", ", "])
+@pytest.mark.parametrize("answer", ["NaN", '["a"', '{"b": "a"', '"a'])
+def test_many_broken_rows_take_time_that_grows_with_the_file(tmp_path, answer, gap):
+    text = "[" + gap.join(row_of(n, answer) + " " * 900 for n in range(6000)) + f"{gap}{row_of(0)}]"
+    began = time.perf_counter()
+    loaded = load(put(tmp_path, "x.json", text.encode()))
+    assert time.perf_counter() - began < 5
+    assert len(loaded.excluded) + len(loaded.rows) > 5990 or (answer, gap) == ('"a', ", ")
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 40])
+def test_a_value_longer_than_the_window_is_read_alike(monkeypatch, window):
+    texts = ['{"a": [1.5e3, -20, true, null, "x\\u00e9\\ud83d\\ude00\\n"]} , 3', "123456", '"abc', '{"a": tru}',
+             '{"a": 1, "a": 2}', '{"a": NaN}', '{"a" 1}', '[1, 2', "[-Infinity]", '{"a": "x\ny"}', "1e999"]  # fmt: skip
+    expected = [data.decode(f"  {text}", 2) for text in texts]
+    monkeypatch.setattr(data, "WINDOW", window)
+    assert [data.decode(f"  {text}", 2) for text in texts] == expected
 
 
 def test_rows_before_an_impossible_character_are_read(tmp_path):
