@@ -23,6 +23,11 @@ _CUED = re.compile(
     r"[.:]? {0,2}(?P<number>[+(]?\d[\d ()/-]{5,16}\d)(?![\w-])",
     re.IGNORECASE,
 )
+_DAY, _HOUR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:[01]\d|2[0-3]) [0-5]\d"
+_CALENDAR = re.compile(
+    rf"(?:{_DAY}([-/. ]){_DAY}\1(?:19|20)\d\d|(?:19|20)\d\d([-/. ]){_DAY}\2{_DAY})(?: {_HOUR})?"
+)
+_HOURS = re.compile(rf"{_HOUR} (?:- )?{_HOUR}")
 # The last such word before a number says what it is, whatever it looks like.
 _CUE = re.compile(
     r"(?P<phone>phone|mobile|whatsapp|landline|\b(?:tel|cell|call|ring|text|reach)\b)|"
@@ -87,8 +92,12 @@ def _phone_in(text: str) -> str | None:
             number = match["number"] if pattern is _CUED else match[0]
             if sum(map(str.isdigit, number)) < MIN_PHONE_DIGITS:
                 continue
+            if _CALENDAR.fullmatch(number.strip("()")):
+                continue
             before = text[max(0, match.start() - _CUE_REACH) : match.start()]
             cues = list(_CUE.finditer(_SENTENCE.split(before)[-1]))
+            if not cues and _HOURS.fullmatch(number):
+                continue
             if pattern is _CUED or not cues or cues[-1]["phone"]:
                 return number
     return None

@@ -153,7 +153,7 @@ def test_licence(licence):
      "IBAN NL91 ABNA 0417 1643 00 THANKS", "4242 4242 4242 4242", "card 5555555555554444",
      "3782-822463-10005", "+44 7700 900123", "+1 (212) 555-0142", "Tel. 030 23125 259",
      "Order 948-503-87\nMy number is 030 23125 259.", "call me on 07700900123",
-     "my phone number is 2125550142", "212-555-0142"],
+     "my phone number is 2125550142", "212-555-0142", "call me on 12/05/2026 or 0171 555 0123", "call me on 45-06-2024"],
 )  # fmt: skip
 def test_personal_data_is_found_and_masked(text):
     found = personal_data(row(mail=f"Hello. {text}"))
@@ -168,7 +168,10 @@ def test_personal_data_is_found_and_masked(text):
      "tracking 00340 8812 77", "serial on the box 0099-3381-55", "card number 0071-5583",
      "order 338-20746", "10.03.2026 12:30", "1.299,00 EUR", "20 x 30 x 40", "@home", "a @ b",
      "order no. 0171 555 0123", "booking 212-555-0142", "parcels with number 00340-5561",
-     "since 2019 2020 2021", "IMEI 490154203237518", "MT84 of 12 May", "12-345-6789-0"],
+     "since 2019 2020 2021", "IMEI 490154203237518", "MT84 of 12 May", "12-345-6789-0",
+     "I ordered it on 05-06-2024.", "delivered 01-12-2025, still nothing", "It arrived 05 06 2024.",
+     "Please call me on 12/05/2026.", "Could you ring us on 2026-11-05?", "call me (12-05-2026)",
+     "my cell 2026-05-12 14 30", "open 09 00 17 00", "open 09 00 - 17 00"],
 )  # fmt: skip
 def test_personal_data_spares_other_numbers(text):
     assert personal_data(row(mail=f"Hello. {text}")) is None
