@@ -298,17 +298,28 @@ def pointer(*steps: str | int) -> str:
 
 
 def flatten(value: Any) -> dict[str, Any]:
-    """Leaf values by path; arrays are aligned by index.
-
-    Alignment by index is harsh on purpose: an item left out at the front makes all later ones
-    wrong, as it does for a program that reads the answer. Where order means nothing, sort both
-    sides before scoring. Empty objects and arrays have no leaves.
+    """Leaf values by path as text (`leaves`).
 
     Example:
         >>> flatten({"passengers": [{"name": "Ada", "age": None}], "bags": []})
         {'passengers/0/name': 'Ada', 'passengers/0/age': None}
     """
-    leaves: dict[str, Any] = {}
+    return {pointer(*path): leaf for path, leaf in leaves(value).items()}
+
+
+def leaves(value: Any) -> dict[tuple[str | int, ...], Any]:
+    """Leaf values by path; arrays are aligned by index.
+
+    Alignment by index is harsh on purpose: an item left out at the front makes all later ones
+    wrong, as it does for a program that reads the answer. Where order means nothing, sort both
+    sides before scoring. Empty objects and arrays have no leaves. A key is text and an index a
+    number, so that no object looks like an array.
+
+    Example:
+        >>> leaves({"a": ["x"]}), leaves({"a": {"0": "x"}}), leaves("x")
+        ({('a', 0): 'x'}, {('a', '0'): 'x'}, {(): 'x'})
+    """
+    found: dict[tuple[str | int, ...], Any] = {}
     todo: list[tuple[Any, tuple[str | int, ...]]] = [(value, ())]
     while todo:
         node, path = todo.pop()
@@ -316,5 +327,5 @@ def flatten(value: Any) -> dict[str, Any]:
             items = list(node.items() if isinstance(node, dict) else enumerate(node))
             todo += [(child, (*path, key)) for key, child in reversed(items)]
         else:
-            leaves[pointer(*path)] = node
-    return leaves
+            found[path] = node
+    return found

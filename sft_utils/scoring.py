@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sft_utils.errors import ConfigError
+from sft_utils.errors import ConfigError, DataError
 from sft_utils.intervals import RESAMPLES as RESAMPLES  # 03 asks for it here
 from sft_utils.intervals import bootstrap, newcombe, wilson
 from sft_utils.jsonanswers import (
     Schema,
     extract_json,
     find_json,
-    flatten,
+    leaves,
     parse_json,
     same_value,
     schema_errors,
@@ -34,16 +34,18 @@ class Score:
     fn: int  # gold fields missed
 
 
-def score(answer: str, gold: dict[str, Any] | list[Any], schema: Schema) -> Score:
+def score(answer: str, gold: Any, schema: Schema) -> Score:
     """Score one answer against its gold object.
 
     A field counts as found only if its value is exactly right. Fields that are null in the gold
     object earn nothing (most fields of most mails are null; counting them would flatter every
-    model), but filling one of them is an error. Fields of nested objects are their leaves.
+    model), but filling one of them is an error. Fields of nested objects are their leaves. A gold
+    value that is neither object nor array is one field, and only an answer that is JSON as a whole
+    can fill it: in prose, a number is no JSON.
 
     Args:
         answer: The generated text.
-        gold: What it should say.
+        gold: What it should say, any JSON value.
         schema: Object, JSON text, or path relative to the repository root.
     Example:
         >>> s = score('{"legs": [{"from": "BER", "to": "OSL"}]}',
@@ -57,8 +59,10 @@ def score(answer: str, gold: dict[str, Any] | list[Any], schema: Schema) -> Scor
         parsed, parses = None, False
     if isinstance(gold, dict):
         found: Any = extract_json(answer, inner=_is_flat(gold)) or {}
-    else:
+    elif isinstance(gold, list):
         found = (find_json(answer, inner=False, brackets="[") or ([],))[0]
+    else:
+        found = parsed
     tp, fp, fn = field_counts(found, gold)
     return Score(
         parses=parses,
@@ -93,7 +97,7 @@ def field_counts(found: Any, gold: Any) -> tuple[int, int, int]:
     """Fields right, wrong or invented, and missed.
 
     A flat gold object is compared key by key, whatever the answer puts under a key. A nested one
-    is compared leaf by leaf, arrays aligned by index (`flatten`), so that a passenger too many
+    is compared leaf by leaf, arrays aligned by index (`leaves`), so that a passenger too many
     costs as much as one too few.
 
     Args:
@@ -106,7 +110,7 @@ def field_counts(found: Any, gold: Any) -> tuple[int, int, int]:
         (1, 1, 1)
     """
     if not (isinstance(gold, dict) and isinstance(found, dict) and _is_flat(gold)):
-        found, gold = flatten(found), flatten(gold)
+        found, gold = leaves(found), leaves(gold)
     tp = fp = fn = 0
     for key in gold.keys() | found.keys():
         want, got = gold.get(key), found.get(key)
@@ -117,12 +121,37 @@ def field_counts(found: Any, gold: Any) -> tuple[int, int, int]:
     return tp, fp, fn
 
 
+def read_golds(references: Sequence[str]) -> list[Any]:
+    """Gold values from JSON text, one per answer.
+
+    Raises:
+        DataError: No references, or one that is not JSON; names its row.
+    """
+    if not len(references):
+        raise DataError("no answers to score: predictions and references are empty")
+    golds = []
+    for i, text in enumerate(references, start=1):
+        try:
+            golds.append(parse_json(text))
+        except ValueError as error:
+            raise DataError(
+                f"reference {i} of {len(references)} is not JSON ({error}): {text[:80]!r}. "
+                "References are gold values as JSON text"
+            ) from error
+    return golds
+
+
 def _is_flat(gold: dict[str, Any]) -> bool:
     return not any(isinstance(value, dict | list) for value in gold.values())
 
 
 def field_f1(scores: Sequence[Score]) -> float:
-    """Micro-averaged F1 over fields: 2 tp / (2 tp + fp + fn)."""
+    """Micro-averaged F1 over fields: 2 tp / (2 tp + fp + fn).
+
+    It is about filled fields alone. Where neither side fills one, nothing was missed and nothing
+    invented: 1.0, also for an answer that is no JSON. That it is none is what `parses`,
+    `schema_valid` and `exact` say; read field F1 beside them.
+    """
     tp, fp, fn = (sum(getattr(s, k) for s in scores) for k in ("tp", "fp", "fn"))
     return 2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 1.0
 

@@ -26,6 +26,16 @@ def test_same_numbers(tmp_path, monkeypatch):
         metric.compute(predictions=answers, references=golds[:-1])
 
 
+@pytest.mark.parametrize(("name", "more"), [("ticket_fields", {}), ("structured_answers", {"schema": {}})])
+def test_no_rows_and_references_that_are_no_json_are_named(tmp_path, monkeypatch, name, more):
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path))
+    metric = evaluate.load(str(ROOT / "data" / "metrics" / name))
+    with pytest.raises(ValueError, match="no answers to score"):
+        metric.compute(predictions=[], references=[], **more)
+    with pytest.raises(ValueError, match=r"reference 2 of 2 is not JSON \(.*\): 'nope'"):
+        metric.compute(predictions=["{}", "{}"], references=["{}", "nope"], **more)
+
+
 TRIP = {
     "type": "object", "required": ["passengers"], "additionalProperties": False,
     "properties": {"passengers": {"type": "array", "items": {

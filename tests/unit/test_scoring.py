@@ -70,6 +70,35 @@ def test_schema_violations_are_named(change, where):
     assert errors[0].startswith(where)
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "counts", "exact"),
+    [
+        ('"5"', "5", (1, 0, 0), True), ("5.0", 5, (1, 0, 0), True), ('"5"', 5, (0, 1, 1), False),
+        ("true", 1, (0, 1, 1), False), ("It is 5.", 5, (0, 0, 1), False), ("", "x", (0, 0, 1), False),
+        ('{"a": 5}', 5, (0, 1, 1), False), ("[5]", 5, (0, 1, 1), False), ("null", None, (0, 0, 0), True),
+        ("7", None, (0, 1, 0), False), ("null", 5, (0, 0, 1), False),
+    ],
+)  # fmt: skip
+def test_a_gold_value_without_fields_is_one_field(answer, gold, counts, exact):
+    s = scoring.score(answer, gold, {})
+    assert ((s.tp, s.fp, s.fn), s.exact) == (counts, exact)
+
+
+def test_an_object_is_no_array():
+    assert scoring.field_counts({"0": "x"}, ["x"]) == (0, 1, 1)
+    assert scoring.field_counts({"a": {"0": "x"}, "b": 1}, {"a": ["x"], "b": 1}) == (1, 1, 1)
+    assert scoring.field_counts(["x"], ["x"]) == (1, 0, 0)
+
+
+def test_an_answer_that_is_no_json_costs_no_field_where_there_is_none():
+    """Documented in `field_f1`: the form is counted by the other metrics."""
+    s = scoring.score("garbage", dict.fromkeys(GOLD), SCHEMA)
+    assert (s.tp, s.fp, s.fn, s.parses, s.schema_valid, s.exact) == (0, 0, 0, False, False, False)
+    assert scoring.field_f1([s]) == 1.0
+    known = scoring.score(dumps(product="x"), GOLD, SCHEMA)
+    assert scoring.field_f1([s, known]) == scoring.field_f1([known])
+
+
 def test_wilson_matches_known_values():
     low, high = scoring.wilson(81, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)  # Newcombe 1998, table I

@@ -26,12 +26,11 @@ class StructuredAnswers(evaluate.Metric):
     def _compute(self, predictions, references, *, schema, sources=None, stopped=None):
         # Without sources every text counts as found (in the answer itself): an invented one is then
         # a wrong value, never a hallucinated one.
-        n = len(predictions)
+        golds, n = scoring.read_golds(references), len(predictions)
         stopped = [True] * n if stopped is None else stopped
         for name, column in (("sources", sources), ("stopped", stopped)):
             if column is not None and len(column) != n:
                 raise ValueError(f"Mismatch in the number of predictions ({n}) and {name} ({len(column)})")
-        golds = [scoring.parse_json(gold) for gold in references]
         scores = [scoring.score(a, g, schema) for a, g in zip(predictions, golds, strict=True)]
         failures = [
             taxonomy.classify(

@@ -22,8 +22,8 @@ class TicketFields(evaluate.Metric):
 
     def _compute(self, predictions, references):
         scores = [
-            scoring.score(answer, scoring.parse_json(gold), SCHEMA)
-            for answer, gold in zip(predictions, references, strict=True)
+            scoring.score(answer, gold, SCHEMA)
+            for answer, gold in zip(predictions, scoring.read_golds(references), strict=True)
         ]
         return {
             "field_f1": scoring.field_f1(scores),
