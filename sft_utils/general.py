@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -108,11 +108,12 @@ def evaluate(
     Args:
         model: A loaded model, with adapter or without.
         tasks: Result of `task_names`.
-        limit: Items per task, evenly spread over ours; the first ones of a hub task.
+        limit: Items per task, evenly spread over ours; the first ones of a hub task, of each of its
+            parts if it is a group.
         chat_template: Ask through the template, or as plain text.
         batch_size: Sequences computed together.
     Returns:
-        One result per item, in the order of tasks and files.
+        One result per item, in the order of tasks and files; items of a group carry its name.
     Raises:
         ConfigError: A task that lm-eval does not know, or whose data cannot be had.
     """
@@ -138,9 +139,10 @@ def evaluate(
             )
             for task, samples in found["samples"].items():
                 ours = name if n is not None else task
-                results += [
+                records = [
                     harness.record(ours, s) for s in sorted(samples, key=lambda s: s["doc_id"])
                 ]
+                results += [replace(r, task=name) for r in records]  # mmlu holds 57 tasks
     model.train(training)
     return results
 

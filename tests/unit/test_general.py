@@ -176,3 +176,20 @@ def test_perplexity_of_nothing_is_refused():
 def test_an_unknown_choice_task_is_refused():
     with pytest.raises(ConfigError, match="none of the local tasks"):
         general.requests("instructions", None)
+
+
+def test_items_of_a_group_carry_the_name_that_was_asked_for(tiny, monkeypatch):
+    """mmlu is 57 tasks to lm-eval; asked for "mmlu", no item was found in the results."""
+    from lm_eval import evaluator
+
+    def samples(n):
+        return [{"doc": {}, "doc_id": i, "acc": i % 2, "arguments": [("p", "a"), ("p", "b")],
+                 "filtered_resps": [(-1.0, True), (-2.0, False)]} for i in range(n)]  # fmt: skip
+
+    found = {"samples": {"mmlu_anatomy": samples(2), "mmlu_virology": samples(4)}}
+    monkeypatch.setattr(harness, "load", lambda name: ({"tasks": {}}, None))
+    monkeypatch.setattr(harness, "wrap", lambda *_: None)
+    monkeypatch.setattr(evaluator, "evaluate", lambda *_, **__: found)
+    results = general.evaluate(tiny, None, tasks=["mmlu"], limit=4)
+    assert general.accuracy(results, ["mmlu"])["n"] == 6
+    assert len({r.id for r in results}) == 6
