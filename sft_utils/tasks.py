@@ -114,22 +114,18 @@ class Own:
     def rows(self) -> list[dict[str, Any]]:
         """What became of the file, for a table: parts, warnings, what is excluded or not read."""
         parts = [("train", self.train), ("validation", self.val), ("test", self.test)]
-        said = [(name, [r["line"] for r in rows]) for name, rows in parts]
-        kept = {number for _, numbers in said for number in numbers}
+        said = {name: [r["line"] for r in rows] for name, rows in parts}
+        kept = {number for numbers in said.values() for number in numbers}
         for reason, numbers in self.warnings.items():
             if left := kept.intersection(numbers):
-                said.append((f"kept with a warning: {reason}", sorted(left)))
+                said[f"kept with a warning: {reason}"] = list(left)
         for reason, _ in self.reasons.most_common():
             numbers = [k for k, why in self.excluded if why.split(":")[0] == reason]
-            said.append((f"excluded: {reason}", numbers))
+            said[f"excluded: {reason}"] = numbers
         where = "lines" if self.unit == "line" else f"{self.unit} numbers"
-        table = [
-            {"part": part, "rows": len(numbers), where: _lines(numbers)} for part, numbers in said
-        ]
-        return table + [
-            {"part": f"not used: {key}", "rows": n, where: ""}
-            for key, n in self.ignored.most_common()
-        ]
+        table = [{"part": k, "rows": len(n), where: _lines(n)} for k, n in said.items()]
+        unread = self.ignored.most_common()
+        return table + [{"part": f"not used: {k}", "rows": n, where: ""} for k, n in unread]
 
 
 def _lines(numbers: Any) -> str:
@@ -162,7 +158,8 @@ def own(
 
     Args:
         source: File or hub id; see `loading.load`.
-        schema: JSON Schema file of the answers; empty: inferred if the answers are JSON.
+        schema: JSON Schema file of the answers; empty: inferred from the training answers if the
+            answers are JSON. A held-out row that it does not fit is excluded.
         mapping: Columns of a table, for example "prompt=question,completion=answer".
         seed: Another seed holds out other rows.
         train_rows: Most rows to train on.
@@ -188,12 +185,16 @@ def own(
         {"id": f"{normal.unit} {n}", "line": n, "source": "own", "messages": list(c)}
         for n, c in zip(normal.numbers, normal.conversations, strict=True)
     ]
-    rules, keep = _rules(rows, _place(schema))
-    rows = _apply(rows, keep, excluded)
+    given = schemas.load_schema(_place(schema)) if schema else None
+    answers, others = _json_answers(rows)
+    structured = given is not None or len(answers) >= JSON_SHARE * len(rows)
+    if structured:
+        rows = _apply(rows, lambda r: others.get(r["line"]), excluded)
+    if given is not None:
+        rows = _apply(rows, _breaks(given, answers, "answer breaks the schema"), excluded)
     rows = _apply(rows, _repeats(rows), excluded)
-    task = _task(source, rules)
     if tokenizer is not None:
-        rows = _apply(rows, _unfit(task, tokenizer, max_length, told), excluded)
+        rows = _apply(rows, _unfit(_task(source, given), tokenizer, max_length, False), excluded)
     ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
     n_test = min(test_rows, len(rows) // 5)
     n_val = min(val_rows, len(rows) // 10)
@@ -202,6 +203,16 @@ def own(
         common = common_shingles([_asked(r) for r in rows])
         held = HeldOut({r["id"]: _asked(r) for r in test + val}, common, signs=True)
         rest = _apply(rest, lambda r: _leak(r, held), excluded)
+    rules = given
+    if structured and rules is None and rest:
+        # Not from held-out answers: a prompt that lists their values would tell them.
+        rules = schemas.infer_schema([answers[r["line"]] for r in rest])
+        unseen = _breaks(rules, answers, "held-out answer outside the training schema")
+        test, val = (_apply(part, unseen, excluded) for part in (test, val))
+    task = _task(source, rules)
+    if tokenizer is not None and told:
+        long = _unfit(task, tokenizer, max_length, told)
+        rest, test, val = (_apply(part, long, excluded) for part in (rest, test, val))
     rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))
     surplus = {r["line"] for r in rest[train_rows:]}
     enough = f"not needed: this profile trains {train_rows} rows"
@@ -265,30 +276,30 @@ def _apply(rows: list[Row], reason: Reason, excluded: list[tuple[int, str]]) -> 
     return kept
 
 
-def _rules(rows: list[Row], path: str) -> tuple[dict[str, Any] | None, Reason]:
-    """The schema of the answers, and what excludes a row under it."""
-    values: dict[int, Any] = {}
-    broken: dict[int, str] = {}
+def _json_answers(rows: list[Row]) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """The answers that are JSON objects by number, and why the others are none."""
+    found, others = {}, {}
     for row in rows:
         try:
-            values[row["line"]] = parse_json(row["messages"][-1]["content"])
+            value = parse_json(row["messages"][-1]["content"])
         except (ValueError, RecursionError) as error:
-            broken[row["line"]] = f"answer is not JSON: {error}"
-    structured = {k: v for k, v in values.items() if isinstance(v, dict)}
-    if not path and len(structured) < JSON_SHARE * len(rows):
-        return None, lambda row: None
-    rules = schemas.load_schema(path) if path else schemas.infer_schema(list(structured.values()))
+            others[row["line"]] = f"answer is not JSON: {error}"
+            continue
+        if isinstance(value, dict):
+            found[row["line"]] = value
+        else:
+            others[row["line"]] = "answer is no JSON object: scoring needs keys"
+    return found, others
+
+
+def _breaks(rules: Mapping[str, Any], answers: Mapping[int, Any], words: str) -> Reason:
+    """What excludes rows whose answers do not obey a schema."""
 
     def reason(row: Row) -> str | None:
-        line = row["line"]
-        if line in broken:
-            return broken[line]
-        if line not in structured:
-            return "answer is no JSON object: scoring needs keys"
-        errors = schema_errors(structured[line], rules)
-        return f"answer breaks the schema: {errors[0]}" if errors else None
+        errors = schema_errors(answers[row["line"]], dict(rules))
+        return f"{words}: {errors[0]}" if errors else None
 
-    return rules, reason
+    return reason
 
 
 def _repeats(rows: list[Row]) -> Reason:

@@ -211,6 +211,26 @@ def test_rows_beyond_what_a_profile_trains_are_listed(tmp_path):
     assert "excluded: not needed" in {r["part"] for r in mine.rows()}
 
 
+def test_the_schema_is_inferred_from_training_answers_alone(tmp_path):
+    rows = [{"prompt": w, "completion": json.dumps({"city": ["Rome", "Oslo", "Bern"][i % 3]})}
+            for i, w in enumerate(words(100, 8))]  # fmt: skip
+    first = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    assert "Rome" in first.task.instructions
+    changed = [r["line"] for r in (*first.test[:4], *first.val[:1])]
+    for line in changed:
+        rows[line - 1]["completion"] = '{"city": "Lyon"}'
+    mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    assert "Lyon" not in mine.task.instructions + json.dumps(mine.task.schema)
+    assert [line for line, _ in mine.excluded] == sorted(changed)
+    assert {why for _, why in mine.excluded} == {
+        "held-out answer outside the training schema: city: 'Lyon' is not one of "
+        "['Bern', 'Oslo', 'Rome']"}  # fmt: skip
+    rules = tmp_path / "rules.json"
+    rules.write_text('{"type": "object", "properties": {"city": {"type": "string"}}}')
+    given = tasks.own(str(tmp_path / "d.jsonl"), schema=str(rules), **SIZES)
+    assert given.excluded == []
+
+
 def test_what_nothing_reads_and_what_looks_wrong_is_told(tmp_path):
     rows = [{"instruction": r["prompt"], "output": r["completion"], "history": [["q", "a"]],
              "tools": None} for r in colours(60)]  # fmt: skip
