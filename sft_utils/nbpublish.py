@@ -1,53 +1,43 @@
-"""Turn a finished run into the committed notebook and reference; what makes a notebook unfit."""
+"""Turn a finished run into the committed notebook and reference."""
 
 import base64
 import io
-import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
 
-from sft_utils.artifacts import read_json, write_json, write_text
-from sft_utils.colab import CELL
+from sft_utils.artifacts import read_json, sha256_json, write_json, write_text
 from sft_utils.config import PROFILES, THREADS
 from sft_utils.errors import RunnerError
 from sft_utils.nbdeps import dependencies, upstream_closure
 from sft_utils.nbflow import Run, is_fresh, repeat_command
 from sft_utils.nbsource import (
-    SETUP_TAG,
     Layout,
     build,
     code_cells,
     code_sha256,
-    differences,
-    fill_costs,
     notebook_names,
     outputs_sha256,
-    own_cells,
-    parse,
-    read_source,
-    with_setup_cell,
 )
-from sft_utils.readme import (
-    chain_table,
-    cost_table,
-    gpu_table,
-    notebooks_table,
-    replace_generated,
-    results_table,
+from sft_utils.nbverify import (
+    PUBLISHED_PROFILE,
+    modules,
+    problems,
+    read_notebook,
+    renewed,
+    renewed_readme,
 )
 
-PUBLISHED_PROFILE = "cpu"  # the one every reader can repeat
-MAX_BYTES = 400 * 1024
-WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
-HOMES = r"/(?:home|Users)/[\w.-]+/|[A-Z]:\\\\+Users\\\\+|/tmp/ipykernel_\d+"
 
-
-def compose(built: NotebookNode, executed: NotebookNode, result: dict[str, Any]) -> NotebookNode:
+def compose(
+    built: NotebookNode,
+    executed: NotebookNode,
+    result: dict[str, Any],
+    reached: Mapping[str, str] | None = None,
+) -> NotebookNode:
     """The publishable notebook: cells of the source, outputs of the run, a stamp.
 
     Built from the source rather than cleaned from the run, so no metadata of papermill,
@@ -57,6 +47,7 @@ def compose(built: NotebookNode, executed: NotebookNode, result: dict[str, Any])
         built: The source as a notebook; changed in place.
         executed: What papermill saved.
         result: The run's result file.
+        reached: Module -> hash of those the notebook reaches, as they were when it ran.
     Raises:
         RunnerError: The run executed other code than the source holds.
     """
@@ -81,6 +72,9 @@ def compose(built: NotebookNode, executed: NotebookNode, result: dict[str, Any])
         "commit": facts.get("git", {}).get("commit", "unknown"),
         "dirty": facts.get("git", {}).get("dirty", True),
         "versions": facts.get("versions", {}),
+        "run_id": result.get("run_id", "unknown"),
+        "result_sha256": sha256_json(_portable(result)),
+        "modules": dict(reached or {}),
     }
     return built
 
@@ -141,7 +135,8 @@ def publish(
         refused += _unfit_runs(layout, notebook, profile)
         if profile == PUBLISHED_PROFILE:
             ran = nbformat.read(layout.run_file(notebook, profile, ".ipynb"), as_version=4)
-            ready[notebook] = compose(build(layout, notebook, models), ran, results[notebook])
+            built = build(layout, notebook, models)
+            ready[notebook] = compose(built, ran, results[notebook], modules(layout, notebook))
             refused += problems(layout, notebook, ready[notebook])
     if refused:
         raise RunnerError("\n".join(["nothing published:", *refused]))
@@ -209,24 +204,12 @@ def _write_notebooks(
         if nb is None and not path.is_file():
             continue
         if nb is None:
-            nb = with_setup_cell(nbformat.read(path, as_version=4))
-            _renew_text(parse(read_source(layout, notebook), notebook), nb)
-        text = _text(fill_costs(nb, cost_table(notebook, layout.reference_root, models)))
+            nb = read_notebook(path)
+        text = renewed(layout, notebook, nb, models)
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_text(path, text)
             written.append(path)
     return written
-
-
-def _renew_text(source: NotebookNode, nb: NotebookNode) -> None:
-    """Bring text cells to the source's wording, in place; only if every code cell is the same.
-
-    What a notebook prints does not come from its own text cells, so better words cost no run.
-    """
-    if all(line.startswith("markdown") for line in differences(source, nb)):
-        for ours, cell in zip(own_cells(source), own_cells(nb), strict=True):
-            if cell.cell_type == "markdown":
-                cell.source, cell.metadata = ours.source, ours.metadata
 
 
 def renew(layout: Layout, models: dict[str, str]) -> list[str]:
@@ -239,103 +222,13 @@ def renew(layout: Layout, models: dict[str, str]) -> list[str]:
     return [str(path.relative_to(layout.root)) for path in written]
 
 
-def _text(nb: NotebookNode) -> str:
-    return nbformat.writes(nb, version=4) + "\n"
-
-
 def write_readme(layout: Layout) -> list[Path]:
     """Renew the generated tables of README.md, where it has their markers."""
     readme = layout.root / "README.md"
     if not readme.is_file():
         return []
-    titles, results = {}, {}
-    for notebook in notebook_names(layout):
-        titles[notebook] = question(layout, notebook)
-        reference = layout.reference(notebook, PUBLISHED_PROFILE)
-        if reference.is_file():
-            results[notebook] = read_json(reference)
-    old = readme.read_text(encoding="utf-8")
-    new = replace_generated(old, "notebooks", notebooks_table(titles, results))
-    new = replace_generated(new, "results", results_table(results))
-    gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
-    new = replace_generated(new, "gpu", gpu_table(gpus))
-    chains = sorted(layout.chains.glob("*.json"))
-    new = replace_generated(new, "chain", chain_table([read_json(path) for path in chains]))
-    if new == old:
+    new = renewed_readme(layout)
+    if new == readme.read_text(encoding="utf-8"):
         return []
     write_text(readme, new)
     return [readme]
-
-
-def question(layout: Layout, notebook: str) -> str:
-    """The title of a notebook after the `·`; its name when it has none."""
-    text = layout.source(notebook).read_text(encoding="utf-8")
-    found = re.search(r"^# # (?:.*?· *)?(.+)$", text, flags=re.MULTILINE)
-    return found[1].strip() if found else notebook
-
-
-def publish_command(notebook: str) -> str:
-    """The commands that run one notebook and publish it."""
-    return f"Run: make nb NB={notebook[:2]} && make publish NB={notebook[:2]}"
-
-
-def problems(
-    layout: Layout,
-    notebook: str,
-    nb: NotebookNode,
-    n_bytes: int | None = None,
-) -> list[str]:
-    """What makes one notebook unfit to be published or read.
-
-    Args:
-        layout: Where things are.
-        notebook: Full name.
-        nb: The published notebook, or the one about to be.
-        n_bytes: Size on disk; None measures the serialised notebook.
-    """
-    found = []
-    changes = differences(parse(read_source(layout, notebook), notebook), nb)
-    words_only = all(line.startswith("markdown") for line in changes)
-    command = "Run: make renew" if words_only else publish_command(notebook)
-    for line in changes:
-        what = "markdown differs from source" if line.startswith("markdown") else "source changed"
-        found.append(f"{what}: {line}. {command}")
-    setup = [c.source for c in nb.cells if SETUP_TAG in c.metadata.get("tags", [])]
-    if setup != [CELL]:
-        found.append("the setup cell is missing or old. Run: make renew")
-    stamp = nb.metadata.get("sft", {})
-    if stamp.get("code_sha256") != code_sha256(nb):
-        found.append("code cells edited since the run, or no stamp; use make adopt, then run it")
-    elif stamp.get("outputs_sha256") != outputs_sha256(nb):
-        found.append("outputs edited by hand: they differ from the stamp")
-    elif stamp.get("profile") != PUBLISHED_PROFILE:
-        found.append(f"published from profile {stamp.get('profile')!r}, not {PUBLISHED_PROFILE!r}")
-    n_bytes = len(_text(nb).encode()) if n_bytes is None else n_bytes
-    if n_bytes > MAX_BYTES:
-        found.append(f"{n_bytes / 1024:.0f} KiB; at most {MAX_BYTES // 1024}. Show less output")
-    if "widgets" in nb.metadata:
-        found.append("widget metadata; use a plain progress log instead of widgets")
-    found += _output_problems(layout, nb)
-    return [f"{notebook}: {line}" for line in found]
-
-
-def _output_problems(layout: Layout, nb: NotebookNode) -> list[str]:
-    found = []
-    counts = [c.execution_count for c in code_cells(nb) if c.source.strip()]
-    if counts != list(range(1, len(counts) + 1)):
-        found.append(f"execution counts {counts} are not 1..{len(counts)}: not one clean run")
-    own = [re.escape(f"{p}/") for p in (layout.root, Path.home()) if p != Path("/")]
-    machine = re.compile(rf"(?<![\w.~-])(?:{'|'.join(own)})|{HOMES}")
-    for number, cell in enumerate(code_cells(nb), start=1):
-        for output in cell.outputs:
-            if output.output_type == "error":
-                found.append(f"code cell {number} holds an error: {output.ename}")
-            if output.get("name") == "stderr":
-                first = output.text.strip().splitlines()[:1]
-                found.append(f"code cell {number} wrote to stderr: {''.join(first)[:80]!r}")
-            if WIDGET_MIME in output.get("data", {}):
-                found.append(f"code cell {number} shows a widget")
-            path = machine.search(json.dumps(output, ensure_ascii=False))
-            if path:
-                found.append(f"code cell {number} shows a path of this machine: {path[0]}")
-    return found

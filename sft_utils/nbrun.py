@@ -21,9 +21,9 @@ from sft_utils.nbchain import check_recordable, record, run_all
 from sft_utils.nbdeps import dependencies
 from sft_utils.nbflow import expected_s, lock, plan, run_one, summary
 from sft_utils.nbprogress import say
-from sft_utils.nbpublish import publish, question, renew, write_readme
+from sft_utils.nbpublish import publish, renew, write_readme
 from sft_utils.nbsource import Layout, adopt, find_notebook, notebook_names, read_source
-from sft_utils.nbverify import verify
+from sft_utils.nbverify import notes, question, verify
 from sft_utils.readme import clock
 
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     release = add("publish", "publish finished runs: notebook, reference JSON, README tables")
     release.add_argument("--nb", default="all", help="number, full name, or all")
     add("renew", "bring text, tables, setup cells of published notebooks up to date", profile=False)
-    add("verify", "name every stale or unfit published notebook", profile=False)
+    add("verify", "name what is stale, edited or unfit: notebooks, results, tables", profile=False)
     rescue = add("adopt", "bring an edited notebook back into notebooks/src", profile=False)
     rescue.add_argument("--nb", required=True, help="number or full name")
     rescue.add_argument("--from", dest="origin", type=Path, help="the edited .ipynb")
@@ -152,9 +152,11 @@ def _run(options: argparse.Namespace, layout: Layout) -> int:
 
 
 def _verify(layout: Layout) -> int:
-    found = verify(layout)
+    found = verify(layout, profile_models())
     for line in found:
         say(line)
+    for line in notes(layout):
+        say(f"note, no problem: {line}")
     say(f"{len(found)} problems" if found else "all published notebooks match their sources")
     return 1 if found else 0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sft_utils import nbsource, nbverify
+from sft_utils import nbrun, nbsource, nbverify
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
@@ -24,7 +24,7 @@ def test_fresh_and_untouched():
     published = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
     assert not published & PENDING.keys()
     assert PENDING.keys() <= set(nbsource.notebook_names(layout))
-    found = nbverify.verify(layout)
+    found = nbverify.verify(layout, nbrun.profile_models())
     assert [x for x in found if x.split(": not published")[0] not in PENDING] == []
 
 

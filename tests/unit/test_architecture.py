@@ -30,9 +30,9 @@ LAYERS = [
     {"tasks"},
     {"structured"},
     {"preflight"},
-    {"nbflow"},
+    {"nbflow", "nbverify"},
     {"nbjobs", "nbreplay", "nbpublish"},
-    {"nbchain", "nbverify"},
+    {"nbchain"},
     {"nbrun", "regress"},
 ]
 """sft_utils/README.md says what each module is for."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sft_utils import colab, nbpublish, nbsource
+from sft_utils import colab, nbsource, nbverify
 from sft_utils.artifacts import ROOT
 from sft_utils.bootstrap import LOCK, pins
 
@@ -322,7 +322,7 @@ def test_the_cell_is_no_cell_of_the_author(tmp_path):
     path = Path(shutil.copy(ROOT / "notebooks" / "03_qlora_single_gpu.ipynb", tmp_path))
     published = nbformat.read(path, as_version=4)
     published.cells = [c for c in published.cells if nbsource.SETUP_TAG not in c.metadata.get("tags", [])]
-    found = nbpublish.problems(layout, "03_qlora_single_gpu", published)
+    found = nbverify.problems(layout, "03_qlora_single_gpu", published)
     assert any("make renew" in line for line in found)
 
 

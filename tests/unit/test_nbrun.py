@@ -29,7 +29,7 @@ from sft_utils.nbparams import convert, defaults, split
 from sft_utils.nbprogress import Monitor, training_progress
 from sft_utils.nbpublish import publish
 from sft_utils.nbsource import Layout, code_cells, outputs_sha256, parse
-from sft_utils.nbverify import verify
+from sft_utils.nbverify import notes, verify
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
@@ -57,7 +57,7 @@ def done(finished, tmp_path):
 @pytest.fixture
 def published(done):
     publish(done, ["00_first", "01_second"], "cpu", MODELS)
-    assert verify(done) == []
+    assert verify(done, MODELS) == []
     return done
 
 
@@ -578,7 +578,7 @@ def test_other_profiles_publish_the_reference_only(published):
     nb = nbformat.read(published.published("00_first"), as_version=4)
     assert outputs_sha256(nb) == digest, "only the cost table may change"
     assert "| smoke | tiny | not measured" not in nb.cells[1].source
-    assert verify(published) == []
+    assert verify(published, MODELS) == []
 
 
 def test_publish_refuses_a_run_with_other_parameters(done):
@@ -630,12 +630,12 @@ def tampered(layout, change, *, restamp=False):
     if restamp:
         nb.metadata.sft.outputs_sha256 = outputs_sha256(nb)
     nbformat.write(nb, path)
-    return verify(layout)
+    return verify(layout, MODELS)
 
 
 def test_verify_names_a_changed_source(published):
     edit(published, "notebooks/src/01_second.py", "x / 2", "x / 3")
-    found = verify(published)
+    found = verify(published, MODELS)
     assert len(found) == 1
     assert found[0].startswith("01_second: source changed: code differs in cell 5")
     assert "make nb NB=01 && make publish NB=01" in found[0]
@@ -643,7 +643,7 @@ def test_verify_names_a_changed_source(published):
 
 def test_verify_names_changed_text(published):
     edit(published, "notebooks/src/01_second.py", "that reads", "that writes")
-    found = verify(published)[0]
+    found = verify(published, MODELS)[0]
     assert found.startswith("01_second: markdown differs from source")
     assert found.endswith("Run: make renew")
 
@@ -651,16 +651,16 @@ def test_verify_names_changed_text(published):
 def test_renew_brings_better_words_but_never_other_code(published):
     before = nbformat.read(published.published("01_second"), as_version=4)
     edit(published, "notebooks/src/01_second.py", "that reads", "that writes")
-    assert nbrun.main(["renew"], published) == 0
+    assert nbpublish.renew(published, MODELS) == ["notebooks/01_second.ipynb"]
     after = nbformat.read(published.published("01_second"), as_version=4)
-    assert verify(published) == []
+    assert verify(published, MODELS) == []
     assert [c.source for c in code_cells(after)] == [c.source for c in code_cells(before)]
     assert outputs_sha256(after) == outputs_sha256(before)
     assert any("that writes" in c.source for c in after.cells)
     edit(published, "notebooks/src/01_second.py", "that writes", "that prints")
     edit(published, "notebooks/src/01_second.py", "return x / 2", "return x / 3")
-    assert nbrun.main(["renew"], published) == 0
-    found = verify(published)
+    assert nbpublish.renew(published, MODELS) == []
+    found = verify(published, MODELS)
     assert any("source changed" in line for line in found), "other code needs a run"
     kept = nbformat.read(published.published("01_second"), as_version=4)
     assert kept.cells == after.cells, "and the words stay those of the code that ran"
@@ -668,13 +668,21 @@ def test_renew_brings_better_words_but_never_other_code(published):
 
 def test_verify_names_missing_and_orphaned(published):
     published.published("01_second").rename(published.root / "notebooks" / "07_gone.ipynb")
-    found = verify(published)
+    found = verify(published, MODELS)
     assert found[0].startswith("01_second: not published")
     assert found[1].startswith("07_gone: published without a source")
 
 
 def output(nb):
     return code_cells(nb)[-1].outputs[0]
+
+
+def tagged(kind, source, tag):
+    return getattr(nbformat.v4, f"new_{kind}_cell")(source, metadata={"tags": [tag]})
+
+
+def setup_cell(nb):
+    return next(c for c in nb.cells if "setup" in c.metadata.get("tags", []))
 
 
 @pytest.mark.parametrize(
@@ -688,6 +696,23 @@ def output(nb):
             "published from profile 'smoke'",
         ),
         (lambda nb: nb.metadata.update(widgets={}), False, "widget metadata"),
+        (
+            lambda nb: nb.cells.insert(3, tagged("code", "print(0.999)", "injected-parameters")),
+            False,
+            "cell 4 comes from no source: 'print(0.999)'. Remove it",
+        ),
+        (
+            lambda nb: nb.cells.append(tagged("markdown", "F1", "papermill-error-cell-tag")),
+            False,
+            "comes from no source: 'F1'",
+        ),
+        (
+            lambda nb: setup_cell(nb).outputs.append(
+                nbformat.v4.new_output("stream", name="stdout", text="field F1 0.999\n")
+            ),
+            False,
+            "the setup cell is missing, old or has outputs",
+        ),
         (lambda nb: code_cells(nb)[0].update(execution_count=5), True, "are not 1..4"),
         (lambda nb: output(nb).data.update({"text/plain": "x" * 500_000}), True, "491 KiB"),
         (lambda nb: output(nb).data.update({"text/plain": "in /home/jo/x"}), True, "path of this"),
@@ -732,10 +757,63 @@ def test_verify_finds_this_repository_in_outputs(published):
 
 
 def test_verify_command_exits_1(published, capsys):
+    assert nbrun.main(["renew"], published) == 0  # the models of real profiles
     assert nbrun.main(["verify"], published) == 0
+    assert "note," not in capsys.readouterr().out
+    edit(published, "sft_utils/constants.py", "0.5", "0.6")
+    assert nbrun.main(["verify"], published) == 0
+    said = capsys.readouterr().out
+    assert "note, no problem: 00_first: since its run changed: constants\n" in said
     published.published("00_first").unlink()
     assert nbrun.main(["verify"], published) == 1
     assert "00_first: not published" in capsys.readouterr().out
+
+
+def test_verify_names_tables_and_results_that_do_not_belong_together(published):
+    edit(published, "README.md", "| 01_second | `tuned.f1` | 0.250 |", "| 01_second | `tuned.f1` | 0.999 |")
+    (found,) = verify(published, MODELS)
+    assert found.startswith("README.md line")
+    assert "0.999" in found
+    assert found.endswith("Run: make renew")
+    nbrun.write_readme(published)
+    before = published.reference("01_second", "cpu").read_text()
+    edit(published, "outputs/reference/cpu/01_second.json", '"value": 0.25', '"value": 0.999')
+    assert any("cpu/01_second.json was edited since" in x for x in verify(published, MODELS))
+    published.reference("01_second", "cpu").write_text(before.replace("id01cpu", "id99cpu"))
+    assert any("is of run id01cpu, outputs/reference/cpu/01_second.json of run id99cpu" in x
+               for x in verify(published, MODELS))  # fmt: skip
+    published.reference("01_second", "cpu").unlink()
+    assert any("cpu/01_second.json is missing" in x for x in verify(published, MODELS))
+
+
+def test_verify_names_another_cost_table(published):
+    edit(published, "notebooks/00_first.ipynb", "GiB RAM", "MiB RAM")
+    (found,) = verify(published, MODELS)
+    assert found == "00_first: its cost table or file form is not current. Run: make renew"
+
+
+def test_notebooks_stamped_before_results_were_are_known_by_the_run_they_print(published):
+    def older(nb, run="0123456789ab"):
+        for name in ("run_id", "result_sha256", "modules"):
+            nb.metadata.sft.pop(name, None)
+        text = f"run {run}: 3 checks passed \u2192 outputs/runs/cpu/01_second.json\n"
+        code_cells(nb)[-1].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+
+    reference = published.reference("01_second", "cpu")
+    reference.write_text(reference.read_text().replace("id01cpu", "0123456789ab"))
+    assert tampered(published, older, restamp=True) == []
+    (found,) = tampered(published, lambda nb: older(nb, "ba9876543210"), restamp=True)
+    assert found.startswith("01_second: is of run ba9876543210")
+    assert notes(published) == []
+
+
+def test_verify_names_a_file_that_is_no_notebook(published, capsys):
+    path = published.published("01_second")
+    path.write_text("<<<<<<< HEAD\n" + path.read_text())
+    assert nbrun.main(["verify"], published) == 1
+    assert "01_second: 01_second.ipynb is no notebook" in capsys.readouterr().out
+    assert nbrun.main(["renew"], published) == 1
+    assert "git checkout HEAD -- notebooks/01_second.ipynb" in capsys.readouterr().err
 
 
 def test_adopt_shows_a_diff_and_writes_only_when_told(published, capsys):
