@@ -177,6 +177,9 @@ def get_profile(name: str) -> Profile:
     raise ConfigError(f"unknown profile {name!r}; known: {', '.join(PROFILES)}.{hint}")
 
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+"""Environment that keeps the hub's libraries from waiting for a network."""
+
 THREADS = 2  # those of all published numbers of CPU profiles
 
 

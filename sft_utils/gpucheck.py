@@ -29,6 +29,7 @@ from sft_utils.artifacts import (
     sha256_json,
     write_json,
 )
+from sft_utils.config import OFFLINE
 from sft_utils.manifest import git_state, locked_versions, versions
 from sft_utils.readme import aligned, clock
 from sft_utils.workers import Arm, run
@@ -190,8 +191,7 @@ def _check(
         print(f"[{number}/{len(todo)}] {name}: {line(row)} (at most {left} left)", flush=True)
 
     job = {"device": options.device, "tiny": options.tiny, "work": str(work)}
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    os.environ.update(offline)
+    os.environ.update(OFFLINE)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else Trainer splits batches over all GPUs
     try:
         run(todo, job, [sys.executable, "-m", "sft_utils.gpuarms"], deadline, keep)

@@ -1,7 +1,6 @@
 """Start the ranks of a run, check what is really in force, watch them, leave none behind."""
 
 import contextlib
-import ctypes
 import json
 import os
 import shlex
@@ -20,6 +19,7 @@ from sft_utils.errors import LaunchError
 from sft_utils.generation import report_progress
 from sft_utils.rankresult import Event, Facts, Finished
 from sft_utils.rankrun import MODULE, RankRun
+from sft_utils.workers import end_with_parent
 
 
 def launch(
@@ -67,12 +67,6 @@ def launch(
 
 def _start(command: list[str], run: RankRun, log: Any) -> Any:
     """The command in a process group of its own; on Linux it ends when this process is killed."""
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def end_with_parent() -> None:  # in the child: PR_SET_PDEATHSIG
-        if libc is not None:
-            libc.prctl(1, signal.SIGKILL)
-
     loopback = "lo" if sys.platform == "linux" else "lo0"
     environment = {
         "GLOO_SOCKET_IFNAME": loopback,  # one machine: no name must be resolved, no network is up
@@ -89,7 +83,7 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
     try:
         return subprocess.Popen(
             command, env=environment, stdout=log, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=end_with_parent,
+            start_new_session=True, preexec_fn=end_with_parent(),
         )  # fmt: skip
     except OSError as error:
         raise LaunchError(f"cannot start {command[0]}: {error.strerror}") from error

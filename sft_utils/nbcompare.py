@@ -18,6 +18,8 @@ class Rule:
 
 RULES = (  # the first rule that fits is used
     Rule(title="time, memory, throughput", kind="skip", endings=("_s", "_ms", "_gib", "_mib")),
+    Rule(title="differences of runs", kind="absolute", same_hardware=1e-4, other_hardware=1e-3,
+         endings=("loss_difference",)),
     Rule(title="losses", kind="relative", same_hardware=1e-3, other_hardware=0.05,
          endings=("loss", "perplexity", "nll", "nats", "nats_per_token")),
     Rule(title="counts, settings", kind="exact",
@@ -25,6 +27,10 @@ RULES = (  # the first rule that fits is used
     Rule(title="rates and all others", kind="absolute", same_hardware=0.03, other_hardware=0.03,
          endings=("",)),
 )  # fmt: skip
+LOSS_GAP = Rule(title="losses of two arms", kind="absolute", same_hardware=5e-3,
+                other_hardware=0.1, endings=())  # fmt: skip
+"""a_minus_b of two losses lies near 0, where a share of the value allows nothing."""
+
 INPUTS = ("config", "data", "template", "tokenizer", "base_weights", "lock", "code", "seed")
 """Parts of the manifest that decide a number, and so may explain a difference."""
 
@@ -67,7 +73,8 @@ def rule_for(metric: str) -> Rule:
     last = metric.rsplit(".", 1)[-1]
     if last.startswith("n_"):
         return next(rule for rule in RULES if rule.kind == "exact")
-    return next(rule for rule in RULES if last.endswith(rule.endings))
+    rule = next(rule for rule in RULES if last.endswith(rule.endings))
+    return LOSS_GAP if rule.title == "losses" and "_minus_" in metric else rule
 
 
 def within(rule: Rule, reference: Any, observed: Any, *, same_hardware: bool) -> tuple[bool, str]:

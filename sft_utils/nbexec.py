@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 from nbformat import NotebookNode
 
+from sft_utils.config import OFFLINE
 from sft_utils.errors import RunnerError
 from sft_utils.nbprogress import GIB, HEARTBEAT_S, Monitor, say
 from sft_utils.nbsource import Layout
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # papermill and its clients take a second: only an execution 
     from jupyter_client import AsyncKernelManager
 
 CPU_PROFILES = ("smoke", "cpu")  # these need no network, so a missing file must not wait for one
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 QUIET = {"WANDB_MODE": "dryrun", "TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false"}
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 FRAME = re.compile(r"^(Cell In\[\d+\], line \d+|File .+:\d+, in .+)", re.MULTILINE)

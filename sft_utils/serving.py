@@ -1,7 +1,6 @@
 """A kept model server as a child process on loopback: start, ask, stop, leave nothing behind."""
 
 import contextlib
-import ctypes
 import importlib.util
 import json
 import os
@@ -21,6 +20,7 @@ from sft_utils.artifacts import ROOT
 from sft_utils.chat import Message
 from sft_utils.config import cpu_threads
 from sft_utils.errors import ServeError
+from sft_utils.workers import end_with_parent
 
 HOST = "127.0.0.1"
 NEEDS = ("fastapi", "uvicorn", "openai", "pydantic")
@@ -103,19 +103,13 @@ def running(
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}"
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-    def end_with_parent() -> None:  # in the child: PR_SET_PDEATHSIG
-        if libc is not None:
-            libc.prctl(1, signal.SIGKILL)
-
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     heap.give_back_freed_memory()
     with log.open("w", encoding="utf-8") as output:
         try:
             process = subprocess.Popen(
                 list(command), env=environment, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True, preexec_fn=end_with_parent,
+                start_new_session=True, preexec_fn=end_with_parent(),
             )  # fmt: skip
         except OSError as error:
             raise ServeError(f"cannot start {command[0]}: {error.strerror}") from error

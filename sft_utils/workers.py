@@ -6,12 +6,14 @@ watches holds no device and no library state.
 """
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
 import queue
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -64,6 +66,17 @@ def run(
         worker = waiting[0].worker
         group = list(itertools.takewhile(lambda a, w=worker: a.worker == w, waiting))
         waiting = waiting[_worker(group, job | {"worker": worker}, command, deadline, keep) :]
+
+
+def end_with_parent() -> Callable[[], None]:
+    """A `preexec_fn` for Popen: on Linux the child is killed when this process is, in any way."""
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None  # loaded before the fork
+
+    def in_child() -> None:
+        if libc is not None:
+            libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+    return in_child
 
 
 def _worker(
