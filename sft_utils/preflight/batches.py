@@ -5,73 +5,34 @@ labels are judged (`labels`); if not, the nearest conversation says what happene
 that fits:
 
 1. a conversation that ends too early: P1; one with more stop tokens behind it: C4
-2. a conversation without its beginning: P8, or P6 if the batches are packed
-3. several conversations in one row that nothing separates: P5
+2. several conversations in one row that nothing separates: P5, and P6 if one of them is cut
+3. a conversation without its beginning: P8, or P6 if rows are packed
 4. two BOS tokens: C2; no special token of the served template: C1
 5. equal but for white space: C10; another text before the first answer: C8; otherwise C13
+
+A row whose answers cannot be placed (C0, C11) is known by its tokens; its labels are not judged.
 """
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from sft_utils.chat import Oracle
-from sft_utils.errors import TemplateError
 from sft_utils.masking import IGNORE
 from sft_utils.preflight.collated import as_lists, batch_rows, is_packed, ragged
+from sft_utils.preflight.known import Known
 from sft_utils.preflight.labels import Masks
 from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord
+from sft_utils.preflight.stack import value_of
 
 EXPLAINED = 3
 """Rows that are unknown are compared with all others: a few are explained, the rest counted."""
 
 
-class _Known:
-    """The served conversations of a record, to be found by their tokens."""
-
-    def __init__(self, record: RunRecord) -> None:
-        self.truths: dict[int, Oracle] = {
-            i: truth
-            for i, truth in enumerate(record.oracles)
-            if not isinstance(truth, TemplateError)
-        }
-        self.rows: dict[tuple[int, ...], int] = {}
-        self.heads: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        self.tails: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for i, truth in self.truths.items():
-            self.rows.setdefault(tuple(truth.ids), i)
-            self.heads[tuple(truth.ids[:8])].append(i)
-            self.tails[tuple(truth.ids[-8:])].append(i)
-
-    def longer(self, ids: Sequence[int]) -> int | None:
-        """A conversation that begins with these tokens and goes on."""
-        near = self.heads.get(tuple(ids[:8]), ()) if len(ids) >= 8 else self.truths
-        return next((i for i in near if self.truths[i].ids[: len(ids)] == list(ids)), None)
-
-    def shorter(self, ids: Sequence[int]) -> int | None:
-        """The longest conversation that these tokens begin with."""
-        near = self.heads.get(tuple(ids[:8]), ())
-        fits = [i for i in near if list(ids[: len(self.truths[i].ids)]) == self.truths[i].ids]
-        return max(fits, key=lambda i: len(self.truths[i].ids), default=None)
-
-    def ending(self, ids: Sequence[int]) -> int | None:
-        """A conversation that ends with these tokens and began earlier."""
-        near = self.tails.get(tuple(ids[-8:]), ()) if len(ids) >= 8 else self.truths
-        return next((i for i in near if self.truths[i].ids[-len(ids) :] == list(ids)), None)
-
-    def nearest(self, ids: Sequence[int]) -> int:
-        """The conversation that shares most tokens."""
-        bag = set(ids)
-        likeness = {
-            i: len(bag & set(t.ids)) / len(bag | set(t.ids)) for i, t in self.truths.items()
-        }
-        return max(likeness, key=likeness.__getitem__)
-
-
-def _judged(record: RunRecord, batches: Sequence[Batch], known: _Known) -> Iterator[Finding]:
+def _judged(record: RunRecord, batches: Sequence[Batch], known: Known) -> Iterator[Finding]:
     """Labels of all rows that are known, explanations for some that are not, and the count."""
     tokenizer = record.tokenizer
     pads = {p for p in (tokenizer.pad_token_id,) if p is not None}
@@ -87,20 +48,27 @@ def _judged(record: RunRecord, batches: Sequence[Batch], known: _Known) -> Itera
     seen: Counter[int] = Counter()
     trained = strange = 0
     last: list[Finding] = []
+    joined = False
     for batch in batches:
-        packed = is_packed(batch)
+        packed = is_packed(batch) or bool(value_of(record.arguments, "packing"))
         for ids, labels in batch_rows(batch):
             trained += 1
             row = known.rows.get(tuple(ids))
             if row is not None:
                 seen[row] += 1
-                yield from masks.judge(np.array(ids), np.array(labels), row)
+                if row not in known.unplaced:
+                    yield from masks.judge(np.array(ids), np.array(labels), row)
                 continue
             strange += 1
             if strange <= EXPLAINED or not last:
-                last = [_explain(record, known, ids, packed, trained - 1)]
+                cut = known.joined(ids)
+                joined = joined or bool(cut)
+                last = [*_joined(cut, len(ids), trained - 1)] or [
+                    _explain(record, known, ids, packed, trained - 1)
+                ]
             yield from last
-    yield from _counted(record, known, seen, trained, strange)
+    if not joined:  # rows that hold several conversations cannot be counted against them
+        yield from _counted(record, known, seen, trained, strange)
 
 
 def _before(record: RunRecord) -> tuple[bool, set[int]] | None:
@@ -114,9 +82,26 @@ def _before(record: RunRecord) -> tuple[bool, set[int]] | None:
     return any(x == IGNORE for _, x in pairs), {t for t, x in pairs if x != IGNORE}
 
 
-def _explain(
-    record: RunRecord, known: _Known, ids: list[int], packed: bool, number: int
-) -> Finding:
+def _joined(cut: list[bool], tokens: int, number: int) -> Iterator[Finding]:
+    """P5 and P6: a row of several conversations, some of them cut."""
+    if not cut:
+        return
+    yield Finding(
+        id="P5", severity="FAIL", where=f"trained row {number}",
+        what=f"{len(cut)} conversations in a row of {tokens} tokens, nothing separates them",
+        why="each document attends to the ones before it, which serving never does",
+        fix="packing_strategy='bfd', no attention_mask, position_ids that restart",
+    )  # fmt: skip
+    if any(cut):
+        yield Finding(
+            id="P6", severity="FAIL", where=f"trained row {number}",
+            what=f"{sum(cut)} of the {len(cut)} conversations in a row of {tokens} tokens are cut",
+            why="answers are trained without the prompt they answer, or without their end",
+            fix="packing_strategy='bfd', a larger max_length",
+        )  # fmt: skip
+
+
+def _explain(record: RunRecord, known: Known, ids: list[int], packed: bool, number: int) -> Finding:
     """Why these tokens are no served conversation (decision order: see the module)."""
     tokenizer = record.tokenizer
 
@@ -144,19 +129,15 @@ def _explain(
                 "the model learns to write the stop token twice",
                 "the template ends the turn itself: pass eos_token of the template, or ids", row,
             )  # fmt: skip
-        if known.rows.get(tuple(more)) is not None or known.shorter(more) is not None:
-            return finding(
-                "P5",
-                f"several conversations in a row of {len(ids)} tokens, nothing separates them",
-                "each document attends to the ones before it, which serving never does",
-                "packing_strategy='bfd', no attention_mask, position_ids that restart", row,
-            )  # fmt: skip
     row = known.ending(ids)
+    lost = "first"
+    if row is None:
+        row, lost = known.inside(ids), "first and last"
     if row is not None:
-        lost = len(known.truths[row].ids) - len(ids)
+        n = len(known.truths[row].ids) - len(ids)
         code = "P6" if packed else "P8"
         return finding(
-            code, f"the first {lost} tokens of the conversation are missing",
+            code, f"the {lost} {n} tokens of the conversation are missing",
             "answers are trained without the prompt they answer",
             "truncation_mode='keep_start', packing_strategy='bfd', a larger max_length", row,
         )  # fmt: skip
@@ -168,7 +149,7 @@ def _explain(
     return _other_text(record, known, ids, finding)
 
 
-def _other_text(record: RunRecord, known: _Known, ids: list[int], finding: Any) -> Finding:
+def _other_text(record: RunRecord, known: Known, ids: list[int], finding: Any) -> Finding:
     """Steps 4 and 5: another text than the served one."""
     tokenizer = record.tokenizer
     row = known.nearest(ids)
@@ -201,7 +182,7 @@ def tail(truth: Oracle) -> int:
 
 
 def _counted(
-    record: RunRecord, known: _Known, seen: Counter[int], trained: int, strange: int
+    record: RunRecord, known: Known, seen: Counter[int], trained: int, strange: int
 ) -> Iterator[Finding]:
     """Rows that never arrive, and rows that arrive too often."""
     declared = Counter(known.rows[tuple(t.ids)] for t in known.truths.values())
@@ -230,7 +211,7 @@ def _counted(
 
 def trained_rows(record: RunRecord) -> Iterator[Finding]:
     """The training batches against the declared conversations."""
-    known = _Known(record) if record.train_batches else None
+    known = Known(record) if record.train_batches else None
     if known and known.truths:
         yield from _judged(record, record.train_batches, known)
 
@@ -240,7 +221,7 @@ def evaluated_rows(record: RunRecord) -> Iterator[Finding]:
     if not record.held_batches or not record.eval_conversations:
         return
     held = record.change(conversations=record.eval_conversations, trainer=None, batches=None)
-    known = _Known(held)
+    known = Known(held)
     wrong = [f for f in _judged(held, record.held_batches, known) if f.severity == "FAIL"]
     for finding in wrong[:1]:
         yield Finding(

@@ -12,12 +12,16 @@ SIMULATED = 1000
 
 
 def total_steps(record: RunRecord) -> int | None:
-    """Optimizer steps of the run, None if they cannot be told."""
+    """Optimizer steps of the run, None if they cannot be told.
+
+    `observed["batches_per_epoch"]` counts where `batches` are a sample of the run's.
+    """
     arguments = record.arguments
     limit = value_of(arguments, "max_steps")
     if isinstance(limit, int) and limit >= 0:
         return limit
-    epochs, batches = value_of(arguments, "num_train_epochs"), len(record.train_batches)
+    epochs = value_of(arguments, "num_train_epochs")
+    batches = record.observed.get("batches_per_epoch") or len(record.train_batches)
     if epochs is None or not batches:
         return None
     updates = math.ceil(batches / max(value_of(arguments, "gradient_accumulation_steps") or 1, 1))

@@ -8,7 +8,9 @@ from typing import Any
 from sft_utils.chat import Message
 from sft_utils.errors import ConfigError, PreflightError
 from sft_utils.preflight import batches, dryrun, exported, judged, rawdata, settings, templates
-from sft_utils.preflight.record import Detector, Finding, RunRecord
+from sft_utils.preflight.collated import batch_rows
+from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord
+from sft_utils.rendering import content_text, thought_length
 
 STAGES: dict[str, tuple[Detector, ...]] = {
     "settings": settings.DETECTORS,
@@ -26,6 +28,9 @@ BEFORE = ("settings", "data", "template", "batches", "evaluation")
 
 SAMPLE = 2000
 """Rows looked at unless all are asked for."""
+
+EDGE = 20
+"""Characters at the end of a cut row that tell which message it ends in."""
 
 
 def inspect(record: RunRecord, *, stages: Sequence[str] = BEFORE) -> list[Finding]:
@@ -65,7 +70,7 @@ def check(
         tokenizer: The tokenizer (with its template) that will be *served*.
         stages: Add "dryrun" for one forward and backward pass.
         limit: Rows compared; None compares all. A sample is spread over row lengths, and is only
-            taken when the trainer's rows can be matched with the declared ones by position.
+            taken when the trainer's rows stand at the positions of the declared ones.
         facts: Other fields of RunRecord: schema, evaluation, declared, messages ...
     Returns:
         Findings, equal ids merged with their count; empty if nothing is wrong.
@@ -102,13 +107,52 @@ def _with_batches(
     chosen = stratified([sum(len(str(m.get("content"))) for m in c) for c in record.conversations],
                         limit)  # fmt: skip
     batch = [collate([rows[i] for i in chosen[k : k + 8]]) for k in range(0, len(chosen), 8)]
+    conversations = [record.conversations[i] for i in chosen]
+    if not _in_place(record.train_tokenizer or record.tokenizer, batch, conversations):
+        return record.change(batches=trainer.get_train_dataloader), []
+    loader = trainer.get_train_dataloader()
+    known = {"batches_per_epoch": len(loader)} if hasattr(loader, "__len__") else {}
     sampled = record.change(
         batches=batch,
-        conversations=[record.conversations[i] for i in chosen],
+        conversations=conversations,
+        observed={**known, **record.observed},
         raw=[record.raw[i] for i in chosen] if len(record.raw) == n else (),
         stored=(),  # the data stage has compared all of them
     )
     return sampled, chosen
+
+
+def _in_place(
+    tokenizer: Any, batches: Sequence[Batch], conversations: Sequence[Sequence[Message]]
+) -> bool:
+    """Whether trained rows say what the conversations of their positions say, or a part of it.
+
+    Equal numbers alone prove nothing: a trainer may hold its rows in another order.
+    """
+    rows = [ids for batch in batches for ids, _ in batch_rows(batch)]
+    if len(rows) != len(conversations):
+        return False
+    texts = map(_squeezed, tokenizer.batch_decode(rows))
+    return all(map(_says, texts, conversations))
+
+
+def _says(text: str, messages: Sequence[Message]) -> bool:
+    """Whether a trained text holds the messages, the one at which it was cut excepted.
+
+    System prompts do not count, since rows share them, nor thoughts, which templates drop.
+    """
+    for message in messages:
+        if message.get("role") == "system":
+            continue
+        said = content_text(message)
+        said = _squeezed(said[thought_length(said) :])
+        if said not in text:
+            return bool(text) and (text[-EDGE:] in said or text[:EDGE] in said)
+    return True
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def _renumbered(finding: Finding, chosen: Sequence[int]) -> Finding:

@@ -104,6 +104,30 @@ def test_truncation_and_lost_rows(run, rows, conversations):
     assert ids(run([*rows, rows[0]])) == ["P7"]
 
 
+def test_rows_that_are_wrapped_around(run, rows):
+    """All tokens in one stream, cut every 60 tokens: conversations join and break."""
+    stream = {key: [x for row in rows for x in row[key]] for key in rows[0]}
+    n = len(stream["labels"])
+    cut = [{k: v[i : i + 60] for k, v in stream.items()} for i in range(0, n - n % 60, 60)]
+    found = run(cut)
+    assert {"P5", "P6"} <= set(ids(found))
+    assert not {"C13", "P3"} & set(ids(found))
+
+
+def test_a_row_that_cannot_be_judged_is_known_by_its_tokens(run, rows, tokenizer, conversations):
+    """Its answer has no place in the render; that is no other template, and no other row."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}{{ '\n' + m.content if m.content }}"
+        "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+    )
+    declared = [*conversations[:1], [conversations[1][1], {"role": "assistant", "content": ""}]]
+    encoded = [masking.assistant_labels(other, c, max_length=400) for c in declared]
+    batches = [masking.collate(encoded, 0)]
+    found = preflight.check(Trainer(None, batches), declared, other, stages=("template", "batches"))
+    assert [(f.id, f.severity) for f in found] == [("C0", "WARN")]
+
+
 def test_rows(run, rows, conversations):
     roles = [
         [{**m, "role": {"user": "human"}.get(m["role"], m["role"])} for m in c]
