@@ -38,7 +38,9 @@ _NEAR_MONTH = re.compile(
 )
 _NEAR_MONEY = re.compile(r"\d ?([a-z]{4,8})\b", re.IGNORECASE)
 
-NUMBER = re.compile(r"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{3}|[€$£])?(\d[\d.,'’ \u00a0]*)", re.IGNORECASE)
+NUMBER = re.compile(
+    r"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{3}|[€$£]|Fr\.)?(\d[\d.,'’ \u00a0]*)", re.IGNORECASE
+)
 _GROUP = re.compile(r"(?<=\d)['’ \u00a0](?=\d{3}(?!\d))")
 
 SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF"}

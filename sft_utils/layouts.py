@@ -58,7 +58,10 @@ def conversation(row: Mapping[str, Any], number: int) -> list[Message]:
 
 
 def _turns(row: Mapping[str, Any], field: str, number: int) -> list[Message]:
-    """A list of messages; ShareGPT's from/value become role/content."""
+    """A list of messages; ShareGPT's from/value become role/content.
+
+    Of two names for one thing the one that is not null counts: Arrow gives every turn all keys.
+    """
     turns = row[field]
     if not isinstance(turns, list):
         raise DataError(f"row {number}: {field!r} is {_kind(turns)}, a list of messages is needed")
@@ -66,7 +69,13 @@ def _turns(row: Mapping[str, Any], field: str, number: int) -> list[Message]:
         if not isinstance(turn, Mapping):
             raise DataError(f"row {number}: {field}[{index}] is {_kind(turn)}, an object is needed")
     renamed = {"from": "role", "value": "content"}
-    return [{renamed.get(key, key): value for key, value in turn.items()} for turn in turns]
+    return [
+        {
+            renamed.get(key, key): value
+            for key, value in sorted(turn.items(), key=lambda item: item[1] is not None)
+        }
+        for turn in turns
+    ]
 
 
 def _side(row: Mapping[str, Any], field: str, role: str, number: int) -> list[Message]:

@@ -53,6 +53,8 @@ def load_schema(path: Path | str) -> Schema:
         raise DataError(f"schema {name} cannot be read, {reason}: {detail}. Repair it.")
     if not isinstance(schema, dict):
         raise DataError(f"schema {name} holds {json.dumps(schema)[:40]}: an object is needed.")
+    if schema.get("$schema") in (f"http{DIALECT[5:]}", f"http{DIALECT[5:]}#"):
+        schema["$schema"] = DIALECT  # the same draft, as older ones wrote their address
     _check(schema, name)
     return schema
 

@@ -14,18 +14,24 @@ from sft_utils.data import Row
 from sft_utils.errors import DataError
 from sft_utils.parsing import Item, Source, lines, unreadable
 
+UNNAMED = "Unnamed: 0"
+"""What pandas calls a first column without a name: its own row numbers, written by `to_csv`."""
+
 
 def delimited(source: Source, limit: int, delimiter: str) -> Iterator[Item]:
     """Rows of a CSV under its header; every value is a text.
 
     Raises:
-        DataError: The header is broken, a name is empty or comes twice, or no line follows.
+        DataError: The header is broken, a name after the first is empty, one comes twice, or no
+            line follows.
     """
     where = f"{display_path(source.path)}, header"
     records = (one for one in _records(source, limit, delimiter))
     line, names, reason, detail = next(one for one in records if one[1] != [])
     if names is None:
         raise DataError(f"{where} (line {line}): {f'{reason} {detail}'.strip()}. Repair it.")
+    if not names[0] and UNNAMED not in names[1:]:
+        names = [UNNAMED, *names[1:]]
     for place, name in enumerate(names, 1):
         if not name.strip():
             raise DataError(f"{where}: column {place} has no name. Name every column.")
@@ -105,6 +111,18 @@ def _fed(used: list[Any], pull: Callable[[], Any], limit: int) -> Iterator[str]:
         used.append(line)
 
 
+_UNREADABLE = (ValueError, OverflowError, KeyError)
+"""What pyarrow raises for a date beyond the year 9999 or an unknown time zone."""
+
+
+def _readable(table: Any, column: str, index: int) -> bool:
+    try:
+        table.column(column)[index].as_py()
+    except _UNREADABLE:
+        return False
+    return True
+
+
 def parquet(source: Source) -> Iterator[Item]:
     """Rows of a Parquet file, one row group in memory.
 
@@ -140,6 +158,10 @@ def parquet(source: Source) -> Iterator[Item]:
                 row = table.slice(index, 1).to_pylist()[0]
             except UnicodeDecodeError as error:
                 yield Item(number, None, "invalid UTF-8", f"at byte {error.start} of a text")
+            except _UNREADABLE:
+                column = next(n for n in names if not _readable(table, n, index))
+                detail = f"{table.schema.field(column).type} in column {column!r}; leave it out"
+                yield Item(number, None, "a value that Python cannot hold", detail)
             else:
                 yield plain(number, row)
 

@@ -119,9 +119,8 @@ class Own:
         for reason, numbers in self.warnings.items():
             if left := kept.intersection(numbers):
                 said[f"kept with a warning: {reason}"] = list(left)
-        for reason, _ in self.reasons.most_common():
-            numbers = [k for k, why in self.excluded if why.split(":")[0] == reason]
-            said[f"excluded: {reason}"] = numbers
+        for name, _ in self.reasons.most_common():
+            said[f"excluded: {name}"] = [k for k, w in self.excluded if w.split(":")[0] == name]
         where = "lines" if self.unit == "line" else f"{self.unit} numbers"
         table = [{"part": k, "rows": len(n), where: _lines(n)} for k, n in said.items()]
         unread = self.ignored.most_common()

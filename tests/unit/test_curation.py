@@ -272,7 +272,7 @@ def test_dates_are_not_invented():
      ("£7.50", 7.5),
      ("EUR15", 15), ("1'299.50 CHF", 1299.5), ("1 299 EUR", 1299),
      ("SPD-2026-135 494,21 €", 494.21),
-     ("12,5", 12.5), ("20-30 €", 30), ("1.299", 1299), ("USD 18.4,", 18.4)],
+     ("12,5", 12.5), ("Fr.49.90", 49.9), ("Fr. 20", 20), ("20-30 €", 30), ("1.299", 1299), ("USD 18.4,", 18.4)],
 )  # fmt: skip
 def test_sums_are_read_as_a_reader_would(text, amount):
     assert amount in numbers_in(f"I paid {text} for it")

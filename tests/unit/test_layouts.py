@@ -141,6 +141,15 @@ def test_pairs_that_are_no_conversation(row, words):
     assert str(got.excluded[0]) == words
 
 
+def test_nulls_that_arrow_adds_to_turns_hide_nothing():
+    null = {"role": None, "content": None}
+    turns = [{"from": "human", "value": "q", **null}, {**null, "from": "gpt", "value": "a"}]
+    got = conversations(loaded({"conversations": turns}))
+    assert got.conversations == [[USER, ANSWER]]
+    turns = [{**USER, "from": None, "value": None}, {"from": None, "value": None, **ANSWER}]
+    assert conversations(loaded({"conversations": turns})).conversations == [[USER, ANSWER]]
+
+
 def test_answers_that_look_like_placeholders_stay():
     assert conversations(loaded({"prompt": "q", "completion": "none"})).conversations == [
         [USER, msg("assistant", "none")]

@@ -456,6 +456,29 @@ def test_a_broken_row_group_costs_no_other(tmp_path):
     assert str(loaded.excluded[0]).startswith("broken row group: rows 2 to 2: ")
 
 
+def test_parquet_values_that_python_has_not_cost_their_row_alone(tmp_path):
+    far = pyarrow.array([1, 2**62, 3], pyarrow.timestamp("us"))
+    zone = pyarrow.array([1, 2, 3], pyarrow.timestamp("us", tz="Mars/Phobos"))
+    for name, column, good in (("far", far, [1, 3]), ("zone", zone, [])):
+        path = tmp_path / f"{name}.parquet"
+        parquet.write_table(pyarrow.table({"q": ["a", "b", "c"], "t": column}), path)
+        if good:
+            loaded = load(path)
+            assert [one.number for one in loaded.rows] == good
+            assert str(loaded.excluded[0]) == (
+                "a value that Python cannot hold: timestamp[us] in column 't'; leave it out")  # fmt: skip
+        else:
+            with pytest.raises(DataError, match=r"3 excluded; the first, row 1: a value that Python cannot hold: .*Mars/Phobos. in column 't'"):
+                load(path)
+
+
+def test_the_row_numbers_of_pandas_are_a_column_of_their_own(tmp_path):
+    loaded = load(put(tmp_path, "x.csv", b",q,a\n0,x,y\n1,z,w\n"))
+    assert loaded.rows[1].row == {"Unnamed: 0": "1", "q": "z", "a": "w"}
+    with pytest.raises(DataError, match="column 1 has no name"):
+        load(put(tmp_path, "x.csv", b",Unnamed: 0,a\n0,x,y\n"))
+
+
 def test_parquet_dates_become_texts(tmp_path):
     import datetime
     import decimal

@@ -44,6 +44,7 @@ def valid(value, schema):
             }
         },
         {"anyOf": [True, {"$ref": "#/anyOf/0"}]},
+        {"$ref": "#/$defs/a%20b%7E1c", "$defs": {"a b/c": {"type": "string"}}},
     ],
 )
 def test_whole_schemas_load(tmp_path, schema):
@@ -86,6 +87,12 @@ def test_a_long_complaint_is_shortened(tmp_path):
         load_schema(put(tmp_path, {"properties": {"a": ["x" * 1000]}}))
     assert len(str(caught.value)) < 260
     assert str(caught.value).endswith("... at $.properties.a.")
+
+
+@pytest.mark.parametrize("end", ["", "#"])
+def test_the_draft_may_be_named_without_encryption(tmp_path, end):
+    plain = {"$schema": DIALECT.replace("https", "http") + end, "type": "object"}
+    assert load_schema(put(tmp_path, plain)) == {"$schema": DIALECT, "type": "object"}
 
 
 def test_a_missing_schema_is_named(tmp_path):
