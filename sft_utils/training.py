@@ -12,11 +12,18 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sft_utils.artifacts import display_path, storage_error, write_json
-from sft_utils.errors import ConfigError, StorageError
+from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.generation import report_progress
+
+IDENTITY = "identity.json"
+"""What must be equal for a checkpoint to be continued; it also marks a folder as this module's."""
 
 COMPLETE = "complete.json"
 """Written when a training run has ended; a folder without it is resumed."""
+
+
+class StoppedEarlyError(SFTError):
+    """A resumed run had stopped early: its checkpoint is its end, nothing is left to train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +115,20 @@ class TaskGate(TrainerCallback):
         return self.folder / f"step-{step:05d}"
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Continue the history of an interrupted run; forget what lies after its checkpoint."""
+        """Continue the history of an interrupted run; forget what lies after its checkpoint.
+
+        Raises:
+            StoppedEarlyError: The history ends with an early stop: no step may follow.
+        """
         if state.global_step and self.history_file.exists():
             saved = json.loads(self.history_file.read_text(encoding="utf-8"))
             self.history = [Candidate(**c) for c in saved if c["step"] <= state.global_step]
+            if self._stalled():
+                self.on_epoch_end(args, state, control, **kwargs)
+                raise StoppedEarlyError(
+                    f"training had stopped early at step {state.global_step}, nothing is left to "
+                    "train. Call training.train_resumable, which ends there."
+                )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Quick evaluation, early stop, progress."""
@@ -187,14 +204,32 @@ def last_checkpoint(folder: Path) -> Path | None:
 
     The trainer writes trainer_state.json last, so a folder without it is not complete.
     """
-    found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    for path in reversed(found):
+    named = (p for p in Path(folder).glob("checkpoint-*") if p.name.split("-", 1)[1].isdecimal())
+    for path in sorted(named, key=lambda p: int(p.name.split("-")[1]), reverse=True):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             return path
         except (OSError, ValueError):
             shutil.rmtree(path, ignore_errors=True)
     return None
+
+
+def _clear(folder: Path) -> None:
+    """Empty a folder that a run of ours has marked, the marks last: it may be killed here, too.
+
+    Raises:
+        ConfigError: Something is there, and no mark says that it is ours.
+    """
+    marks = (COMPLETE, IDENTITY)
+    inside = [p for p in folder.glob("*") if not p.name.startswith(".part-")]
+    if inside and not (folder / IDENTITY).exists():
+        raise ConfigError(
+            f"{folder} holds {inside[0].name!r} and no {IDENTITY}, so it is no training run of "
+            "ours and is left alone. Name a new or empty folder, or empty it yourself."
+        )
+    for path in sorted(inside, key=lambda p: marks.index(p.name) if p.name in marks else -1):
+        whole = path.is_dir() and not path.is_symlink()
+        shutil.rmtree(path, ignore_errors=True) if whole else path.unlink(missing_ok=True)
 
 
 def _keep_dtypes(trainer: Any) -> None:
@@ -270,7 +305,8 @@ def fit_loss_chunks(tokens: int) -> int:
 def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
-    A finished run, or the remains of a run with another identity, is cleared first.
+    A finished run, or the remains of a run with another identity, is cleared first. A run that had
+    stopped early and was killed while its end was scored is not trained on.
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
@@ -278,13 +314,14 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     Returns:
         The step at which training began (0, or that of the checkpoint resumed from).
     Raises:
+        ConfigError: The folder holds something else than a run of ours.
         StorageError: The disk filled up; the last complete checkpoint is kept.
     """
     folder = Path(folder)
-    mark = folder / "identity.json"
+    mark = folder / IDENTITY
     same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
     if (folder / COMPLETE).exists() or not same:
-        shutil.rmtree(folder, ignore_errors=True)
+        _clear(folder)
     write_json(mark, identity)
     checkpoint = last_checkpoint(folder)
     began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -294,6 +331,8 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     _keep_dtypes(trainer)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except StoppedEarlyError:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)
     except StorageError:
         raise
     except OSError as error:

@@ -83,6 +83,38 @@ def test_history_continues_after_a_kill(tmp_path):
     assert [c.step for c in resumed.history] == [10, 20]
 
 
+def test_a_run_that_had_stopped_early_is_not_trained_on(tmp_path):
+    """It was killed while its end was scored; an undisturbed run makes no further step."""
+    scores = {"task": 0.5, "forgetting": 0.0}
+    settings = {"every": 2, "patience": 2}
+    gate = training.TaskGate(lambda m, full: scores, tmp_path / "gate", **settings)
+    for step in (2, 4, 6):
+        gate.on_step_end(None, State(step), Control(), model=Model())
+
+    class Resumed(FinishingTrainer):
+        args, control, ended = None, Control(), 0
+
+        def train(self, resume_from_checkpoint=None):
+            gate.on_train_begin(self.args, self.state, self.control, model=Model())
+            raise AssertionError("a step too many")
+
+        @property
+        def callback_handler(self):
+            return self
+
+        def on_train_end(self, *_):
+            self.ended += 1
+
+    gate = training.TaskGate(lambda m, full: scores, tmp_path / "gate", **settings)
+    trainer = Resumed()
+    trainer.state = State(6)
+    training.train_resumable(trainer, tmp_path / "run", {"rate": 1})
+    assert [(c.step, c.full) for c in gate.history] == [(2, False), (4, False), (6, False),
+                                                        (6, True)]  # fmt: skip
+    assert json.loads((tmp_path / "run" / training.COMPLETE).read_text()) == {"steps": 6}
+    assert trainer.ended == 1
+
+
 def test_the_end_is_scored_even_if_the_trainer_did_not_announce_it(tmp_path):
     """A run killed during its last evaluation resumes behind the end of the epoch."""
     gate = training.TaskGate(lambda m, full: {"task": 0.5, "forgetting": 0.0}, tmp_path, every=10)
@@ -148,6 +180,40 @@ def test_only_the_same_run_is_continued(tmp_path):
     assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
         "a finished run starts anew"
     )
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
+    precious = tmp_path / "my_adapter.safetensors"
+    precious.write_text("weights")
+    with pytest.raises(ConfigError, match=r"my_adapter\.safetensors.*identity\.json.*empty folder"):
+        training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 1})
+    assert precious.read_text() == "weights"
+    precious.rename(tmp_path / ".part-0")  # what a killed write of ours leaves behind
+    training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 1})
+
+
+def test_clearing_that_is_killed_can_be_repeated(tmp_path, monkeypatch):
+    """The marks go last: without them the rest would look like somebody else's."""
+    training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 1})
+    (tmp_path / "checkpoint-2").mkdir()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 2})
+    assert (tmp_path / "identity.json").exists()
+    assert training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 2}) == 0
+
+
+def test_checkpoints_with_a_name_of_somebody_else(tmp_path):
+    for name in ("checkpoint-best", "checkpoint-5", "checkpoint-5-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trainer_state.json").write_text("{}")
+    assert training.last_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert (tmp_path / "checkpoint-best").is_dir()
 
 
 def test_half_written_checkpoints_are_removed(tmp_path):
