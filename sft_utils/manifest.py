@@ -1,6 +1,7 @@
 """The run manifest: everything that decides a number, hashed into one run id."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import os
 import re
@@ -24,8 +25,12 @@ def versions() -> dict[str, str]:
     return _installed(PACKAGES)
 
 
+@functools.cache
 def locked_versions() -> dict[str, str]:
-    """Installed versions of every package that the lock names: any of them can change a number."""
+    """Installed versions of every package that the lock names: any of them can change a number.
+
+    Read once per process (0.1 s). What is installed later is seen by the next one.
+    """
     pins = re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return _installed(pins)
 

@@ -7,6 +7,7 @@ import pytest
 from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.manifest import locked_versions
 from sft_utils.nbdeps import dependencies, state_hash, upstream_closure
 from sft_utils.nbsource import (
     adopt,
@@ -222,8 +223,10 @@ def test_state_hash_sees_package_versions(layout, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
     for package in ("llguidance", "lxml", "xllamacpp", "pandas"):  # decide numbers, shown nowhere
         other[package] = "99.0"
+        locked_versions.cache_clear()
         assert state_hash(layout, "00_first", "cpu", {}) != before, package
         other.clear()
+        locked_versions.cache_clear()
         assert state_hash(layout, "00_first", "cpu", {}) == before
 
 

@@ -88,8 +88,12 @@ def test_run_id_follows_every_locked_package(monkeypatch):
     installed = manifest.importlib.metadata.version
     before = manifest.lock_hash()
     other = {"llguidance": "99.0"}
-    monkeypatch.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
-    assert manifest.lock_hash() != before
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.metadata.version", lambda n: other.get(n) or installed(n))
+        manifest.locked_versions.cache_clear()
+        assert manifest.lock_hash() != before
+    manifest.locked_versions.cache_clear()
+    assert manifest.lock_hash() == before
 
 
 def test_checkpoint_writes_and_require_reads(run):
