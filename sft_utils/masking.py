@@ -6,6 +6,7 @@ from typing import Any
 
 from sft_utils.chat import Message, render
 from sft_utils.errors import MaskError
+from sft_utils.rendering import content_text, thought_length
 
 IGNORE = -100
 """Label that cross-entropy skips (torch.nn.CrossEntropyLoss, ignore_index)."""
@@ -27,8 +28,9 @@ def assistant_labels(tokenizer: Any, messages: Sequence[Message], *, max_length:
     Returns:
         {"input_ids": length T, "labels": length T, IGNORE where no loss}.
     Raises:
-        MaskError: The template is not incremental, no token is supervised, or truncation would
-            cut an answer (silently shortened answers teach a model to stop early).
+        MaskError: The template is not incremental or does not write an answer as it is, no token is
+            supervised, or truncation would cut an answer (silently shortened answers teach a model
+            to stop early).
     Introduced in: notebooks/02_template_masking
     """
     full = render(tokenizer, messages)
@@ -46,6 +48,7 @@ def assistant_labels(tokenizer: Any, messages: Sequence[Message], *, max_length:
                 f"message {index}: the render up to this answer is not a prefix of the whole "
                 "conversation, so training and serving see different text. Use another template."
             )
+        _check_written(message, index, turn[len(head) :])
         for position, (start, _) in enumerate(offsets):
             if len(head) <= start < len(turn):
                 labels[position] = ids[position]
@@ -63,6 +66,26 @@ def assistant_labels(tokenizer: Any, messages: Sequence[Message], *, max_length:
             "Raise max_length or drop the row."
         )
     return {"input_ids": ids[:max_length], "labels": labels[:max_length]}
+
+
+def _check_written(message: Message, index: int, added: str) -> None:
+    """What an answer says must stand in its turn; templates drop contents that they cannot read.
+
+    Thoughts and space at the ends are left out, since templates take them away on purpose.
+    """
+    content = message.get("content")
+    listed = isinstance(content, list | tuple)
+    said = content_text(message)
+    texts = [content_text({"content": [part]}) for part in content] if listed else [said]
+    lost = [t for t in texts if t[thought_length(t) :].strip() not in added]
+    raw = listed and str(content) in added  # Python's own notation of the list
+    if lost or raw:
+        seen = "is written as Python prints a list" if raw else f"becomes {added[:40]!r}"
+        fix = "Give the content as one string" if listed else "Use another template"
+        raise MaskError(
+            f"message {index}: the template does not write this answer as it is, "
+            f"{(lost or texts)[0][:40]!r} {seen}. {fix}."
+        )
 
 
 def supervised(row: Row) -> int:

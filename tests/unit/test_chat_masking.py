@@ -8,6 +8,7 @@ import torch
 
 from sft_utils import chat, masking
 from sft_utils.errors import MaskError, TemplateError
+from sft_utils.preflight.sides import trl_templates
 
 LONG = 400
 
@@ -99,6 +100,29 @@ def test_generation_prompt_is_a_prefix_of_training(tokenizer, conversations):
     for c in conversations:
         head = chat.prompt_ids(tokenizer, c[:-1])
         assert chat.oracle(tokenizer, c).ids[: len(head)] == head
+
+
+@pytest.mark.parametrize("name", ["qwen3", "llama3"])
+def test_a_list_that_the_template_does_not_read(tokenizer, name):
+    """One drops it, the other writes it in Python's own notation; neither may become labels."""
+    other = copy.copy(tokenizer)
+    other.chat_template = (trl_templates() / f"{name}.jinja").read_text(encoding="utf-8")
+    rows = [
+        {"role": "user", "content": "Hi?"},
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]},
+    ]
+    with pytest.raises(MaskError, match=r"message 1: .*'Hello\.'.*Give the content as one string"):
+        masking.assistant_labels(other, rows, max_length=LONG)
+
+
+def test_an_answer_that_the_template_changes(tokenizer):
+    other = copy.copy(tokenizer)
+    other.chat_template = tokenizer.chat_template.replace(
+        "message['content']", "message['content'] | upper"
+    )
+    rows = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]
+    with pytest.raises(MaskError, match=r"'Hello\.' becomes 'HELLO.*another template"):
+        masking.assistant_labels(other, rows, max_length=LONG)
 
 
 def test_padding_does_not_change_the_loss(tokenizer, tiny, conversations):
