@@ -29,6 +29,15 @@ def display_path(path: Path | str) -> str:
         return Path(path).name
 
 
+def given_path(path: Path | str) -> str:
+    """The path as it was given, if it lies outside the repository: for errors about such a file.
+
+    Which file was looked for is then the reader's own business; `display_path` hides its folder.
+    """
+    inside = Path(path).resolve().is_relative_to(ROOT)
+    return display_path(path) if inside else str(path)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that it is either complete or not there.
 

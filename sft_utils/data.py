@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sft_utils.artifacts import display_path, sha256_text, write_text
+from sft_utils.artifacts import display_path, given_path, sha256_text, write_text
 from sft_utils.errors import DataError
 
 Row = dict[str, Any]
@@ -69,7 +69,7 @@ def open_bytes(path: Path) -> BinaryIO:
         DataError: It is missing, no file, or may not be read.
     """
     if not path.is_file():
-        raise DataError(f"{display_path(path)} does not exist or is not a file. Check the path.")
+        raise DataError(f"{given_path(path)} does not exist or is not a file. Check the path.")
     try:
         return path.open("rb")
     except OSError as error:

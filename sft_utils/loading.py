@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import filters, tables
-from sft_utils.artifacts import display_path
+from sft_utils.artifacts import display_path, given_path
 from sft_utils.data import Row
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.parsing import Item, Source
@@ -188,16 +188,16 @@ def _check(path: Path) -> None:
     if path.is_dir():
         found = sorted(p.name for p in path.iterdir() if suffix_of(p) in DATA_NAMES)
         hint = f"Name one file, for example {found[0]}." if found else "It holds no data file."
-        raise DataError(f"{display_path(path)} is a directory. {hint}")
+        raise DataError(f"{given_path(path)} is a directory. {hint}")
     if path.exists():
         if not path.is_file():
-            raise DataError(f"{display_path(path)} is no ordinary file. Save its content in one.")
+            raise DataError(f"{given_path(path)} is no ordinary file. Save its content in one.")
         return
     if not path.parent.is_dir():
-        raise DataError(f"{display_path(path)} does not exist, nor does its directory.")
+        raise DataError(f"{given_path(path)} does not exist, nor does its directory.")
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 3, 0.6)
     hint = f"Did you mean {' or '.join(near)}?" if near else "Check the path."
-    raise DataError(f"{display_path(path)} does not exist. {hint}")
+    raise DataError(f"{given_path(path)} does not exist. {hint}")
 
 
 _HUB = re.compile(

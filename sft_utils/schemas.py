@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import data
-from sft_utils.artifacts import display_path
+from sft_utils.artifacts import display_path, given_path
 from sft_utils.errors import DataError
 from sft_utils.schematext import Schema, resolve, signature
 
@@ -38,7 +38,9 @@ def load_schema(path: Path | str) -> Schema:
     path = Path(path)
     name = display_path(path)
     if not path.is_file():
-        raise DataError(f"schema {name} does not exist or is not a file. Check the path.")
+        raise DataError(
+            f"schema {given_path(path)} does not exist or is not a file. Check the path."
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -188,14 +188,14 @@ def test_a_file_that_gives_nothing_is_named(tmp_path, name, file, content, words
 def test_paths_that_are_no_file(tmp_path):
     put(tmp_path, "train.jsonl", A)
     for path, words in (
-        (tmp_path / "tran.jsonl", "tran.jsonl does not exist. Did you mean train.jsonl?"),
-        (tmp_path / "qqq", "qqq does not exist. Check the path."),
-        (tmp_path / "no" / "x.csv", "x.csv does not exist, nor does its directory."),
-        (tmp_path, f"{tmp_path.name} is a directory. Name one file, for example train.jsonl."),
+        (tmp_path / "tran.jsonl", "does not exist. Did you mean train.jsonl?"),
+        (tmp_path / "qqq", "does not exist. Check the path."),
+        (tmp_path / "no" / "x.csv", "does not exist, nor does its directory."),
+        (tmp_path, "is a directory. Name one file, for example train.jsonl."),
     ):
         with pytest.raises(DataError) as caught:
             load(path)
-        assert str(caught.value) == words
+        assert str(caught.value) == f"{path} {words}"
 
 
 def csv_text(delimiter=",", end="\n"):

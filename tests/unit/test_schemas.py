@@ -97,7 +97,7 @@ def test_the_draft_may_be_named_without_encryption(tmp_path, end):
 
 def test_a_missing_schema_is_named(tmp_path):
     for path in (tmp_path / "none.json", tmp_path):
-        with pytest.raises(DataError, match=f"schema {path.name} does not exist or is not a file"):
+        with pytest.raises(DataError, match=f"schema {path} does not exist or is not a file"):
             load_schema(path)
 
 
