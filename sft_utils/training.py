@@ -305,8 +305,7 @@ def fit_loss_chunks(tokens: int) -> int:
 def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
-    A finished run, or the remains of a run with another identity, is cleared first. A run that had
-    stopped early and was killed while its end was scored is not trained on.
+    A finished run, or the remains of a run with another identity, is cleared first.
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.

@@ -2,7 +2,8 @@
 
 The file goes through the real TRL trainer, with a tiny random model in place of the weights: what
 is compared is what TRL would really train on. Exit code: 0 nothing, 1 warnings, 2 a fact that
-ruins the run, 64 the command itself is wrong, 65 the file or model cannot be used.
+ruins the run, 64 the command itself is wrong, 65 the file or model cannot be used, 70 the preflight
+itself failed.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import io
 import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from sft_utils.preflight.record import Finding, RunRecord
 from sft_utils.preflight.stages import SAMPLE, check, inspect, merge
 from sft_utils.preflight.view import as_rows, as_text
 
-USAGE, UNUSABLE = 64, 65
+USAGE, UNUSABLE, BROKEN = 64, 65, 70
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -50,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
         epilog="exit code: 0 nothing found, 1 warnings, 2 a fact that ruins the run, "
-        "64 wrong option, 65 file or model unusable",
+        "64 wrong option, 65 file or model unusable, 70 the preflight itself failed",
     )
     p.add_argument("--model", required=True, help="directory or hub id with the SERVED tokenizer")
     p.add_argument("--revision", help="commit of a hub id")
@@ -93,6 +95,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SFTError, OSError) as error:
         print(f"preflight: {error}", file=sys.stderr)
         return UNUSABLE
+    except Exception as error:  # Python's own exit code, 1, would read as "warnings only"
+        traceback.print_exc()
+        print(
+            f"preflight: it failed itself, with {type(error).__name__}: nothing is said about "
+            "this run. Report the lines above with the options and a row of the file.",
+            file=sys.stderr,
+        )
+        return BROKEN
     code = max((2 if f.severity == "FAIL" else 1 for f in findings), default=0)
     if options.format == "json":
         print(json.dumps({"rows": n, "exit": code, "findings": as_rows(findings)}, indent=1))
@@ -327,7 +337,7 @@ def _trainer(options: argparse.Namespace, dataset: Any, tokenizer: Any, folder: 
         packing_strategy=options.packing_strategy,
         assistant_only_loss=options.assistant_only_loss,
         completion_only_loss=options.completion_only_loss,
-        **({"learning_rate": options.learning_rate} if options.learning_rate else {}),
+        **({"learning_rate": options.learning_rate} if options.learning_rate is not None else {}),
     )
     return SFTTrainer(
         stand_in(tokenizer), arguments, train_dataset=dataset, processing_class=tokenizer

@@ -83,8 +83,12 @@ def schedule(record: RunRecord) -> Iterator[Finding]:
         )
         yield _schedule("FAIL", what, f"warmup_steps={max(total // 20, 0)}, at most a tenth")
         return
+    if not 0 < rate < math.inf:
+        what = f"the learning rate is {rate:g} in every step"
+        yield _schedule("FAIL", what, "learning_rate > 0, such as 2e-4 for an adapter")
+        return
     found = rates(record.arguments, total)
-    if rate <= 0 or (found and max(found) <= 0):
+    if found and max(found) <= 0:
         yield _schedule("FAIL", "the learning rate is 0 in every step", "learning_rate > 0")
     elif found and sum(r > 0.1 * rate for r in found) < 0.5 * len(found):
         share = sum(r > 0.1 * rate for r in found) / len(found)

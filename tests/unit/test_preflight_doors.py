@@ -664,7 +664,8 @@ def unusable(result):
 
 
 def test_a_missing_or_broken_file(command, tmp_path):
-    assert "none.jsonl does not exist" in unusable(command(tmp_path / "none.jsonl"))
+    none = tmp_path / "none.jsonl"
+    assert f"{none} does not exist" in unusable(command(none)), "which of them all is said"
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"messages": []}\n{"messages": \n')
     assert "broken.jsonl, line 2: not JSON" in unusable(command(broken))
@@ -674,9 +675,29 @@ def test_a_missing_or_broken_file(command, tmp_path):
     assert "none.jsonl" in unusable(command(PAIRED, "--eval-data", missing))
 
 
+@pytest.mark.parametrize("rate", [0, -1, "nan", "inf"])
+def test_a_rate_that_trains_nothing(command, rate):
+    code, out, _ = command(PAIRED, f"--learning-rate={rate}")
+    assert code == 2
+    assert "O15" in ids(out)
+    assert "the learning rate is" in out
+
+
+def test_a_fault_of_the_preflight_itself_is_no_verdict(served, tmp_path, capsys, monkeypatch):
+    def broken(options):
+        raise ZeroDivisionError("inside")
+
+    monkeypatch.setattr(cli, "_examine", broken)
+    data = jsonl(tmp_path / "rows.jsonl", PAIRED)
+    assert cli.main(["--model", str(served), "--data", str(data)]) == 70
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "ZeroDivisionError: nothing is said about this run" in said.err
+
+
 def test_a_broken_schema(command, tmp_path):
     schema = tmp_path / "schema.json"
-    assert "schema schema.json does not exist" in unusable(command(PAIRED, "--schema", schema))
+    assert f"schema {schema} does not exist" in unusable(command(PAIRED, "--schema", schema))
     schema.write_text("{")
     assert "schema schema.json cannot be read" in unusable(command(PAIRED, "--schema", schema))
     schema.write_text("[]")
