@@ -23,6 +23,7 @@ from sft_utils.artifacts import display_path
 from sft_utils.errors import DataError, ModelError, SFTError
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.record import Finding, RunRecord
+from sft_utils.preflight.sides import row_variables
 from sft_utils.preflight.stages import SAMPLE, check, inspect, merge
 from sft_utils.preflight.view import as_rows, as_text
 
@@ -132,6 +133,7 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
         "declared": {"max_length": options.max_length or None, "packing": options.packing},
         "observed": {"columns": sorted(set().union(*raw))},
     }
+    facts["template_kwargs"], mixed = row_variables(raw)
     tokenizer, facts["generation"] = _served(options.model, options.revision)
     if options.train_tokenizer:
         facts["train_tokenizer"] = _tokenizer(options.train_tokenizer, None)
@@ -146,6 +148,8 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     unread = _unread_columns(raw[0])
     if unread:
         return merge([*data, unread]), len(raw)
+    if mixed:
+        return merge([*data, *inspect(record, stages=("template",)), mixed]), len(raw)
     with tempfile.TemporaryDirectory() as folder, library_warnings() as said:
         try:
             trainer = _trainer(options, dataset, record.train_tokenizer or tokenizer, folder)

@@ -1,6 +1,8 @@
 """Two sides of one template: what trained the rows, and what will serve them."""
 
+import contextlib
 import importlib.util
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -68,6 +70,41 @@ def prompts(
     good = [text for text in texts if isinstance(text, str)]
     ids = iter(tokenizer(good, add_special_tokens=False)["input_ids"] if good else ())
     return [(text, next(ids)) if isinstance(text, str) else None for text in texts]
+
+
+def row_variables(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Finding | None]:
+    """Template variables that the rows bring themselves, as TRL hands them to the template.
+
+    Args:
+        rows: Lines of a file, with or without the columns tools and chat_template_kwargs.
+    Returns:
+        The variables that all rows share; or none, and C0, if rows differ in them.
+    """
+    found = []
+    for row in rows:
+        tools = row.get("tools")
+        if isinstance(tools, str):
+            with contextlib.suppress(ValueError):  # not JSON: TRL refuses it, and is quoted
+                tools = json.loads(tools)
+        own = row.get("chat_template_kwargs")
+        found.append(
+            ({"tools": tools} if tools else {}) | dict(own if isinstance(own, Mapping) else {})
+        )
+    other = next((i for i, own in enumerate(found) if own != found[0]), None)
+    if other is None:
+        return (found[0] if found else {}), None
+    names = sorted({key for own in found for key in own if own.get(key) != found[0].get(key)})
+    return {}, Finding(
+        id="C0",
+        severity="WARN",
+        what=f"rows bring different template variables ({', '.join(names)} of row {other} and row "
+        "0): their tokens cannot be compared",
+        where="columns tools, chat_template_kwargs",
+        fix="split the file by these columns and check every part alone",
+        why="the served text is known for one set of variables at a time; what is trained on "
+        "these rows was not looked at",
+        count=len(rows),
+    )
 
 
 def trl_templates() -> Path | None:

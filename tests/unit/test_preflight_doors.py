@@ -21,6 +21,7 @@ from sft_utils.errors import ConfigError, DataError, PreflightError
 from sft_utils.preflight import capture, cli, stages, view
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.record import Finding, RunRecord
+from sft_utils.preflight.sides import trl_templates
 
 ROOM = ROOT / "sft_utils" / "preflight"
 
@@ -584,6 +585,33 @@ def test_packing(command):
     code, out, _ = command(PAIRED, "--packing", "--packing-strategy", "wrapped", "--max-length", 64)
     assert code == 2
     assert ids(out) == {"P5", "P6"}, out
+
+
+def test_tools_that_the_rows_bring(command, served, tmp_path):
+    """TRL renders the tools of each row: they belong to the served text, or hide every fault."""
+    folder = tmp_path / "able"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(served / name, folder)
+    shutil.copy(trl_templates() / "qwen2_5.jinja", folder / "chat_template.jinja")
+    look, book = (
+        [{"type": "function", "function": {"name": name, "parameters": {}}}]
+        for name in ("look_up", "book")
+    )
+    code, out, _ = command([{**row, "tools": look} for row in PAIRED], model=folder)
+    assert code in (0, 1), out
+    assert "C8" not in ids(out)
+    code, out, _ = command([{**row, "tools": look} for row in MESSAGES], model=folder)
+    assert ids(out) == {"M1"}, "the fault behind it"
+    code, out, _ = command([{**row, "tools": json.dumps(look)} for row in PAIRED])
+    assert ids(out) == {"C14"}, "this template prints no tools"
+    code, out, _ = command([{**row, "tools": "look it up"} for row in PAIRED], model=folder)
+    assert "TRL" in ids(out), "no JSON: TRL refuses it"
+    mixed = [{**row, "tools": look if i % 2 else book} for i, row in enumerate(PAIRED)]
+    code, out, _ = command(mixed, model=folder)
+    assert ids(out) == set()
+    assert "tools of row 1 and row 0" in out
+    assert "split the file" in out
 
 
 def test_tool_calls_that_arrow_changes(command):
