@@ -121,6 +121,8 @@ def execute(
     # unknown. `nbparams` reads the tree, and has refused what is unknown before this.
     logging.getLogger("papermill.translators").setLevel(logging.ERROR)
     logging.getLogger("papermill").addFilter(_is_news)
+    # Tasks that an interrupt leaves behind report the end of their kernel, with a traceback.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     # parameterised first, so that cell numbers in hooks and in `nb` agree
     ready = papermill.execute_notebook(
         nb, None, parameters=dict(params), prepare_only=True, kernel_name="python3"

@@ -34,6 +34,14 @@ from sft_utils.nbverify import notes, verify
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def usual_threads():
+    """Runs of other numbers of threads are not published; two tests at a time have one each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SFT_THREADS", raising=False)
+        yield
+
+
 @pytest.fixture
 def layout(tmp_path):
     return make_repo(tmp_path / "a repo")

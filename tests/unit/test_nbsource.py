@@ -254,6 +254,7 @@ def test_state_hash_sees_all_that_an_upstream_run_hands_on(layout, part):
 
 
 def test_state_hash_sees_the_number_of_threads_on_a_cpu(layout, monkeypatch):
+    monkeypatch.delenv("SFT_THREADS", raising=False)  # set where tests run two at a time
     before = [state_hash(layout, "00_first", profile, {}) for profile in ("cpu", "gpu-16gb")]
     monkeypatch.setenv("SFT_THREADS", "5")
     after = [state_hash(layout, "00_first", profile, {}) for profile in ("cpu", "gpu-16gb")]

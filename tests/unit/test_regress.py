@@ -269,7 +269,7 @@ def test_reproduce_takes_over_where_it_had_begun_an_upstream_run_itself(layout):
     begun.parent.mkdir(parents=True)
     begun.touch()
     assert nbrun.main(["run", "--nb", "0"], layout) == 0
-    layout.run_file("00_first", "cpu", "").mkdir()
+    assert layout.run_file("00_first", "cpu", "").is_dir()
     replay(layout, recorded, MODELS)
     assert begun.parent.is_symlink()
 
