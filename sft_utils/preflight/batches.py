@@ -16,6 +16,7 @@ A row whose answers cannot be placed (C0, C11) is known by its tokens; its label
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,16 +87,16 @@ def _joined(cut: list[bool], tokens: int, number: int) -> Iterator[Finding]:
     """P5 and P6: a row of several conversations, some of them cut."""
     if not cut:
         return
-    yield Finding(
-        id="P5", severity="FAIL", where=f"trained row {number}",
-        what=f"{len(cut)} conversations in a row of {tokens} tokens, nothing separates them",
+    finding = partial(Finding, severity="FAIL", where=f"trained row {number}")
+    row = f"in a row of {tokens} tokens"
+    yield finding(
+        id="P5", what=f"{len(cut)} conversations {row}, nothing separates them",
         why="each document attends to the ones before it, which serving never does",
         fix="packing_strategy='bfd', no attention_mask, position_ids that restart",
     )  # fmt: skip
     if any(cut):
-        yield Finding(
-            id="P6", severity="FAIL", where=f"trained row {number}",
-            what=f"{sum(cut)} of the {len(cut)} conversations in a row of {tokens} tokens are cut",
+        yield finding(
+            id="P6", what=f"{sum(cut)} of the {len(cut)} conversations {row} are cut",
             why="answers are trained without the prompt they answer, or without their end",
             fix="packing_strategy='bfd', a larger max_length",
         )  # fmt: skip
