@@ -43,7 +43,7 @@ class Sizes:
     test_rows: int
     grid_items: int  # general items of each task for a grid run
     items: int  # general items of each task before and after; 400 are all
-    questions: int  # ordinary questions that measure format bleed
+    questions: int  # ordinary ones that measure format bleed; the grid asks half as many others
     rates: tuple[float, ...]
     shares: tuple[float, ...]  # replay rows as a share of all rows
 
@@ -54,7 +54,7 @@ SIZES = {
     "cpu": Sizes(grid_rows=80, final_rows=240, val_rows=24, test_rows=120, grid_items=48,
                       items=400, questions=60, rates=(1e-3, 4e-3), shares=(0.0, 0.1, 0.25)),
     "gpu": Sizes(grid_rows=512, final_rows=2048, val_rows=96, test_rows=168, grid_items=200,
-                      items=400, questions=120, rates=(1e-4, 3e-4, 1e-3), shares=(0.0, 0.02, 0.04)),
+                      items=400, questions=80, rates=(1e-4, 3e-4, 1e-3), shares=(0.0, 0.02, 0.04)),
 }  # fmt: skip
 
 

@@ -131,7 +131,6 @@ def predict(
     rank: int,
     batch_size: int,
     tokens: int,
-    supervised: int = 0,
     padded: bool = True,
     bits: int = 4,
     adapter_bytes: int = 2,
@@ -152,7 +151,6 @@ def predict(
         rank: LoRA rank on all seven projections.
         batch_size: Rows per micro-batch.
         tokens: Tokens of the longest row.
-        supervised: Decides nothing: TRL fills up a chunk with other tokens. 03 states it.
         padded: Rows of the batch differ in length (matters for sdpa).
         bits: 4 for NF4, 16 for bf16 or fp16, 32.
         adapter_bytes: 2 where TRL casts the adapter to bf16 (QLoRA), 4 for float32.

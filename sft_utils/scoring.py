@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.intervals import RESAMPLES as RESAMPLES  # 03 asks for it here
 from sft_utils.intervals import bootstrap, newcombe, wilson
 from sft_utils.jsonanswers import (
     Schema,

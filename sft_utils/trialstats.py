@@ -4,6 +4,7 @@ An arm is a list of runs, one per seed; a run is one score per mail. All arms of
 scored on the same mails with the same seeds, so that differences are paired twice.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,11 +87,6 @@ def difference(a: Arm, b: Arm) -> Difference:
     return {"value": mean_f1(a) - mean_f1(b), "n": hits.shape[1], "ci95": interval}
 
 
-def by_seed(a: Arm, b: Arm) -> list[float]:
-    """The difference of each seed by itself: do the seeds agree?"""
-    return [mean_f1([x]) - mean_f1([y]) for x, y in zip(a, b, strict=True)]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """What a comparison of arms recommends."""
@@ -101,15 +97,19 @@ class Choice:
     gap: Difference  # best minus chosen; of value zero where they are the same
 
 
-def choose(arms: Mapping[str, Arm], cost: Mapping[str, float]) -> Choice:
+def choose(
+    arms: Mapping[str, Arm], cost: Mapping[str, float], *, margin: float = math.inf
+) -> Choice:
     """The cheapest arm that is not shown to be worse than the best one.
 
     The best of many arms was helped by luck, so that a tie goes to the cheaper one. "Not shown"
-    depends on the number of mails: few mails, many ties.
+    depends on the number of mails: few mails, many ties. With several seeds the interval is wide,
+    and an arm that collapsed with one of them would still tie: `margin` keeps it out.
 
     Args:
         arms: Name -> arm, all on the same mails and seeds.
         cost: Name -> what the arm costs: parameters, rows, steps. Equal costs: the better one.
+        margin: Most field F1 that an arm may have lost against the best to tie with it.
     Raises:
         ConfigError: No arm, or an arm without a cost.
     """
@@ -118,7 +118,8 @@ def choose(arms: Mapping[str, Arm], cost: Mapping[str, float]) -> Choice:
     values = {name: mean_f1(arm) for name, arm in arms.items()}
     best = max(values, key=lambda n: (values[n], -cost[n]))
     gaps = {name: difference(arms[best], arm) for name, arm in arms.items()}
-    tied = tuple(n for n in arms if n == best or gaps[n]["ci95"][0] <= 0)
+    level = (n for n in arms if gaps[n]["ci95"][0] <= 0 and gaps[n]["value"] <= margin)
+    tied = tuple(dict.fromkeys([*level, best]))
     chosen = min(tied, key=lambda n: (cost[n], -values[n]))
     return Choice(best=best, tied=tied, chosen=chosen, gap=gaps[chosen])
 

@@ -250,6 +250,10 @@ constant = [scoring.score(json.dumps(trivial), tickets.gold(r), tickets.SCHEMA) 
 metrics["trivial.field_f1"] = scoring.f1_metric(constant)
 takeaway(f"The constant ticket scores {scoring.field_f1(constant):.3f} field F1; "
          f"{sum(s.schema_valid for s in constant)} of {len(constant)} times it is schema-valid.")
+for arm in ARMS:
+    metrics[f"{arm}_minus_trivial.field_f1"] = scoring.f1_difference(scores[arm], constant)
+    takeaway(f"{arm} against the constant ticket: "
+             f"{scoring.verdict(metrics[f'{arm}_minus_trivial.field_f1'])} (field F1).")
 
 # %% [markdown]
 # ## How much data would tuning need?
@@ -282,6 +286,7 @@ generation.dump_answers(run.dir / "scored.jsonl", said)
 
 # %% tags=["checkpoint"]
 readme = [f"{arm}.{m}" for arm in ARMS for m in ("schema_valid", "field_f1")]
+readme += ["trivial.field_f1", f"{best}_minus_trivial.field_f1"]
 with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
     c.fingerprint("data", sha256_file(ROOT / tickets.TEST))
     c.fingerprint("template", chat.template_hash(tokenizer))

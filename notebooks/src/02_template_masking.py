@@ -280,6 +280,7 @@ def make_trainer(train_rows, **options):
     config = SFTConfig(
         output_dir=str(run.dir / "trainer"), max_steps=steps, per_device_train_batch_size=4,
         learning_rate=learning_rate, lr_scheduler_type="constant", logging_steps=1, seed=seed,
+        logging_nan_inf_filter=False,
         bf16=False, use_cpu=not run.profile.is_gpu, gradient_checkpointing=False,
         save_strategy="no", report_to="none", disable_tqdm=True, max_length=1024,
     )  # fmt: skip
@@ -339,7 +340,8 @@ empty = [[*c[:-1], {**c[-1], "content": " "}] if i % 4 == 0 else c for i, c in e
 # ## Break it on purpose, many times
 #
 # **Predict.** Below are runs of the same few steps: one healthy, the others broken by one change
-# each. For each: will the final loss look worse than the healthy one?
+# each. For each: will the final loss look worse than the healthy one? Three of them are named as
+# ruinous before they run; the checkpoint asks whether their loss falls and their answers fail.
 
 # %%
 healthy = rows_of(study)
@@ -367,6 +369,8 @@ SABOTAGE = {  # name: (expected finding, rows that train, conversations as decla
     "answers cut off": ("P1", [cut(r) for r in healthy], study, {}),
     "a quarter of answers empty": ("D3", rows_of(empty), empty, {}),
 }  # fmt: skip
+
+RUINOUS = {"labels shifted twice", "header ends in a space", "answers cut off"}
 
 # %% [markdown]
 # Each run starts from the same adapter and the same seed. The preflight speaks before the first step;
@@ -444,27 +448,33 @@ for name, result in results.items():
         "stops": scoring.rate([a.stopped for a in result["answers"]]),
         "preflight": ", ".join(f"{f.id} ({f.count}x)" for f in result["found"]) or "clean",
     })  # fmt: skip
-table(report, f"{steps} steps each, answers to n = {len(held_out)} held-out mails; with so few mails "
-      "and steps only large differences mean anything")
+table(report, f"{steps} steps each on short rows, answers to n = {len(held_out)} of the shortest held-out "
+      "mails; with so few mails and steps only large differences mean anything")
 
 # %%
-first_loss = results["healthy"]["losses"][0]
-below = [r for r in report[1:] if r["final loss"] < report[0]["final loss"]]
-falling = [r for r in report[1:] if r["final loss"] < first_loss]
-takeaway(f"{len(below)} of {len(report) - 1} broken runs end with a loss below the healthy one's.")
-takeaway(f"{len(falling)} of {len(report) - 1} end below the loss at which the healthy run began.")
+below = [r["run"] for r in report[1:] if r["final loss"] < report[0]["final loss"]]
+falling = [r["run"] for r in report if r["final loss"] < results[r["run"]]["losses"][0]]
+fallen = len(set(falling) - {"healthy"})
+takeaway(f"{fallen} of {len(report) - 1} broken runs end below the loss at which they began; {len(below)} end "
+         "below the healthy run.")
 
 # %%
 with figure(
-    f"{len(falling)} of {len(report) - 1} broken runs have a falling loss",
-    f"training loss, {steps} steps, profile {run.profile.name}; healthy run in blue",
-    alt="; ".join(f"{r['run']}: final loss {r['final loss']:.2f}" for r in report),
+    f"The loss falls in {fallen} of {len(report) - 1} broken runs",
+    f"training loss, {steps} steps, profile {run.profile.name}; named: highest end, no valid field",
+    alt="; ".join(f"{r['run']}: loss {results[r['run']]['losses'][0]:.2f} to {r['final loss']:.2f}"
+                  for r in report),
 ) as ax:
+    ruined = {r["run"] for r in report if r["field F1"]["value"] == 0}
+    named = {max(results, key=lambda n: results[n]["losses"][-1]), *ruined} - {"healthy"}
     for name, result in results.items():
-        healthy_run = name == "healthy"
-        colour, width = (COLOURS["sft"], 2.5) if healthy_run else (COLOURS["broken"], 0.9)
-        ax.plot(range(1, steps + 1), result["losses"], color=colour, lw=width,
-                label={"healthy": "healthy", "stop token masked": "broken"}.get(name))
+        if name != "healthy":
+            line = ax.plot(range(1, steps + 1), result["losses"], color=COLOURS["broken"], lw=0.9)
+            line[0].set_label("broken" if name == "stop token masked" else None)
+            if name in named:
+                ax.annotate(name, (steps, result["losses"][-1]), fontsize=7, xytext=(3, 0),
+                            textcoords="offset points", color=COLOURS["broken"])
+    ax.plot(range(1, steps + 1), results["healthy"]["losses"], color=COLOURS["sft"], lw=2, label="healthy")
     ax.set_xlabel("optimizer step")
     ax.set_ylabel("training loss (nats per trained token)")
     ax.set_ylim(bottom=0)
@@ -530,6 +540,9 @@ takeaway("Faults and detectors have the same authors: this is an upper bound, no
 
 # %% tags=["checkpoint"]
 caught = [r["expected"] in [f.id for f in r["found"]] for n, r in results.items() if r["expected"]]
+lowest = report[0]["field F1"]["ci95"][0]
+spared = [r["run"] for r in report if r["run"] in RUINOUS and r["field F1"]["ci95"][1] >= lowest]
+judged = run.profile.name != "smoke"  # one step there
 with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faults_caught"]) as c:
     c.fingerprint("data", curated["manifest"]["data"])
     c.fingerprint("template", chat.template_hash(tokenizer))
@@ -547,6 +560,9 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
     c.equal("sabotages not caught before step 1", missed, [])
     c.equal("frozen adapter caught", [f.id for f in frozen], ["O3"])
     c.true("the planted fault is found", any(f.severity == "FAIL" for f in planted))
+    c.true("the healthy loss falls", "healthy" in falling or not judged)
+    c.equal("ruinous faults with answers as good as healthy ones", spared if judged else [], [])
+    c.equal("ruinous faults that the loss betrays", sorted(RUINOUS - set(falling)) if judged else [], [])
     c.metric("preflight.faults_caught", scoring.rate([*caught, frozen[0].id == "O3"]))
     c.metric("train.supervised_share", supervised / total, n=len(encoded))
     c.metric("train.tokens_p99", p99, n=len(encoded))

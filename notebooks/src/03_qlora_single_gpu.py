@@ -27,7 +27,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-data: str = ""  # your file or hub id (README, Adapt it); empty: the tickets of 01
+data: str = ""  # your file or hub id (README, Bring your own data); empty: the tickets of 01
 schema: str = ""  # JSON Schema file of your answers; empty: inferred if they are JSON
 mapping: str = ""  # your columns, for example prompt=question,completion=answer
 max_steps: int = 0  # optimizer steps, 0 means the profile decides
@@ -90,15 +90,16 @@ P = run.profile
 # Memory is predicted from the model's config and the longest real row, before anything is loaded:
 # 4-bit projections, 16-bit embeddings, the adapter with its gradients and two Adam moments, the
 # activations that backward needs, and logits. TRL computes logits of supervised tokens only, in
-# chunks, which removes what used to be the largest part.
+# chunks of fixed size, which removes what used to be the largest part.
 
 # %%
 tokenizer = modeling.load_tokenizer(P)
 if data:
     own = tasks.own(data, schema=schema, mapping=mapping, seed=seed, train_rows=P.train_rows,
-                    val_rows=P.val_rows, test_rows=P.test_rows)  # fmt: skip
+                    val_rows=P.val_rows, test_rows=P.test_rows, tokenizer=tokenizer,
+                    max_length=P.max_length)  # fmt: skip
     task, train_rows, val_rows = own.task, own.train, own.val
-    table(own.rows(), f"{task.name}: {own.layout}; numbers are lines of the file")
+    table(own.rows(), f"{task.name}: {own.layout}; numbers are {own.unit}s of the file")
 else:
     prompted = require("00_is_sft_the_right_tool", profile)
     curated = require("01_data_preparation", profile)
@@ -118,11 +119,11 @@ takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {n_tokens:,} t
 # %%
 source, revision = modeling.model_source(P)
 config = AutoConfig.from_pretrained(source, revision=revision)
-budget = memory.predict(
-    config, rank=rank, batch_size=P.batch_size, bits=4, checkpointing=P.is_gpu,
-    attention=P.attention,
-    tokens=max(len(r["input_ids"]) for r in encoded),
-    supervised=max(map(masking.supervised, encoded)),
+LOSS_CHUNK = memory.LOSS_CHUNK if P.is_gpu else 64  # TRL fills chunks up: half is waste for tickets
+budget = memory.predict_rows(
+    config, encoded, rank=rank, batch_size=P.batch_size, bits=4, checkpointing=P.is_gpu,
+    attention=P.attention, autocast=P.is_gpu, loss_chunk=LOSS_CHUNK,
+    adapter_bytes=4 if P.precision == "fp16" else 2,
 )  # fmt: skip
 if P.is_gpu:
     memory.require_fit(budget, torch.cuda.get_device_properties(0).total_memory / GIB)
@@ -204,7 +205,7 @@ with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     unguarded = cosine_after_eval(get_peft_model(naive, lora))
 del naive
-takeaway(f"{len(said)} warnings were printed, none of them an error"
+takeaway(f"{len(said)} warnings were recorded, none of them an error"
          + (f": {str(said[0].message)[:90]}…" if said else "."))
 takeaway(f"Cosine of the gradients before and after one evaluation: {unguarded:.2f} by default, "
          f"{guarded:.2f} with the guard.")
@@ -302,12 +303,13 @@ def general_nll(m):
 
 # %%
 val_prompts = [chat.prompt_ids(tokenizer, task.prompt(row)) for row in val_rows]
+n_quick = min(P.smoke_val_rows, len(val_rows))  # a small file has fewer
 base_nll = general_nll(served(model))
 
 
 def evaluate(m, full):
     """Task metric and forgetting of the present adapter; quick or on all validation mails."""
-    n = len(val_rows) if full else P.smoke_val_rows
+    n = len(val_rows) if full else n_quick
     generator = served(m)
     answers = generation.generate(
         generator, tokenizer, val_prompts[:n], max_new_tokens=P.max_new_tokens,
@@ -375,6 +377,7 @@ arguments = SFTConfig(
     use_cpu=not P.is_gpu,
     gradient_checkpointing=P.is_gpu,
     logging_steps=1,
+    logging_nan_inf_filter=False,  # a NaN would be logged as 0
     save_steps=P.eval_steps,
     save_total_limit=2,
     seed=seed,
@@ -389,7 +392,7 @@ gate = training.TaskGate(
 )
 seed_everything(seed)
 if not P.is_gpu:
-    training.fit_loss_chunks(64)  # TRL pads supervised tokens to 256 per chunk: half is waste here
+    training.fit_loss_chunks(LOSS_CHUNK)
 trainer = SFTTrainer(
     model,
     arguments,
@@ -419,11 +422,12 @@ peak = torch.cuda.max_memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
 curve = [e for e in trainer.state.log_history if "loss" in e]
 takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the process {peak:.2f} GiB, of "
          f"which {rss_before:.2f} GiB were reached before the first step.")
+last = float(np.median([e["loss"] for e in curve[-9:]]))  # a mean would be moved by replay rows
 smooth = np.convolve([e["loss"] for e in curve], np.ones(9) / 9, mode="valid")
 with figure(
-    f"Training loss goes from {curve[0]['loss']:.2f} to "
-    f"{np.mean([e['loss'] for e in curve[-9:]]):.2f} nats per token",
-    f"{len(encoded)} rows, {total_steps} steps, rate {rate:g}, profile {P.name}; bold: mean of 9 steps",
+    f"Training loss goes from {curve[0]['loss']:.2f} to {last:.2f} nats per token",
+    f"{len(encoded)} rows, {total_steps} steps, rate {rate:g}, profile {P.name}; end: median of the last "
+    "9 steps; bold: mean of 9 steps",
     alt=f"loss {curve[0]['loss']:.2f} at step 1, {curve[-1]['loss']:.2f} at step {total_steps}",
 ) as ax:
     ax.plot([e["step"] for e in curve], [e["loss"] for e in curve], color=COLOURS["qlora"], lw=0.6)
@@ -440,11 +444,11 @@ with figure(
 # fair chance.
 
 # %%
-gate.finish(model, trainer.state.global_step, modeling.load_adapter_into)
+gate.finish(model, trainer.state.global_step, modeling.load_adapter_into, budget=forgetting_budget)
 promoted = training.choose(gate.history, budget=forgetting_budget)
 table([
     {**dataclasses.asdict(c), "promoted": "←" if c == promoted else ""} for c in gate.history
-], f"quick: n = {P.smoke_val_rows}, full: n = {len(val_rows)} validation mails")  # fmt: skip
+], f"quick: n = {n_quick}, full: n = {len(val_rows)} validation mails")  # fmt: skip
 
 # %%
 modeling.load_adapter_into(model, gate.adapter_dir(promoted.step))
@@ -485,7 +489,7 @@ def ask(m, prompts, arm):
 
 # %%
 scores = {}
-PROMPTED = {"base": 0, "few_shot": 2, "few_shot_8": 8}  # arm -> solved examples in the prompt
+PROMPTED = {"base": 0, "few_shot": 3, "few_shot_8": 8}  # arm -> solved examples in the prompt, as in 00
 if data:
     plain = modeling.load_model(P).eval()
     for arm, shots in PROMPTED.items():
@@ -508,7 +512,7 @@ hand = [i for i, r in enumerate(test_rows) if r["source"] == "handwritten"]
 if hand:
     by_hand_scores = [scores["tuned"][i] for i in hand]
     metrics |= scoring.arm_metrics("tuned_handwritten", by_hand_scores, task.metrics)
-MAIN = task.metric
+MAIN, TARGET = task.metric, 0.90
 best = max(PROMPTED, key=lambda a: metrics[f"{a}.{MAIN}"]["value"])
 gain = scoring.f1_difference(scores["tuned"], scores[best])
 ARMS = [*PROMPTED, "tuned", *["tuned_handwritten"] * bool(hand)]
@@ -517,6 +521,10 @@ table([{"arm": a, "n": metrics[f"{a}.{MAIN}"]["n"],
       "value [95 % interval]; tuned_handwritten: the hand-written mails alone")
 takeaway(f"Tuned against the best prompt ({best}, chosen on this very test set): "
          f"{scoring.verdict(gain)} ({MAIN}, paired).")
+low, high = metrics[f"tuned.{MAIN}"]["ci95"]
+takeaway(f"{MAIN} between {low:.2f} and {high:.2f}, and {TARGET:.2f} is asked, as in 00: "
+         + ("reached." if low >= TARGET else "missed." if high < TARGET else
+            "undecided by the interval, score more mails."), when=not data)  # fmt: skip
 
 # %%
 with figure(
@@ -584,8 +592,7 @@ takeaway(f"{sum(same)} of {len(same)} answers are identical; F1 on these mails "
 # %%
 after_nll = np.array(general_nll(served(model)))
 delta = after_nll - np.array(base_nll)
-draws = np.random.default_rng(seed).integers(0, len(delta), (scoring.RESAMPLES, len(delta)))
-low, high = (float(x) for x in np.percentile(delta[draws].mean(1), [2.5, 97.5]))
+low, high = scoring.bootstrap(lambda draws: delta[draws].mean(1), len(delta), seed=seed)
 metrics["tuned_minus_base.general_nll"] = {
     "value": float(delta.mean()), "n": len(delta), "ci95": [low, high],
 }  # fmt: skip
@@ -607,7 +614,7 @@ for step in range(stride, P.overfit_steps + 1, stride):
     overfit.append((loss, training.Candidate(step=step, full=True, **evaluate(model, False))))
 table([{"step": c.step, "training loss": loss, "task (held-out)": c.task,
         "forgetting": c.forgetting} for loss, c in overfit],
-      f"{len(tiny)} rows again and again; held-out n = {P.smoke_val_rows}")
+      f"{len(tiny)} rows again and again; held-out n = {n_quick}")
 
 # %%
 history = [c for _, c in overfit]
@@ -646,7 +653,8 @@ print(f"largest logit difference after reload: {reload_gap}")
 
 # %% tags=["checkpoint", "long-ok"]
 is_real = P.name != "smoke"
-ours = is_real and not data  # the bounds are ours; your data gets its numbers without a verdict
+usual = (seed, max_steps, learning_rate, rank, forgetting_budget) == (17, 0, 0.0, 16, 0.5)
+ours = is_real and usual and not data  # the bounds are of our task and recipe; others get their numbers
 generation.dump_answers(run.dir / "scored.jsonl", [
     {"id": r["id"], "answer": a.text, "source": r["source"]}
     for r, a in zip(test_rows, tuned_answers, strict=True)
@@ -662,7 +670,7 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
         c.metric(name, entry)
     c.metric(f"tuned_minus_best_prompt.{MAIN}", gain)
     c.metric("train.steps", len(curve), n=len(encoded))
-    c.metric("train.final_loss", float(np.mean([e["loss"] for e in curve[-9:]])), n=9)
+    c.metric("train.final_loss", last, n=9)
     c.metric("merged.greedy_equal", scoring.rate(same))
     c.metric("weights.stored_over_predicted", stored / budget.weights, n=1)
     c.equal("preflight findings", [f.id for f in findings], [])
@@ -675,8 +683,8 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
     c.equal("promoted task score is the best within the budget", promoted.task, max(eligible))
     c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not ours)
     if task.schema is not None:
-        c.at_least("tuned schema-valid", metrics["tuned.schema_valid"]["value"], 0.97, when=ours)
-    c.at_least(f"tuned {MAIN}", metrics[f"tuned.{MAIN}"]["value"], 0.90, when=ours)
+        c.at_least("tuned schema-valid, point value", metrics["tuned.schema_valid"]["value"], 0.97, when=ours)
+    c.at_least(f"tuned {MAIN}, point value", metrics[f"tuned.{MAIN}"]["value"], TARGET, when=ours)
     c.at_least("gain over best prompt, lower bound", gain["ci95"][0], 1e-9, when=ours)
     c.save_file("scored", run.dir / "scored.jsonl")
     c.save_file("adapter", adapter)
@@ -691,8 +699,8 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
 # probe. One seed was trained. Rows per step, replay and the share of urgent mails were chosen on validation
 # mails; earlier trials, before the test split was fixed, had some test mails among theirs.
 #
-# **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Halve the rows: does the
-# interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
+# **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Give `max_steps` half the steps:
+# does the interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
 # message enough to act on?
 #
 # **Next**: 04, the same training on several processes; or your own data, "Bring your own data" in README.

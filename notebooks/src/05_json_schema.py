@@ -26,7 +26,7 @@
 # %% tags=["parameters"]
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
-data: str = ""  # your file or hub id (README, Adapt it); empty: data/structured
+data: str = ""  # your file or hub id (README, Bring your own data); empty: data/structured
 schema: str = ""  # JSON Schema file of your answers; empty: inferred
 mapping: str = ""  # your columns, for example prompt=question,completion=answer
 max_steps: int = 0  # optimizer steps, 0 means one pass
@@ -93,16 +93,17 @@ P, SIZE = run.profile, structured.sizes(run.profile)
 # a schema* or only ten forms by heart.
 
 # %%
+tokenizer = modeling.load_tokenizer(P)
 if data:
     items = structured.from_file(data, schema=schema, mapping=mapping, seed=seed,
-                                 train_rows=SIZE.train_rows, group_rows=SIZE.group_rows)  # fmt: skip
-    table(items.about, "what became of the file; numbers are lines")
+                                 train_rows=SIZE.train_rows, group_rows=SIZE.group_rows,
+                                 tokenizer=tokenizer, max_length=P.max_length)  # fmt: skip
+    table(items.about, "what became of the file; numbers are its lines or rows")
 else:
     curated = require("01_data_preparation", profile)
     pool = tickets.read_rows(handed_file(curated, "train"))
     items = structured.read(train_rows=SIZE.train_rows, group_rows=SIZE.group_rows, seed=seed)
     items = structured.with_tickets(items, tickets.prefer_handwritten(pool, SIZE.train_rows // 14))
-tokenizer = modeling.load_tokenizer(P)
 JSON = [g for g in items.groups if items.groups[g][0].kind == "json"]  # seen first
 table(structured.overview(items), "an unseen schema has no training example")
 
@@ -341,6 +342,7 @@ arguments = SFTConfig(
     use_cpu=not P.is_gpu,
     gradient_checkpointing=P.is_gpu,
     logging_steps=1,
+    logging_nan_inf_filter=False,  # a NaN would be logged as 0
     save_steps=P.eval_steps,
     save_total_limit=1,
     seed=seed,
@@ -523,7 +525,8 @@ with expect_error(ConfigError, match="cannot constrain decoding"):
 # refused: ignoring it would turn a guarantee into a habit.
 
 # %% tags=["checkpoint", "long-ok"]
-ours = P.name != "smoke" and not data
+usual = (seed, max_steps, learning_rate) == (17, 0, 0.002)  # the bounds are of this recipe
+ours = P.name != "smoke" and usual and not data
 adapter = run.dir / "adapter"
 shutil.rmtree(adapter, ignore_errors=True)
 model.save_pretrained(adapter)

@@ -28,7 +28,7 @@
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for all draws
 name: str = "sft-tickets"  # public name of the exported model
-tolerance: float = 0.005  # task score that an export may lose, as a share
+tolerance: float = 0.005  # task score that an export may lose
 
 # %%
 from sft_utils import runtime
@@ -90,7 +90,8 @@ tokenizer = AutoTokenizer.from_pretrained(adapter, local_files_only=True)  # the
 own = tuned["parameters"]  # of 03: it may have trained the reader's file
 if own["data"]:
     task_data = tasks.own(own["data"], schema=own["schema"], mapping=own["mapping"], seed=own["seed"],
-                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows)  # fmt: skip
+                          train_rows=P.train_rows, val_rows=P.val_rows, test_rows=P.test_rows,
+                          tokenizer=tokenizer, max_length=P.max_length)  # fmt: skip
     task, rows = task_data.task, task_data.test[: SIZE.export_rows]
 else:
     task, rows = tasks.TICKETS, tickets.read_rows(tickets.TEST, SIZE.export_rows)
@@ -218,7 +219,7 @@ if obstacle:
     takeaway(f"served: skipped, {obstacle}")
 else:
     log = run.dir / "server.log"
-    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(16) as pool:
+    with serving.running(command, port, log=log) as address, ThreadPoolExecutor(P.eval_batch_size) as pool:
         replies = list(pool.map(lambda m: over_http(address, m), asked))
     answers["served"] = [text for text, _, _ in replies]
     counted = [tokens for _, tokens, _ in replies]
@@ -266,8 +267,10 @@ table(forms, f"against the adapter, n = {len(rows)}; tolerance for logits in {EX
 # ## What does the shipped dtype cost?
 #
 # The shipped folder is rounded to 16 bits. Rounding moves every logit a little; greedy decoding takes the
-# largest one. So an answer changes where two tokens were about equally likely, and nowhere else. That is
-# checked at the first token at which a changed answer parts from the float32 one.
+# largest one. So an answer should change where two tokens were about equally likely, and nowhere else.
+# That is checked at the first token at which a changed answer parts from the float32 one: there float32
+# may have preferred its own token by `CLOSE` nats at most. A bound taken from the shipped model itself
+# could not fail, since two largest logits are never further apart than twice what moved them.
 
 # %%
 shipped = AutoModelForCausalLM.from_pretrained(
@@ -275,7 +278,8 @@ shipped = AutoModelForCausalLM.from_pretrained(
 ).eval()
 answers["shipped"], logits["shipped"] = ask(shipped), compare.answer_logits(shipped, rows_of_probe)
 scores["shipped"] = task.score(rows, answers["shipped"])
-partings = []
+CLOSE = 0.5  # nats: float32 held its own token for at most 1.65 times as likely
+partings, cut = [], 0
 for k, equal in enumerate(same("shipped")):
     if equal or EXACT == SHIPPED:
         continue
@@ -283,7 +287,8 @@ for k, equal in enumerate(same("shipped")):
                     for a in ("adapter", "shipped"))  # fmt: skip
     at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), None)
     if at is None:
-        continue  # one is the beginning of the other: cut by the limit
+        cut += 1  # one is the beginning of the other: cut by the limit
+        continue
     probe = [([*prompts[k], *ours[:at]], [len(prompts[k]) + at - 1])]
     wide, narrow = (compare.answer_logits(m, probe)[0][0] for m in (reference, shipped))
     partings.append({"request": k, "token": at, "float32": tokenizer.decode([ours[at]]),
@@ -295,9 +300,9 @@ table(partings, "margin: by how much float32 preferred its token; rounding: larg
 # %%
 lost = {a: scoring.f1_difference(scores[a], scores["adapter"]) for a in answers if a != "adapter"}
 divergence = 1 - np.mean(same("shipped"))
-near = [p["margin"] <= 2 * p["rounding"] for p in partings]
+near = [p["margin"] <= CLOSE for p in partings]
 takeaway(f"In {SHIPPED} {divergence:.1%} of the answers differ from the adapter's in {EXACT}; {sum(near)} of "
-         f"{len(near)} part where the two tokens were closer than the rounding can move them.")
+         f"{len(near)} part where the two tokens were within {CLOSE:g} nats; {cut} were cut elsewhere.")
 takeaway(f"{task.metric} of the shipped folder against the adapter: {scoring.verdict(lost['shipped'])}.")
 
 # %% [markdown]
@@ -663,8 +668,8 @@ with checkpoint(run, headline="reloaded.greedy_equal", readme=[
         a != b for a, b in zip(process.prompts, prompts, strict=True)), 0)
     c.equal("reloaded: template", process.template, chat.template_hash(tokenizer))
     for arm, entry in lost.items():
-        c.at_least(f"{arm} against adapter, {task.metric}", entry["value"], -tolerance, when=ours)
-    c.true("answers part only where two tokens are close", all(near) or not ours)
+        c.at_least(f"{arm} against adapter, {task.metric}, point value", entry["value"], -tolerance, when=ours)
+    c.true(f"answers part only where two tokens are within {CLOSE:g} nats", all(near) or not ours)
     c.equal("faults rejected by name", sum(caught), len(caught))
     c.true("the right folder passes", clean)
     if laid_out:

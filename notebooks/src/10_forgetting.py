@@ -82,6 +82,7 @@ P, SIZE = run.profile, general.sizes(run.profile)
 # these numbers more than training does.
 
 # %%
+trained = require("03_qlora_single_gpu", profile, ours=True)
 TASKS = general.task_names(P, wanted=suite, file=file)
 tokenizer = modeling.load_tokenizer(P)
 base = modeling.plain_copy(P) if not P.is_gpu else modeling.load_model(P).eval()
@@ -96,12 +97,14 @@ CHOICE = [t for t in TASKS if t != "instructions"]  # together: general accuracy
 
 # %%
 exact = base if P.is_gpu else modeling.load_model(P, dtype=torch.float32).eval()
-probe = [t for t in CHOICE if t in ("facts", "grammar")]
-theirs = general.evaluate(exact, tokenizer, tasks=probe, limit=6)
-ours = {(t, name): pairs for t in probe for name, pairs in general.requests(t, tokenizer)}
+probe = [t for t in CHOICE if t in ("facts", "grammar")] or CHOICE[:1]
+theirs = [r for r in general.evaluate(exact, tokenizer, tasks=probe, limit=6) if r.choices]
+ours = {(t, name): pairs for t in probe if t in general.CHOICE
+        for name, pairs in general.requests(t, tokenizer)}  # fmt: skip
 gaps = []
 for r in theirs:
-    again = general.loglikelihoods(exact, tokenizer, ours[r.task, r.id])
+    pairs = ours.get((r.task, r.id)) or [(r.prompt, choice) for choice in r.choices]
+    again = general.loglikelihoods(exact, tokenizer, pairs)
     gaps += [abs(x - y) for x, y in zip(again, r.scores, strict=True)]
 del exact
 takeaway(f"Largest difference of {len(gaps)} log-likelihoods: {max(gaps, default=0):.1e} nats.")
@@ -113,6 +116,14 @@ takeaway(f"Largest difference of {len(gaps)} log-likelihoods: {max(gaps, default
 # %%
 bare = general.evaluate(base, tokenizer, tasks=CHOICE, limit=SIZE.grid_items, chat_template=False)
 same = general.evaluate(base, tokenizer, tasks=CHOICE, limit=SIZE.grid_items)
+picked_on = {(r.task, r.id) for r in same}  # what the grid below will read
+
+
+def unseen(found):
+    """Items that pick no grid point; all of them where the grid needs all there are."""
+    return [r for r in found if (r.task, r.id) not in picked_on] or list(found)
+
+
 gap = general.accuracy(bare)["value"] - general.accuracy(same)["value"]
 takeaway(f"The untouched base model without its template: {gap:+.1%} accuracy.")
 with expect_error(TemplateError):
@@ -129,6 +140,7 @@ with expect_error(TemplateError):
 
 # %%
 asked = general.questions(SIZE.questions)
+asked_in_grid = general.questions()[SIZE.questions :][: SIZE.questions // 2]  # others
 texts = general.heldout_texts()
 probes = [masking.assistant_labels(tokenizer, [{"role": "user", "content": g["question"]},
                                                {"role": "assistant", "content": g["answer"]}],
@@ -145,7 +157,7 @@ def spoken(model, questions):
     """Greedy answers to ordinary questions."""
     prompts = [chat.prompt_ids(tokenizer, [{"role": "user", "content": q}]) for q in questions]
     return [a.text for a in generation.generate(
-        model, tokenizer, prompts, max_new_tokens=32, batch_size=P.eval_batch_size)]  # fmt: skip
+        model, tokenizer, prompts, max_new_tokens=32, batch_size=2 * P.eval_batch_size)]  # fmt: skip
 
 
 said, extra = {}, {}
@@ -158,13 +170,12 @@ def measure(arm, model):
         results[arm] = general.evaluate(model, tokenizer, tasks=TASKS, limit=SIZE.items)
     said[arm] = spoken(model, asked)
     nats = general.text_nats(model, tokenizer, texts)
-    extra[arm] = {"general_accuracy": general.accuracy(results[arm], CHOICE),
+    extra[arm] = {"general_accuracy": general.accuracy(unseen(results[arm]), CHOICE),
                   "format_bleed": general.json_share(said[arm]),
                   "perplexity": general.perplexity(nats), "nll": lost(model)}  # fmt: skip
 
 
 # %%
-trained = require("03_qlora_single_gpu", profile)
 four_bit = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
     bnb_4bit_compute_dtype=torch.float16 if P.precision == "fp16" else torch.bfloat16,
@@ -200,10 +211,10 @@ pool = tickets.prefer_handwritten(
 val = tickets.read_rows(handed_file(curated, "val"), SIZE.val_rows)
 TASK = tasks.TICKETS
 requests = [[{"role": "user", "content": r["question"]}]
-            for r in tickets.read_rows("data/replay/questions.jsonl")]  # fmt: skip
+            for r in tickets.read_rows("data/replay/questions.jsonl", P.replay_rows)]  # fmt: skip
 replies = generation.generate(
     base, tokenizer, [chat.prompt_ids(tokenizer, c) for c in requests], max_new_tokens=64,
-    batch_size=P.eval_batch_size,
+    batch_size=2 * P.eval_batch_size,
 )  # fmt: skip
 own_words = [[*c, {"role": "assistant", "content": a.text}]
              for c, a in zip(requests, replies, strict=True) if a.stopped and a.text.strip()]  # fmt: skip
@@ -281,7 +292,7 @@ def answered(m, rows):
     """Field scores of greedy answers to mails."""
     prompts = [chat.prompt_ids(tokenizer, TASK.prompt(r)) for r in rows]
     return TASK.score(rows, generation.generate(
-        m, tokenizer, prompts, max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size))  # fmt: skip
+        m, tokenizer, prompts, max_new_tokens=P.max_new_tokens, batch_size=2 * P.eval_batch_size))  # fmt: skip
 
 
 # %%
@@ -298,7 +309,7 @@ for rate, share, kind, source in GRID:
         "rate": rate, "share": share, "replay": kind if share else "none",
         "field_f1": scoring.f1_metric(field_scores[-1]),
         "general": general.accuracy_difference(some, same), "lost": lost(state) - extra["base"]["nll"],
-        "bleed": general.json_share(spoken(state, asked[: SIZE.questions // 2])),
+        "bleed": general.json_share(spoken(state, asked_in_grid)),
     })  # fmt: skip
 table([{**p, "rate": f"{p['rate']:g}"} for p in points],
       f"{SIZE.grid_rows} mails each; field F1 on {len(val)} validation mails")  # fmt: skip
@@ -328,13 +339,15 @@ else:
 takeaway(f"{len(able)} of {len(replayed)} points with replay qualify and {len(fit) - len(able)} of "
          f"{len(points) - len(replayed)} without; {len(level)} are level with the best field F1. Picked: rate "
          f"{picked['rate']:g}, replay share {picked['share']:.0%} ({picked['replay']}).")
+
+# %%
 fast = [p for p in points if p["rate"] == max(SIZE.rates)]
 bare_fast = next(p for p in fast if not p["share"])
-kept_fast = min((p for p in fast if p["share"]), key=lambda p: p["lost"])
+kept_fast = min((p for p in fast if p["replay"] == "own words"), key=lambda p: p["lost"])
 SHADE = {"none": COLOURS["broken"], "own words": COLOURS["lora"], "authored": COLOURS["qlora"]}
 with figure(
-    f"At rate {bare_fast['rate']:g}, {kept_fast['share']:.0%} replay ({kept_fast['replay']}) moves the loss "
-    f"of ordinary answers from {bare_fast['lost']:+.2f} to {kept_fast['lost']:+.2f} nats",
+    f"Own words replayed at rate {bare_fast['rate']:g}: {kept_fast['lost']:+.2f} nats lost, without "
+    f"{bare_fast['lost']:+.2f}",
     f"{len(points)} runs of {SIZE.grid_rows} mails; size: replay share; ring: picked; profile {P.name}",
     alt="; ".join(f"{p['rate']:g}/{p['share']:.0%} {p['replay']}: F1 {p['field_f1']['value']:.2f}, lost "
                   f"{p['lost']:+.2f}" for p in points),
@@ -356,8 +369,7 @@ with figure(
 #
 # It is trained again on more mails, through the gate of 03: scored while it trains, promoted by the
 # task metric within the forgetting budget. Its twin has the same mails and the same rate, and no replay
-# at all. Both meet test mails that decided nothing; a part of the general items and questions helped to
-# pick the point.
+# at all. Both meet mails, general items and questions that picked nothing here.
 
 # %%
 BUDGET = trained["parameters"]["forgetting_budget"]
@@ -383,7 +395,7 @@ with_replay = mixed(SIZE.final_rows, picked["share"], source)
 half = -(-len(with_replay) // (2 * P.effective_batch_size))  # scored there and at the end
 gate = training.TaskGate(scored, folder, every=half, progress=run.progress_file)
 trainer = train("replay", with_replay, picked["rate"], [gate])
-gate.finish(model, trainer.state.global_step, modeling.load_adapter_into)
+gate.finish(model, trainer.state.global_step, modeling.load_adapter_into, budget=BUDGET)
 promoted = training.choose(gate.history, budget=BUDGET)
 modeling.load_adapter_into(model, gate.adapter_dir(promoted.step))
 state = served(model)
@@ -401,7 +413,8 @@ table([{"measure": m, **{arm: extra[arm][m] for arm in ARMS}} for m in FACES]
           "tuned": trained["metrics"]["tuned.field_f1"],
           **{arm: scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}}],
       f"field F1: n = {len(test)} test mails; base and tuned from 03")  # fmt: skip
-moved = {arm: general.accuracy_difference(results[arm], results["base"], CHOICE) for arm in ARMS[1:]}
+moved = {arm: general.accuracy_difference(unseen(results[arm]), unseen(results["base"]), CHOICE)
+         for arm in ARMS[1:]}  # fmt: skip
 for arm, change in moved.items():
     takeaway(f"general accuracy of {arm} against base: {scoring.verdict(change)}")
 
@@ -466,23 +479,25 @@ metrics = {f"{arm}.{m}": extra[arm][m] for arm in ARMS for m in FACES}
 metrics |= {f"{arm}_minus_base.general_accuracy": change for arm, change in moved.items()}
 metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
 metrics["replay.task_gain_kept"] = kept
-README = ["base.general_accuracy", "narrow_minus_base.general_accuracy", "narrow.format_bleed",
-          "replay_minus_base.general_accuracy", "replay.format_bleed", "replay.task_gain_kept"]  # fmt: skip
+README = ["base.general_accuracy", "tuned_minus_base.general_accuracy", "narrow_minus_base.general_accuracy",
+          "narrow.format_bleed", "replay_minus_base.general_accuracy", "replay.format_bleed",
+          "replay.task_gain_kept"]  # fmt: skip
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
     tracking.log_summary(tracker, metrics)
 with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
     for name, entry in metrics.items():
         c.metric(name, entry)
     c.equal("preflight findings", [f.id for f in findings], [])
+    c.at_least("log-likelihoods computed twice", len(gaps), 1)
     c.between("lm-eval against our log-likelihoods, nats", max(gaps, default=0.0), 0.0, 1e-3)
     c.true("all arms read the same prompts",
            all(general.same_prompts(results[arm], results["base"]) for arm in ARMS))
     c.true("promoted within the budget", promoted.forgetting <= BUDGET)
-    c.at_least("general accuracy against base, upper bound",
+    c.at_least("general accuracy not shown to be below base, upper bound",
                moved["replay"]["ci95"][1], 0.0, when=real)  # fmt: skip
     c.at_least("1 - format bleed with replay", 1 - extra["replay"]["format_bleed"]["value"],
                1 - BLEED, when=real)  # fmt: skip
-    c.at_least("share of the task gain kept", kept["value"], 0.95, when=real)
+    c.at_least("share of the task gain kept, point value", kept["value"], 0.95, when=real)
     c.save_file("adapter", adapter)
 
 # %% [markdown]
@@ -490,8 +505,8 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 # - Forgetting is a paired difference on items that have nothing to do with the task, under one
 #   template.
 # - Replay with the base model's own answers is cheap; the frontier says how cheap.
-# - The point is picked by a rule on validation mails and on a part of the general items and questions,
-#   trained again, and judged on test mails and on all of these items and questions.
+# - The point is picked by a rule, trained again, and judged on mails, items and questions that did not
+#   pick it.
 #
 # **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
 # model forgets in the same places. Grid points are short runs with one seed each. *Not shown to be below

@@ -60,23 +60,13 @@ def test_imports_stand_in_one_cell(notebook):
             assert not isinstance(node, ast.Import | ast.ImportFrom), cell.source[:80]
 
 
-TOO_LONG = {
-    "BLEED = 0.02": "10, 2026-11-21: a rule and its figure in one cell, recorded like that; "
-                    "put the figure into a cell of its own when 10 is recorded next",
-}  # fmt: skip
-"""First line of a cell over the limit -> where, since when, what to do. Fails once it is short."""
-
-
 def test_cells_are_short(notebook):
     long_ok = [c for c in code(notebook) if "long-ok" in tags(c)]
     assert len(long_ok) <= 1
     for cell in code(notebook)[2:]:
         limit = MAX_LONG if "long-ok" in tags(cell) else MAX_LINES
         lines = cell.source.splitlines()
-        if lines and lines[0] in TOO_LONG:
-            assert limit < len(lines) <= 38, f"{lines[0]} is {len(lines)} lines: see TOO_LONG"
-        else:
-            assert len(lines) <= limit, f"{len(lines)} lines: {lines[0]}"
+        assert len(lines) <= limit, f"{len(lines)} lines: {lines[0]}"
         assert max(map(len, lines)) <= MAX_WIDTH, max(lines, key=len)
 
 

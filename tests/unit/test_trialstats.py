@@ -48,7 +48,6 @@ def test_seeds_that_disagree_widen_the_interval():
     steady, lucky = [[mail(3)] * 24] * 2, [good, bad]
     wide = trialstats.difference(lucky, steady)["ci95"]
     assert wide[0] < 0 < wide[1]
-    assert trialstats.by_seed(lucky, steady) == pytest.approx([0.4, -0.4])
     assert trialstats.difference([good], steady[:1])["ci95"][0] > 0, "one seed cannot know"
 
 
@@ -141,6 +140,14 @@ def test_a_tie_goes_to_the_cheaper():
     found = trialstats.choose(noisy, {"big": 9, "small": 1})
     assert (found.best, found.chosen) == ("big", "small")
     assert found.gap["ci95"][0] <= 0 < found.gap["value"]
+
+
+def test_what_loses_more_than_the_margin_does_not_tie_however_wide_its_interval():
+    """A cell that collapsed with one of two seeds."""
+    steady, shaky = [[mail(4)] * 24] * 2, [[mail(5)] * 24, [mail(1)] * 24]
+    arms, cost = {"big": steady, "small": shaky}, {"big": 9, "small": 1}
+    assert trialstats.choose(arms, cost).chosen == "small"
+    assert trialstats.choose(arms, cost, margin=0.05).tied == ("big",)
 
 
 def test_a_clear_winner_is_worth_its_price():
