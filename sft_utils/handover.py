@@ -38,7 +38,7 @@ TRACKS: dict[str, tuple[str, tuple[str, ...]]] = {
                           "tuned_minus_best_prompt.context_recall",
                           "tuned_minus_best_prompt.role_consistency",
                           "tuned_minus_last_turn.adherence")),
-    "08": ("Ablations", ("default_minus_base.field_f1", "chosen_minus_default.field_f1_test",
+    "08": ("Ablations", ("default_minus_base.field_f1", "chosen_minus_rival.field_f1_test",
                          "prompt_loss_minus_default.field_f1", "raw_minus_default.field_f1")),
     "09": ("Merge and export", ("merged.greedy_equal", "reloaded.greedy_equal",
                                 "served.greedy_equal")),
