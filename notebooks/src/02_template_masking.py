@@ -466,14 +466,15 @@ with figure(
                   for r in report),
 ) as ax:
     ruined = {r["run"] for r in report if r["field F1"]["value"] == 0}
-    named = {max(results, key=lambda n: results[n]["losses"][-1]), *ruined} - {"healthy"}
+    named = sorted({max(results, key=lambda n: results[n]["losses"][-1]), *ruined} - {"healthy"},
+                   key=lambda n: results[n]["losses"][-1])
     for name, result in results.items():
         if name != "healthy":
             line = ax.plot(range(1, steps + 1), result["losses"], color=COLOURS["broken"], lw=0.9)
             line[0].set_label("broken" if name == "stop token masked" else None)
             if name in named:
-                ax.annotate(name, (steps, result["losses"][-1]), fontsize=7, xytext=(3, 0),
-                            textcoords="offset points", color=COLOURS["broken"])
+                ax.annotate(name, (steps, result["losses"][-1]), fontsize=7, textcoords="offset points",
+                            xytext=(3, 10 * named.index(name) - 8), color=COLOURS["broken"])
     ax.plot(range(1, steps + 1), results["healthy"]["losses"], color=COLOURS["sft"], lw=2, label="healthy")
     ax.set_xlabel("optimizer step")
     ax.set_ylabel("training loss (nats per trained token)")
