@@ -103,7 +103,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(
-        rows=3, batch_size=1, min_steps=3, val_rows=2, test_rows=2, rates=(2e-3,), ranks=(4,),
+        rows=3, batch_size=1, min_steps=3, val_rows=2, test_rows=2, rates=(2e-3,), ranks=(2, 4),
         curve=(2, 3), methods=(("rslora", 0), ("dora", 0), ("qlora", 0), ("full", 2e-4)), n_seeds=1,
     ),
     "cpu": Sizes(
