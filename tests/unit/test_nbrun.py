@@ -615,6 +615,26 @@ def test_publish_refuses_a_run_of_files_that_are_not_committed(layout, git):
     assert not layout.published("00_first").exists()
 
 
+def test_what_a_run_reads_may_be_a_published_result_that_was_put_back(done):
+    """It is a committed file, whoever once made it; a result that differs from it is not."""
+    ran, committed = done.run_file("00_first", "cpu", ".json"), done.reference("00_first", "cpu")
+    old = json.loads(ran.read_text())
+    ran.write_text(json.dumps(old | {"manifest": {"git": {"commit": "c0ffee", "dirty": True}}}))
+    with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran from files"):
+        _must_publish(done)
+    committed.parent.mkdir(parents=True, exist_ok=True)
+    committed.write_text(ran.read_text())
+    _must_publish(done)
+    committed.write_text(json.dumps(json.loads(ran.read_text()) | {"metrics": {}}))
+    with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran from files"):
+        _must_publish(done)
+
+
+def _must_publish(layout):
+    nbrun.main(["run", "--nb", "1", "--force"], layout)
+    publish(layout, ["01_second"], "cpu", MODELS)
+
+
 def test_publish_refuses_stale_and_writes_nothing(done):
     edit(done, "sft_utils/constants.py", "0.5", "0.7")
     with pytest.raises(RunnerError, match="nothing published"):
