@@ -230,9 +230,9 @@ def test_predicted_weights_match_the_real_model(profile):
 
     config = AutoConfig.from_pretrained(basemodel.bundled_model())
     model = modeling.load_model(profile, quantization=NF4)
-    budget = memory.predict(config, rank=16, batch_size=1, tokens=10, supervised=5)
+    budget = memory.predict(config, rank=16, batch_size=1, tokens=10)
     assert model.get_memory_footprint() == pytest.approx(budget.weights, rel=0.02)
-    plain = memory.predict(config, rank=16, batch_size=1, tokens=10, supervised=5, bits=16)
+    plain = memory.predict(config, rank=16, batch_size=1, tokens=10, bits=16)
     assert modeling.load_model(profile).get_memory_footprint() == pytest.approx(
         plain.weights, rel=0.02
     )
@@ -242,7 +242,7 @@ def test_predicted_weights_match_the_real_model(profile):
 
 
 def test_a_run_that_does_not_fit_is_refused(tiny):
-    budget = memory.predict(tiny.config, rank=4, batch_size=64, tokens=8000, supervised=100)
+    budget = memory.predict(tiny.config, rank=4, batch_size=64, tokens=8000)
     with pytest.raises(ConfigError, match=r"predicted .* GiB .* usable"):
         memory.require_fit(budget, 0.01)
 
