@@ -69,7 +69,7 @@ from sft_utils.report import COLOURS, checkpoint, figure, show_source, table, ta
 from sft_utils.runtime import start
 
 run = start("04_multi_gpu_lora", profile, seed=seed, learning_rate=learning_rate, rows=rows)
-SIZE = rankrun.sizes(run.profile)
+SIZE = rankrun.sizes(run.profile, rows)  # refuses rows that are too few for the kill below
 GPUS = torch.cuda.device_count() if run.profile.is_gpu else 0
 P = run.profile if GPUS > 1 else get_profile("cpu")  # one GPU is no several: the proof runs on the CPU
 WORLD = max(GPUS, 2)
@@ -89,7 +89,7 @@ GLOBAL = 2 * WORLD  # rows per update, whatever the number of ranks
 
 # %%
 tokenizer = modeling.load_tokenizer(P)
-n_rows = rows or SIZE.rows
+n_rows = SIZE.rows
 curated = tickets.read_rows(handed_file(require("01_data_preparation", profile), "train"))
 mails = sorted(curated, key=lambda r: len(tickets.mail(r)))[: n_rows // 2]
 problems = reasoning.read(train_rows=n_rows - len(mails), test_rows=0, seed=seed, max_difficulty=1).train

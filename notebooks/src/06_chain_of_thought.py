@@ -163,7 +163,7 @@ def inline_check(trace):
 
 sums = [i for i in items.train if i.domain == MAIN][:200]
 print(sums[0].completion("coarse"), "→", inline_check(sums[0].completion("coarse")))
-assert not any(inline_check(i.completion("coarse")) for i in sums)
+assert data or not any(inline_check(i.completion("coarse")) for i in sums)
 assert all(reasoning.check(i, i.completion("coarse")).ok for i in sums) or data
 
 # %% [markdown]
@@ -542,7 +542,8 @@ with expect_error(DataError, match="####"):
 # model talks more.
 
 # %% tags=["checkpoint", "long-ok"]
-ours = P.name != "smoke" and not data
+usual = (seed, max_steps, learning_rate) == (17, 0, 0.0014)  # the bounds are of this recipe
+ours = P.name != "smoke" and usual and not data
 adapter = run.dir / "adapter"
 shutil.rmtree(adapter, ignore_errors=True)
 model.save_pretrained(adapter)

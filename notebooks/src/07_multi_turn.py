@@ -79,8 +79,9 @@ P, SIZE = run.profile, dialogues.sizes(run.profile)
 # ## What is a rule?
 #
 # A sentence in the system prompt for the model, and a function for us. The same requests occur under
-# *two* system prompts: who ignores the prompt can hardly be right under both, unless the two share what
-# the turn is about. Facts and names of the test are new, and a few of its domains; most are trained ones.
+# *two* system prompts: who ignores the prompt is rarely right under both. How often a constant reply is,
+# because the two prompts share what the turn is about, is the floor printed below. Facts and names of the
+# test are new, and a few of its domains.
 
 # %%
 train = dialogues.read("train", SIZE.train_rows, seed)
@@ -89,10 +90,13 @@ examples = dialogues.read("fewshot")
 table([{"split": name, "dialogues": len(x), "turns": sum(len(d.turns) for d in x),
         "domains": len({d.domain for d in x}), "facts asked": sum(bool(t.asks) for d in x for t in d.turns),
         "traps": sum(t.trap for d in x for t in d.turns)}
-       for name, x in (("train", train), ("test", test))], "test domains, names and facts are new")  # fmt: skip
+       for name, x in (("train", train), ("test", test))], "names and facts of the test are new")  # fmt: skip
 kinds = {k: {n: sum(k in d.kinds for d in x) for n, x in (("train", train), ("test", test))}
          for k in rules.KINDS}  # fmt: skip
 table([{"rule": k, **v} for k, v in kinds.items()], "dialogues with a rule of each kind")
+new = {d.domain for d in test} - {d.domain for d in train}
+takeaway(f"{sum(d.domain in new for d in test)} of {len(test)} test dialogues are in domains that nothing was "
+         f"trained on: {', '.join(sorted(new)) or 'none'}.")
 
 # %%
 one, other = (d for d in test if d.pair == test[0].pair)
@@ -122,6 +126,9 @@ counted = sum("max_words" in r for r, _ in gold)
 print(f"inline and packaged agree on {agree} of {counted} replies")
 kept = [j.kept for d in train + test for j in dialogues.judge(d, [t.reply for t in d.turns])]
 takeaway(f"Gold replies keep their rules in {sum(kept)} of {len(kept)} turns.")
+_, floor = dialogues.constant_floor(test)
+takeaway(f"The best constant reply is right under both prompts in {sum(floor.hits)} of {len(floor.hits)} "
+         "requests.")
 
 # %% [markdown]
 # ## Can the checkers fail?
@@ -137,6 +144,7 @@ SPOIL = {
     "forbidden": lambda r, t: f"{t.reply} {r['words'][0]}",
     "style": lambda r, t: "Don't worry, mate, du bist there!!! You're fine.",
     "persona": lambda r, t: "That is noted.",
+    "format": lambda r, t: t.reply.swapcase() if "case" in r else f"~ {t.reply} ~",
     "refusal": lambda r, t: "I'm sorry, I cannot help with that." if t.borderline else "Sure, it is ten.",
 }  # fmt: skip
 planted = Counter()
@@ -144,7 +152,7 @@ escaped = Counter()
 for d in test:
     for r in d.rules:
         for t in d.turns:
-            if r["kind"] not in SPOIL or (r["kind"] == "refusal" and not (t.refuse or t.borderline)):
+            if r["kind"] == "refusal" and not (t.refuse or t.borderline):
                 continue
             planted[r["kind"]] += 1
             escaped[r["kind"]] += rules.check(r, SPOIL[r["kind"]](r, t), t).kept
@@ -344,10 +352,18 @@ takeaway(f"Lead over the best prompt ({best}): {lead['value'] * 100:+.1f} points
 longest = max(len(d.turns) for d in test)
 COLOUR = {"base": COLOURS["base"], "few_shot": COLOURS["few_shot"], "reminded": "#444444",
           "last_turn": COLOURS["lora"], "tuned": COLOURS["qlora"]}  # fmt: skip
+had = {k: sum(len(d.turns) >= k for d in test) for k in range(1, longest + 1)}
+
+
+def of(arm, turn):
+    """Adherence of an arm in one turn, as a percentage."""
+    return f"{found[arm][f'{arm}.adherence.turn_{turn}']['value']:.0%}"
+
+
 with figure(
-    f"Adherence in the last turn: base {found['base'][f'base.adherence.turn_{longest}']['value']:.0%}, "
-    f"tuned {found['tuned'][f'tuned.adherence.turn_{longest}']['value']:.0%}",
-    f"rules kept by turn, n = {len(test)} dialogues; 95 % intervals over pairs; profile {P.name}",
+    f"Adherence, first to last turn: base {of('base', 1)} to {of('base', longest)}, "
+    f"tuned {of('tuned', 1)} to {of('tuned', longest)}",
+    f"rules kept by turn; 95 % intervals over pairs; profile {P.name}; late turns exist in few dialogues",
     alt="; ".join(f"{arm} " + " ".join(f"{found[arm][f'{arm}.adherence.turn_{k}']['value']:.2f}"
                                        for k in range(1, longest + 1)) for arm in ARMS),
 ) as ax:
@@ -358,7 +374,8 @@ with figure(
         ax.errorbar(np.arange(1, longest + 1) + 0.06 * (shift - 2), value,
                     yerr=np.clip([value - low, high - value], 0, None), label=arm, marker="osD^v"[shift],
                     color=COLOUR[arm], capsize=2, linewidth=1.2, markersize=4)  # fmt: skip
-    ax.set(xlabel="turn", ylabel="rules kept", ylim=(0, 1.02), xticks=range(1, longest + 1))
+    ax.set(xlabel="turn", ylabel="rules kept", ylim=(0, 1.02))
+    ax.set_xticks(list(had), [f"{k}\nn = {n}" for k, n in had.items()])
     ax.legend(fontsize=7, ncols=5, frameon=False, loc="lower center")
 
 # %%
@@ -423,7 +440,8 @@ table([{"metric": m, "refuses everything": silent.get(f"mute.{m}", "no such turn
 # requests that sound alike is the other half, and adherence to the *other* rules the third.
 
 # %% tags=["checkpoint", "long-ok"]
-judge_now = P.name != "smoke"
+usual = (seed, max_steps, learning_rate) == (17, 0, 0.002)  # the bounds are of this recipe
+judge_now = P.name != "smoke" and usual
 adapter = run.dir / "adapter"
 shutil.rmtree(adapter, ignore_errors=True)
 model.save_pretrained(adapter)
@@ -448,6 +466,7 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
         c.metric(name, entry)
     c.equal("gold replies that break a rule", len(kept) - sum(kept), 0)
     c.equal("planted violations that escaped", sum(escaped.values()), 0)
+    c.equal("kinds of rules without a planted violation", sorted(kinds.keys() - SPOIL.keys()), [])
     c.equal("inline and packaged length checks that differ", counted - agree, 0)
     c.equal("fatal findings of the all-turn arm",
             [f.id for f in findings["tuned"] if f.severity == "FAIL"], [])
