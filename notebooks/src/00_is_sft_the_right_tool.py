@@ -313,7 +313,7 @@ with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
 # - The decision follows from the interval of the best prompt, the target and the cost per request.
 #
 # **What this does not show**: prompting a much larger model may solve the task; constrained decoding
-# repairs the form, not the content.
+# repairs the form, and of the content only what a broken form had lost (05).
 #
 # **Exercises**: (1) Reorder the examples and measure again: is the difference larger than the
 # interval? (2) Replace the price by your provider's and find the number of requests at which one

@@ -180,10 +180,10 @@ else:
 show_source(rankrun.mismatch)
 
 # %% [markdown]
-# **Why.** With `--cpu` accelerate leaves the ranks to mpirun; without it one process starts, and the batch
-# is smaller than planned. accelerate shards on accelerators only; on a CPU the FSDP settings are accepted
-# and plain copies train. Both end with a falling loss: only counting processes and looking at the modules
-# tells. `fully_shard`, torch's own call, shards anywhere; that is what the third arm uses.
+# **Why.** With `--cpu` accelerate leaves the ranks to mpirun; where no mpirun started it, one process runs,
+# and the batch is smaller than planned. accelerate shards on accelerators only; on a CPU the FSDP settings
+# are accepted and plain copies train. Both end with a falling loss: only counting processes and looking at
+# the modules tells. `fully_shard`, torch's own call, shards anywhere; that is what the third arm uses.
 
 # %% [markdown]
 # ## One process, then N

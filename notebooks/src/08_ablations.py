@@ -547,7 +547,8 @@ rule("Which method?",
 # Small sets are repeated until they have had the same number of steps as the default; larger ones get
 # one pass. Two questions: from which size on is a set *not shown to be worse* than all rows? And from
 # which size on is it *shown* to lose less than the margin? Between them lies what these mails cannot
-# tell. "All" is the largest set of this budget; what 03 reached with its rows is drawn beside it.
+# tell. "All" is the largest set of this budget; what 03 reached with its rows, mails and replay together,
+# is drawn beside it.
 
 # %%
 def of_size(n):

@@ -73,7 +73,7 @@ P, SIZE = run.profile, merging.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** In float32, how many of the answers will change between adapter, merge, fresh process
-# and server? And in bf16? Which wrong merge costs nothing in the task score and is still wrong?
+# and server? And in bf16? Which of the faults below costs nothing in the task score and is still a fault?
 
 # %% [markdown]
 # ## What exactly was trained?
@@ -397,10 +397,10 @@ merging.load_into(shipped, merging.made(model))
 table(faults, f"n = {len(few)} requests; KL against the adapter on {len(rows_of_probe)} probes")
 
 # %% [markdown]
-# **Why.** A wrong merge can answer about as well as the right one, and a task score on few requests then
-# sees nothing; it is still a model that nobody evaluated. Weights can say it without a single answer: a
-# right merge agrees with `D + (alpha / r) · B A` in every element to one rounding step, and each wrong one
-# agrees with its own recipe.
+# **Why.** A wrong merge can answer nearly as well as the right one; which faults the task score alone would
+# have let pass is printed below. Each is still a model that nobody evaluated. Weights can say it without a
+# single answer: a right merge agrees with `D + (alpha / r) · B A` in every element to one rounding step, and
+# each wrong one agrees with its own recipe.
 
 # %%
 for verdict in verdicts.values():
@@ -477,7 +477,7 @@ alone = [row["preflight"] != "silent" for row in faults[1:]]
 clean = not rejected(faults[0])
 takeaway(f"{sum(caught)} of {len(caught)} faults are rejected by name; the right folder "
          f"{'passes' if clean else 'is rejected too'}. Logits and files alone (preflight) speak up for "
-         f"{sum(alone)}: on few probes a wrong merge can be nearer than rounding.")
+         f"{sum(alone)}: a wrong merge can stay below what they put down to rounding.")
 unseen = [r["fault"] for r in faults[1:] if r[task.metric] != "cannot be asked"
           and r[task.metric] >= faults[0][task.metric] - tolerance]  # fmt: skip
 takeaway(f"The {task.metric} alone would have let pass: {', '.join(unseen) or 'none of them'}.")

@@ -79,7 +79,7 @@ P, SIZE = run.profile, general.sizes(run.profile)
 # Short items of five kinds. Four are multiple choice, scored by likelihood through the
 # lm-evaluation-harness; the fifth wants an instruction obeyed, and code checks it. Both sides of every
 # comparison read the same prompts, template included; that is asserted, since another template moves
-# these numbers more than training does.
+# these numbers by itself, and that would be booked as forgetting.
 
 # %%
 trained = require("03_qlora_single_gpu", profile, ours=True)
@@ -477,6 +477,7 @@ tokenizer.save_pretrained(adapter)
 manifest.write_beside(adapter, {**facts, "promoted_step": promoted.step, "replay_rows": n_replay})
 metrics = {f"{arm}.{m}": extra[arm][m] for arm in ARMS for m in FACES}
 metrics |= {f"{arm}_minus_base.general_accuracy": change for arm, change in moved.items()}
+metrics |= {f"tuned_minus_base.{t}_accuracy": change for t, change in gone.items()}
 metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
 metrics["replay.task_gain_kept"] = kept
 README = ["base.general_accuracy", "tuned_minus_base.general_accuracy", "narrow_minus_base.general_accuracy",

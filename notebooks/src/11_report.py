@@ -196,9 +196,11 @@ takeaway(f"In the recorded runs as they are: {contradictions or 'no contradictio
 # %% [markdown]
 # ## What did it cost?
 #
-# Seconds and memory are what the runner saw. Tokens come from the trainer's log. FLOPs follow from
-# them: a forward pass costs two per parameter and token, backward two more for the activations and two
-# for weight gradients, and frozen weights need no weight gradient.
+# Seconds and memory are what the runner saw. Tokens come from the trainer's log. Where no log is kept
+# (trainings without checkpoints, the ranks of 04, results put back without their folder) they read *not
+# recorded*, so the sum of tokens is a lower bound. FLOPs follow from tokens: a forward pass costs two per
+# parameter and token, backward two more for the activations and two for weight gradients, and frozen weights
+# need no weight gradient.
 
 # %%
 source, _ = modeling.model_source(P)
