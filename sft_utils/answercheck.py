@@ -41,14 +41,19 @@ _NUMBER = re.compile(
 _NO_NUMBER = re.compile(  # "15-year", "(twelve)", "m2", "m^2"
     r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|(?<![\dA-Za-z.])[A-Za-z]+\d\b|[A-Za-z]+\^\d"
 )
+_DOUBT = (
+    r"not|never|nor|neither|unknown|unclear|uncertain|unsure|wrong|impossible|maybe|perhaps"
+    r"|possibly|probably|presumably|might|could|guess"
+)
+_DOUBTED = re.compile(rf"\b(?:{_DOUBT})\b|n['’]t\b", re.I)
 _UNSTATED = re.compile(  # before a number: it is denied, is a bound only, or is a guess
-    r"\b(?:not?|never|nor|neither|unknown|unclear|uncertain|unsure|wrong|impossible|maybe|perhaps"
-    r"|possibly|probably|presumably|might|could|guess|almost|nearly|close\s+to|at\s+(?:the\s+)?"
-    r"(?:least|most)|over|under|above|below|beyond|up\s+to|exceeds|between|other\s+than|different\s+from"
+    rf"\b(?:{_DOUBT}|no|almost|nearly|close\s+to|at\s+(?:the\s+)?(?:least|most)"
+    r"|over|under|above|below|beyond|up\s+to|exceeds|between|other\s+than|different\s+from"
     r"|(?:more|less|greater|fewer|larger|bigger|smaller|higher|lower)\s+than)\b|n['’]t\b"
     r"|[<>≤≥≠]|\\(?:neq?|[gl]eq?|[gl]t)\b", re.I,
 )  # fmt: skip
 _OR_MORE = re.compile(r"\bor\s+(?:more|less|fewer|greater|larger|smaller)\b", re.I)
+_RIVAL = re.compile(r"\d[^\d=]{0,40}\bor\b", re.I)
 _FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 
@@ -117,8 +122,8 @@ def to_number(text: str) -> Fraction | None:
 
     Percent signs divide by 100; units, currencies and thousands separators do not count. A number
     that is denied, bounded or guessed by a word or sign before it ("not 5", "at most 5", "> 5",
-    "maybe 5") or by "or more" is not stated. Still lenient: "about 5" is 5, and other words behind
-    the number are not read ("5, I guess").
+    "maybe x = 5") or by "or more" is not stated, nor is the second of two ("x = 4 or x = 6"). Still
+    lenient: "about 5" is 5, and other words behind the number are not read ("5, I guess").
 
     Example:
         >>> [str(to_number(t)) for t in ("$1,234.50", "-3 1/2 km", "25 %", "3/4", "about")]
@@ -130,7 +135,9 @@ def to_number(text: str) -> Fraction | None:
     text = text.replace("\\!", "").replace("{,}", ",").translate(_SIGNS)
     text = _THOUSANDS.sub("", text)
     text = re.sub(r"[!<>]=|\bnot\s*=", "≠", text)
-    text = text.rsplit("=", 1)[-1]  # "x = 5"
+    head, _, text = text.rpartition("=")  # "x = 5"; a bound in the head is of something else
+    if _RIVAL.search(head) or _DOUBTED.search(head):
+        return None
     text = _NO_NUMBER.sub(" ", text)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[$€£]?[\d.])", "-", text, flags=re.I)
     found = list(_NUMBER.finditer(text))

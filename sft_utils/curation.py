@@ -27,6 +27,7 @@ from sft_utils.duplicates import (
     ALIKE,
     CONTAINED_SIZE,
     PROPOSED,
+    SAMPLE,
     HeldOut,
     NearDuplicates,
     Shingles,
@@ -48,9 +49,6 @@ FUNNEL = (
 
 Leaks go before duplicates: the copy of a leaked mail is a leak, not a copy.
 """
-
-SAMPLE = 4000
-"""Rows that are looked at for boilerplate: one phrase in fifty rows is then seen about 80 times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -262,7 +262,7 @@ def group_split(
         share: Part of the rows to hold out, in (0, 1).
         seed: Another seed draws other groups.
     Returns:
-        (rest, held out), each in the order of `rows`; held out has at most share * N rows.
+        (rest, held out), each in the order of `rows`; held out has at most share * N rows, rounded.
     Raises:
         DataError: The share is out of range, or no group fits into it.
     Example:

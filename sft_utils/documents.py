@@ -125,7 +125,8 @@ def _element(node: Any, repeated: frozenset[str]) -> Any:
         for name, value in node.attrib.items()
         if not name.startswith(_XSI)  # xsi:type and the like speak about the document
     }
-    text = "".join(node.itertext()).strip() if not len(node) else (node.text or "").strip()
+    leaf = next(node.iterchildren("*"), None) is None  # comments inside cut no value
+    text = ("".join(node.itertext()) if leaf else node.text or "").strip()
     for child in node.iterchildren("*"):
         fields.setdefault(_local(child), []).append(_element(child, repeated))
     if not fields:

@@ -1,6 +1,7 @@
 """Rows of somebody else's file as conversations; unknown shapes are named, never guessed."""
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -219,11 +220,20 @@ def _layout(row: Row, plan: Mapping[str, list[str]]) -> str:
     return ""
 
 
+def _parts(mapping: str, columns: list[str]) -> list[str]:
+    """The target=column parts of a mapping; a column's own name may have commas."""
+    parts: list[str] = []
+    for part in re.split(rf",(?=\s*(?:{'|'.join(TARGETS)})\s*=)", mapping):
+        whole = part.partition("=")[2].strip() in columns
+        parts += [part] if whole else part.split(",")
+    return parts
+
+
 def _plan(mapping: str, columns: list[str]) -> dict[str, list[str]]:
     """A mapping as target -> columns of the file."""
     example = "for example mapping='prompt=question,completion=answer'"
     plan: dict[str, list[str]] = {}
-    for part in mapping.split(","):
+    for part in _parts(mapping, columns):
         target, equals, right = (side.strip() for side in part.partition("="))
         if not equals or not right or target not in TARGETS or target in plan:
             fault = "comes twice" if target in plan else "is no target=column"

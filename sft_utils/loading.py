@@ -137,6 +137,9 @@ def load(
         opened.close()
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def _collect(items: Iterator[Item], limit: int | None, **about: Any) -> Loaded:
     """Sort items into kept and excluded; judge the texts of rows, whatever the format."""
     loaded, limited = Loaded(**about), False
@@ -144,9 +147,12 @@ def _collect(items: Iterator[Item], limit: int | None, **about: Any) -> Loaded:
         fault, warning = (item.reason, "") if item.row is None else ("", item.reason)
         detail = item.detail
         if item.row is not None:
-            odd = filters.encoding({"messages": [{"content": t} for t in _texts(item.row)]})
-            if odd and re.match("U[+]D[89A-F]", odd):
-                fault, detail = "lone surrogate", odd
+            texts = list(_texts(item.row))
+            half = next((m for t in texts if (m := _HALF.search(t))), None)
+            odd = filters.encoding({"messages": [{"content": t} for t in texts]})
+            if half:  # whatever else is odd: no tokenizer and no file takes it
+                fault = "lone surrogate"
+                detail = f"U+{ord(half[0]):04X} at character {half.start()}"
             elif odd:
                 warning = odd.split(":")[0] if odd.startswith("mojibake") else odd.split()[0]
         if fault:

@@ -131,9 +131,10 @@ def lines(source: Source, limit: int) -> Iterator[tuple[int, bytes, str, str]]:
         return number, content, "", ""
 
     while block:
-        block = source.read()
-        rest, start = rest + block, 0
-        for end in _END.finditer(rest):
+        block, start = source.read(), 0
+        searched = max(len(rest) - 1, 0)  # a CR at the seam is looked at again
+        rest += block
+        for end in _END.finditer(rest, searched):
             if end[0] == b"\r" and end.end() == len(rest) and block:
                 break  # an LF may follow in the next block
             yield line(rest[start : end.end()])

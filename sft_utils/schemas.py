@@ -23,7 +23,10 @@ ENUM_VALUES = 12
 ENUM_SHARE = 0.2
 """A closed set repeats: at most this share of the texts is distinct, each seen at least twice."""
 
-_LITERAL = ("const", "enum", "default", "examples")  # their content is data, not schema
+_LITERAL = ("const", "enum", "default", "examples", "dependentRequired")
+"""Their content is data, not schema."""
+_NAMED = ("properties", "patternProperties", "$defs", "dependentSchemas")
+"""Their keys are names, not keywords."""
 
 
 def load_schema(path: Path | str) -> Schema:
@@ -92,8 +95,8 @@ def _references(node: Any, place: str = "$") -> Iterator[tuple[str, Any]]:
     for key, value in node.items():
         if key in ("$ref", "$dynamicRef") and isinstance(value, str):
             yield place, value
-        elif key in ("properties", "patternProperties", "$defs", "dependentSchemas"):
-            for name, part in value.items():  # names of properties are no keywords
+        elif key in _NAMED and isinstance(value, dict):  # in an annotation it may be anything
+            for name, part in value.items():
                 yield from _references(part, f"{place}.{key}.{name}")
         elif key not in _LITERAL:
             yield from _references(value, f"{place}.{key}")

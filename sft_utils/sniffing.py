@@ -69,7 +69,9 @@ def _text_format(source: Source, start: bytes, limit: int) -> tuple[str, str, It
     reason = data.decode_line(lines[0])[1]
     match start[:1]:
         case b"[":
-            by_line = whole and reason.startswith("a JSON list")
+            # Whole lists in several lines are no JSON: each line is a row that is no object.
+            more = len(lines) > 1 and lines[1].lstrip()[:1] == b"["
+            by_line = (whole or more) and reason.startswith("a JSON list")
         case b"{":
             by_line = (not reason and (named or len(lines) > 1)) or (
                 named and (whole or not re.search(rb"[\r\n]", start))
@@ -98,13 +100,13 @@ def _document(source: Source, limit: int, by_line: bool) -> tuple[str, str, Iter
     if not reason and text[end:].strip():
         reason, detail = "text after the JSON value", f"at character {end}"
     if not reason and isinstance(value, dict):
-        key = _list_key(value, name)
+        key, unread = _list_key(value, name)
         items = (
             Item(n, row) if isinstance(row, dict) else
             Item(n, None, f"a JSON {type(row).__name__} where an object is expected")
             for n, row in enumerate(value[key], 1)
         )  # fmt: skip
-        return f"JSON object, list {key!r}", "row", items
+        return f"JSON object, list {key!r}{unread}", "row", items
     if reason:  # a broken row must not cost the others
         # A row longer than the head stood in the way of seeing that every line is one.
         by_line = by_line or (end > start and re.match(r"[ \t]*[\r\n]\s*\{", text[end:]) is not None
@@ -124,8 +126,11 @@ def _document(source: Source, limit: int, by_line: bool) -> tuple[str, str, Iter
     raise DataError(f"{name} holds a JSON {type(value).__name__}: a list of objects is needed.")
 
 
-def _list_key(value: Row, name: str) -> str:
-    """The key under which an object holds the rows; a list of chat turns is no list of rows."""
+def _list_key(value: Row, name: str) -> tuple[str, str]:
+    """The key under which an object holds the rows, and what is said of lists that are not read.
+
+    A list of chat turns is no list of rows. The hub's viewer puts its columns into "features".
+    """
     lists = {
         key: rows for key, rows in value.items()
         if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)
@@ -133,9 +138,10 @@ def _list_key(value: Row, name: str) -> str:
     }  # fmt: skip
     for key in ("data", "rows"):
         if isinstance(value.get(key), list):
-            return key
+            others = [f"{k!r} ({len(v)})" for k, v in lists.items() if k not in (key, "features")]
+            return key, f"; not read: {', '.join(others)}" if others else ""
     if len(lists) == 1:
-        return next(iter(lists))
+        return next(iter(lists)), ""
     seen = f"lists {sorted(lists)}" if lists else f"keys {sorted(value)}"
     raise DataError(
         f"{name} is one JSON object ({seen}), a list of rows is needed: put the rows into a list "
@@ -147,13 +153,13 @@ _DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
 
 
 def _table(source: Source, lines: list[bytes], limit: int) -> tuple[str, str, Iterator[Item]]:
-    """A CSV or TSV; its delimiter is what cuts the header into most columns."""
+    """A CSV or TSV; its delimiter cuts the second line into as many columns as the header, and
+    the header into most of them."""
     texts = [line.decode("utf-8", "replace") for line in lines[:2]]
     counts = {d: _fields(texts[0], d) for d in _DELIMITERS}
-    best = max(counts, key=lambda d: counts[d])
-    if suffix_of(source.path) not in (".csv", ".tsv") and not (
-        counts[best] > 1 and len(texts) > 1 and _fields(texts[1], best) == counts[best]
-    ):
+    agree = {d: n > 1 and len(texts) > 1 and _fields(texts[1], d) == n for d, n in counts.items()}
+    best = max(counts, key=lambda d: (agree[d], counts[d]))
+    if suffix_of(source.path) not in (".csv", ".tsv") and not agree[best]:
         raise DataError(
             f"{display_path(source.path)} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
             f"{texts[0][:30]!r}. A table needs a header and the suffix .csv or .tsv."

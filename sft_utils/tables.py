@@ -30,10 +30,11 @@ def delimited(source: Source, limit: int, delimiter: str) -> Iterator[Item]:
     line, names, reason, detail = next(one for one in records if one[1] != [])
     if names is None:
         raise DataError(f"{where} (line {line}): {f'{reason} {detail}'.strip()}. Repair it.")
+    names = [name.strip() for name in names]  # no mapping could say the " b" of "a, b"
     if not names[0] and UNNAMED not in names[1:]:
         names = [UNNAMED, *names[1:]]
     for place, name in enumerate(names, 1):
-        if not name.strip():
+        if not name:
             raise DataError(f"{where}: column {place} has no name. Name every column.")
         if name in names[: place - 1]:
             raise DataError(f"{where}: two columns are called {name!r}. Rename one.")

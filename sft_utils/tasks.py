@@ -15,7 +15,7 @@ from typing import Any
 from sft_utils import layouts, loading, masking, schemas, tickets
 from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
-from sft_utils.duplicates import HeldOut, common_shingles, exact_key, shingles
+from sft_utils.duplicates import SAMPLE, HeldOut, common_shingles, exact_key, shingles
 from sft_utils.errors import ConfigError, DataError, MaskError, TemplateError
 from sft_utils.generation import Answer
 from sft_utils.jsonanswers import parse_json, schema_errors
@@ -199,7 +199,7 @@ def own(
     n_val = min(val_rows, len(rows) // 10)
     test, val, rest = ordered[:n_test], ordered[n_test : n_test + n_val], ordered[n_test + n_val :]
     if test or val:
-        common = common_shingles([_asked(r) for r in rows])
+        common = common_shingles([_asked(r) for r in rows[:: max(1, len(rows) // SAMPLE)]])
         held = HeldOut({r["id"]: _asked(r) for r in test + val}, common, signs=True)
         rest = _apply(rest, lambda r: _leak(r, held), excluded)
     rules = given

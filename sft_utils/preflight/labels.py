@@ -48,6 +48,8 @@ ADVICE = {
            "leave data_collator= out, or use one that pads labels instead of writing new ones"),
     "M6": ("every token is learned one step too early or too late",
            "labels are unshifted copies of input_ids; the model shifts them itself"),
+    "M6 edge": ("what an answer begins with, or the token that ends it, is never learned",
+                "let the mask begin at the first token of an answer and end with its stop token"),
     "M7": ("the model never learns to stop and runs into max_new_tokens",
            "let the labels reach up to and including the token that ends the turn; in the template "
            "it belongs inside {% generation %}"),
@@ -119,9 +121,9 @@ class Masks(Characters):
 
     def _say(
         self, code: str, row: int, what: str, *, turn: int | None = None,
-        severity: Severity = "FAIL",
+        severity: Severity = "FAIL", advice: str = "",
     ) -> Finding:  # fmt: skip
-        why, fix = ADVICE[code]
+        why, fix = ADVICE[advice or code]
         return Finding(
             id=code, severity=severity, what=what, where=place(row, turn), why=why, fix=fix,
             row=row, turn=turn,
@@ -184,12 +186,12 @@ class Masks(Characters):
             after = {k for _, b in spans for k in range(b + 1, b + d + 1)}
             if lost and lost == late and added <= after and not self.is_shared(row, lost):
                 what = f"the mask begins {d} token(s) late: the first of every answer is untrained"
-                return self._say("M6", row, what)
+                return self._say("M6", row, what, advice="M6 edge")
             ends = {k for a, b in spans for k in range(max(a, b - d + 1), b + 1)}
             heads = [k for a, _ in spans for k in range(max(a - d, 1), a)]
             if lost == ends and heads and got[heads].all():
                 what = f"the mask begins {d} token(s) early: header trained, stop token not trained"
-                return self._say("M6", row, what)
+                return self._say("M6", row, what, advice="M6 edge")
         return None
 
     def _turns(
@@ -299,7 +301,7 @@ class Masks(Characters):
                 yield self._say("M11", row, what, turn=t.message, severity="WARN")
             elif len(hole) <= 3 and hole[-1] == t.start + len(hole) - 1:
                 what = f"the answer begins with {text}, which carries no loss"
-                yield self._say("M6", row, what, turn=t.message)
+                yield self._say("M6", row, what, turn=t.message, advice="M6 edge")
             else:
                 what = f"{len(hole)} tokens inside the answer carry no loss, first {text}"
                 yield self._say("M3", row, what, turn=t.message)

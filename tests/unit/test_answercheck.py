@@ -54,6 +54,8 @@ EQUAL = [
     ("12 (twelve)", "12"), ("15-year-olds: 15", "15"), ("100.00", "100"),
     ("about 12", "12"), ("minus 3", "-3"), ("negative $3", "-3"), ("12 more than Ben", "12"), ("12, not a bit more", "12"),
     ("5 more than 7 = 12", "12"), ("exactly 12 notes", "12"),
+    ("12 * 4 = 40 + 8 = 48", "48"), ("x ≠ 4, x = 5", "5"), ("3 more than 5 = 8", "8"), ("No. of apples = 5", "5"),
+    ("12 over 4 = 3", "3"), ("since 4 > 3, x = 5", "5"),
 ]  # fmt: skip
 DIFFERENT = [
     ("58", "85"), ("85.1", "85"), ("-85", "85"), ("8 5", "85"), ("", "85"), ("eighty-five", "85"), ("12 or 13", "12"),
@@ -65,7 +67,8 @@ UNSTATED = [
     "more than 127", "less than 127 km", "greater than 127", "fewer than 127", "other than 127", "at least 127",
     "at the most 127", "over 127", "under 127", "above 127", "below 127", "up to 127", "127 or more", "> 127", "x < 127",
     "x != 127", "x >= 127", "≤ 127", r"x \neq 127", "unknown, maybe 127", "maybe 127", "perhaps 127", "probably 127",
-    "unclear, I guess 127", "almost 127", "minus 127", "unknown: 127 %",
+    "unclear, I guess 127", "almost 127", "minus 127", "unknown: 127 %", "x = 4 or x = 127", "maybe x = 127",
+    "it is not 1 * 127 = 127", "x isn't y = 127", "I guess 127 = 127",
 ]  # fmt: skip
 TEXTS = [
     ("Ana", "Ana", "text", True), ("ana.", "Ana", "text", True), ("the cat", "cat", "text", True),

@@ -30,6 +30,9 @@ def test_xml_fields_are_leaves_and_repeatable_elements_are_numbered():
     assert scoring.field_counts(verdict.fields, check_xml(two, XSD).fields) == (4, 0, 1)
     assert check_xml('<?xml version="1.0" encoding="latin-1"?>\n' + BOOKING.replace("Ada", "Zoë"), XSD).fields["booking/passenger/0/name"] == "Zoë"
     assert check_xml("<!-- DOCTYPE --><!-- <!DOCTYPE x> -->" + BOOKING, XSD).valid
+    for inside in ("A<!-- first -->da", "A<?x y?>da"):
+        noted = check_xml(BOOKING.replace("Ada", inside), XSD)
+        assert (noted.valid, noted.fields) == (True, verdict.fields)
 
 
 @pytest.mark.parametrize(

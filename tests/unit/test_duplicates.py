@@ -98,6 +98,17 @@ def test_a_footer_makes_no_leak_and_hides_none():
         assert bool(found) == bool(leak)
 
 
+def test_a_templated_question_inside_a_longer_text_is_a_leak():
+    """What the template shares is boilerplate; the one word that is left must still find the text."""
+    ask = "please tell me what the capital city of place{} is and give one short reason for that"
+    common = d.common_shingles([ask.format(k) for k in range(60)])
+    held = d.HeldOut({"e-1": ask.format(3)}, common, signs=True)
+    for text, leak in ((f"{OTHER} {ask.format(3)}", "contains e-1"), (f"{OTHER} {ask.format(4)}", None)):
+        found = held.find(text, d.shingles(text), d.exact_key(text))
+        assert (found or "").startswith(leak or "-" * bool(found)), (text, found)
+        assert bool(found) == bool(leak)
+
+
 @pytest.mark.parametrize(
     ("text", "same"),
     [("what is 1 + 2", True), ("What is 1 - 2?", False), ("What is 1 * 2?", False),

@@ -199,6 +199,7 @@ def test_what_is_not_used_is_counted():
         ("prompt=title+body,completion=answer", {"title": None, "body": "b", "answer": "a"}, "b"),
         ("prompt=a+b,completion=c d", {"a+b": "q", "c d": "a"}, "q"),
         ("completion=prompt,prompt=completion", {"prompt": "a", "completion": "q"}, "q"),
+        ("prompt=Question, please, completion=a,b", {"Question, please": "q", "a,b": "a"}, "q"),
         (
             "messages=chat",
             {"chat": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
@@ -229,6 +230,7 @@ def test_a_mapped_system_column():
         ("prompt=question", "mapping 'prompt=question' fills 'prompt': prompt and completion (or messages alone) are needed, for example mapping='prompt=question,completion=answer'."),
         ("prompt", "mapping 'prompt': 'prompt' is no target=column; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
         ("promt=question,completion=answer", "mapping 'promt=question,completion=answer': 'promt=question' is no target=column; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
+        ("prompt=question,answer", "mapping 'prompt=question,answer': 'answer' is no target=column; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
         ("prompt=question,prompt=answer", "mapping 'prompt=question,prompt=answer': 'prompt=answer' comes twice; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
         ("prompt=question+,completion=answer", "mapping 'prompt=question+,completion=answer': no row has a column ''. There are 'question', 'answer'."),
         ("messages=question,prompt=answer", "mapping 'messages=question,prompt=answer' fills 'messages', 'prompt': prompt and completion (or messages alone) are needed, for example mapping='prompt=question,completion=answer'."),

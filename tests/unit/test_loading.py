@@ -68,6 +68,7 @@ ROW_FAULTS = [
     ("Latin-1", ".jsonl", lines('{"q": "é"}'.encode("latin-1")), 2, "invalid UTF-8 at byte 7"),
     ("CESU surrogate", ".jsonl", lines(b'{"q": "\xed\xa0\x80"}'), 2, "invalid UTF-8 at byte 7"),
     ("lone surrogate", ".jsonl", lines(b'{"q": "x\\ud800"}'), 2, "lone surrogate: U+D800 at character 1"),
+    ("lone surrogate behind other dirt", ".jsonl", lines(b'{"q": "\\u001b \\ufffd x\\ud83d"}'), 2, "lone surrogate: U+D83D at character 5"),
     ("lone surrogate deep", ".jsonl", lines(b'{"q": [{"a": "\\udc00"}]}'), 2, "lone surrogate: U+DC00 at character 0"),
     ("lone surrogate in a key", ".jsonl", lines(b'{"\\udfff": 1}'), 2, "lone surrogate: U+DFFF at character 0"),
     ("duplicate key", ".jsonl", lines(b'{"q": 1, "q": 2}'), 2, "duplicate key: 'q'"),
@@ -338,6 +339,40 @@ def test_a_delimiter_between_quotes_is_none(tmp_path):
     assert loaded.rows[0].row == {"q, or r, or s": "1", "a": "2"}
 
 
+def test_a_comma_in_the_header_of_a_file_with_semicolons(tmp_path):
+    text = b"Frage (kurz, deutsch);Antwort\nWas?;Das\nWer, wie?;Der\n"
+    loaded = load(put(tmp_path, "x.csv", text))
+    assert (loaded.kind, loaded.excluded) == ("CSV with semicolons", [])
+    assert [list(one.row.values()) for one in loaded.rows] == [["Was?", "Das"], ["Wer, wie?", "Der"]]
+
+
+def test_names_of_columns_have_no_space_around_them(tmp_path):
+    assert load(put(tmp_path, "x.csv", b"q, a\n1,2\n")).rows[0].row == {"q": "1", "a": "2"}
+    with pytest.raises(DataError, match="header: two columns are called 'q'"):
+        load(put(tmp_path, "x.csv", b"q, q\n1,2\n"))
+    with pytest.raises(DataError, match="header: column 2 has no name"):
+        load(put(tmp_path, "x.csv", b"q, \n1,2\n"))
+
+
+def test_lists_in_lines_are_excluded_line_by_line(tmp_path):
+    turns = json.dumps([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]).encode()
+    words = (r"x.jsonl \(JSONL\): no row can be used, 3 excluded; the first, line 1: "
+             "a JSON list where an object is expected")  # fmt: skip
+    with pytest.raises(DataError, match=words):
+        load(put(tmp_path, "x.jsonl", b"\n".join([turns] * 3)))
+
+
+def test_a_second_list_of_rows_is_named(tmp_path):
+    rows = json.dumps([ONE, TWO]).encode()
+    def kind(text):
+        loaded = load(put(tmp_path, "x.json", text))
+        assert [one.row for one in loaded.rows] == [ONE, TWO]
+        return loaded.kind
+    assert kind(b'{"validation": [{"q": "3"}], "data": ' + rows + b', "n": [3]}') == (
+        "JSON object, list 'data'; not read: 'validation' (1)")  # fmt: skip
+    assert kind(b'{"features": [{"name": "q"}], "rows": ' + rows + b"}") == "JSON object, list 'rows'"
+
+
 def test_paths_that_no_system_takes():
     with pytest.raises(DataError, match="is no usable path: File name too long"):
         load("x" * 5000 + "/y.csv")
@@ -428,6 +463,23 @@ def test_blocks_do_not_cut_lines(tmp_path, monkeypatch, block):
             (1, b"a,b\r\n", ""), (2, b"1,2\r", ""), (3, b"3,\xc3\xa9\n", ""), (4, b"\r\n", ""),
             (5, b"", "over-long line"), (6, b"5,6", "")]  # fmt: skip
         source.close()
+
+
+def test_a_long_line_in_small_blocks_is_searched_once(tmp_path, monkeypatch):
+    class Counting:
+        seen = 0
+
+        def finditer(self, text, at=0):
+            self.seen += len(text) - at
+            return parsing.re.compile(rb"\r\n|\n|\r").finditer(text, at)
+
+    monkeypatch.setattr(parsing, "BLOCK", 100)
+    monkeypatch.setattr(parsing, "HEAD", 4)
+    monkeypatch.setattr(parsing, "_END", Counting())
+    source = parsing.Source(put(tmp_path, "x.csv", b"x" * 50_000 + b"\r\nlast"))
+    assert [len(line) for _, line, _, _ in parsing.lines(source, 10**6)] == [50_002, 4]
+    source.close()
+    assert parsing._END.seen < 2 * 50_006
 
 
 def test_a_huge_line_is_not_held_in_memory(tmp_path):

@@ -72,7 +72,11 @@ def test_shifted_mask(run, rows):
         keep = [False, *[x != -100 for x in r["labels"]][:-1]]
         labels = [i if k else -100 for i, k in zip(r["input_ids"], keep, strict=True)]
         shifted.append({**r, "labels": labels})
-    assert ids(run(shifted)) == ["M6"]
+    found = run(shifted)
+    assert ids(found) == ["M6"]
+    assert "begin at the first token" in found[0].fix, "the labels themselves are not moved"
+    moved = run([{**r, "labels": [*r["labels"][1:], -100]} for r in rows])
+    assert "unshifted copies" in moved[0].fix
 
 
 def test_only_last_turn(run, rows, conversations):

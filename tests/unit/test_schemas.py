@@ -320,6 +320,14 @@ def test_references_that_meet_again(schema, text):
     assert signature(schema) == text
 
 
+@pytest.mark.parametrize("extra", [{"x-ui": {"properties": ["a"]}}, {"dependentRequired": {"properties": ["a"]}}])
+def test_properties_need_not_be_the_keyword(tmp_path, extra):
+    schema = {"type": "object", "properties": {"a": {"type": "null"}, "properties": {"type": "null"}}, **extra}
+    path = tmp_path / "schema.json"
+    path.write_text(json.dumps(schema))
+    assert load_schema(path) == schema
+
+
 def test_a_signature_does_not_follow_what_is_elsewhere():
     for reference in (BASE, "#/$defs/none"):
         with pytest.raises(DataError, match="signature: .ref"):
