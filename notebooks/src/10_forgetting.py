@@ -477,6 +477,7 @@ tokenizer.save_pretrained(adapter)
 manifest.write_beside(adapter, {**facts, "promoted_step": promoted.step, "replay_rows": n_replay})
 metrics = {f"{arm}.{m}": extra[arm][m] for arm in ARMS for m in FACES}
 metrics |= {f"{arm}_minus_base.general_accuracy": change for arm, change in moved.items()}
+metrics |= {f"tuned_minus_base.{t}_accuracy": change for t, change in gone.items()}
 metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
 metrics["replay.task_gain_kept"] = kept
 README = ["base.general_accuracy", "tuned_minus_base.general_accuracy", "narrow_minus_base.general_accuracy",
