@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     top.add_argument("--rounds", type=int, default=12, help="train: steps per arm")
     top.add_argument("--items", type=int, default=24, help="evaluation: mails that are answered")
     top.add_argument("--rows", default="10000,100000,1000000", help="curation: sizes with commas")
-    top.add_argument("--out", type=Path, default=RESULT)
+    top.add_argument("--out", type=Path, default=RESULT, help="result file, made or renewed; for trials")
     options = top.parse_args(argv)
     try:
         parts = chosen(options.only, PARTS)

@@ -61,7 +61,7 @@ def different(arms: Sequence[str]) -> list[str]:
     seen: dict[Any, str] = {}
     for arm in arms:
         a = ARMS[arm]
-        seen[a.checkpointing, a.attention, a.loss_chunk, a.micro_batch] = arm
+        seen[a.checkpointing, a.attention, a.loss_chunk, a.micro_batch, a.compiled] = arm
     return list(seen.values())
 
 
