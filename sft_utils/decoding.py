@@ -65,11 +65,15 @@ def shared_attention(
             grouped, keys, values, attn_mask=mask, scale=scaling
         )
     else:  # writing token by token: the prefix is read once for the whole batch
-        own = (grouped @ key.transpose(-1, -2)) * scaling  # (B, kv, group, L)
+        # Scores of Qwen pass 65,504, the most that fp16 can hold; NaN would become token 0.
+        wide = torch.float32 if query.dtype == torch.float16 else query.dtype
+        asked = grouped.to(wide)
+        own = (asked @ key.to(wide).transpose(-1, -2)) * scaling  # (B, kv, group, L)
         if attention_mask is not None:
             own = own + attention_mask[..., : key.shape[2]]
-        flat = grouped.transpose(0, 1).reshape(kv, batch * group, width)
-        past = (flat @ past_key.transpose(-1, -2)).view(kv, batch, group, split) * scaling
+        flat = asked.transpose(0, 1).reshape(kv, batch * group, width)
+        past = flat @ past_key.to(wide).transpose(-1, -2)
+        past = past.view(kv, batch, group, split) * scaling
         both = torch.cat([past.transpose(0, 1), own], -1)
         weights = both.softmax(-1, dtype=torch.float32).to(query.dtype)
         of_past = weights[..., :split].transpose(0, 1).reshape(kv, batch * group, split)

@@ -1,5 +1,6 @@
 """What lies beside the results: data and model cards, tracking runs, hashes, costs, the runbook."""
 
+import itertools
 import json
 import math
 import re
@@ -231,7 +232,9 @@ def _trained(folder: Path) -> tuple[int | None, int | None]:
         state = read_json(path)
         counted = [int(e["num_tokens"]) for e in state["log_history"] if "num_tokens" in e]
         if counted:
-            entry = (int(state["global_step"]), counted[-1])
+            # The count restarts where a run was resumed: what came before is added.
+            before = sum(a for a, b in itertools.pairwise(counted) if b < a)
+            entry = (int(state["global_step"]), before + counted[-1])
             last[path.parents[1]] = max(last.get(path.parents[1], entry), entry)
     if not last:
         return None, None

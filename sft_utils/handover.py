@@ -15,7 +15,7 @@ from sft_utils.handfiles import made_for
 from sft_utils.intervals import wilson
 from sft_utils.nbdeps import upstream_closure
 from sft_utils.nbsource import NAME, Layout, notebook_names
-from sft_utils.readme import LOWER_IS_BETTER, number, worse
+from sft_utils.readme import lower_is_better, number, worse
 
 Entry = dict[str, Any]  # value, n, ci95
 
@@ -154,7 +154,7 @@ def _reading(
         low, high = after["ci95"][0] - before["ci95"][1], after["ci95"][1] - before["ci95"][0]
     if low <= 0 <= high:
         return "no difference" if difference else "the intervals touch"
-    better = (low > 0) != any(part in metric for part in LOWER_IS_BETTER)
+    better = (low > 0) != lower_is_better(metric)
     how = "" if difference else ": the intervals do not touch"
     return ("better" if better else "worse") + how
 

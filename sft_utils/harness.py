@@ -71,6 +71,7 @@ def choice_rows(file: str | Path) -> list[dict[str, Any]]:
     """
     found, faults = [], []
     asked: dict[tuple[str, ...], int] = {}  # question and choices -> number of the row
+    named: dict[str, int] = {}  # id -> number of the row
     for i, row in enumerate(rows_of(ROOT / file), start=1):
         try:
             texts, answer = _choices(row)
@@ -81,7 +82,12 @@ def choice_rows(file: str | Path) -> list[dict[str, Any]]:
         first = asked.setdefault(said, i)
         if first != i:
             faults.append(f"row {i}: asks the same as row {first}; it would count twice. Drop one")
-        row_id = str(row.get("id", i))
+        row_id = str(i if row.get("id") is None else row["id"])
+        if (first := named.setdefault(row_id, i)) != i:
+            faults.append(
+                f"row {i}: has the id {row_id!r} of row {first}; items are told apart by it. Give "
+                "each row its own, or none (then it is its number)"
+            )
         found.append(
             {"id": row_id, "question": row["question"], "choices": texts, "answer": answer}
         )

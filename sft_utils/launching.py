@@ -77,6 +77,10 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
     environment["PYTHONPATH"] = os.pathsep.join(
         filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
     )
+    if run.world_size == 1 and run.device == "cuda":
+        # One process that sees two GPUs would train with nn.DataParallel, which is no single rank.
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
     if Path(run.model).is_dir():
         environment |= {"HF_HUB_OFFLINE": "1"}
     heap.give_back_freed_memory()

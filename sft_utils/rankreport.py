@@ -134,7 +134,7 @@ def in_force(module: Any) -> dict[str, Any]:
         `held_bytes`, `trainable`, and [global, local] shapes of a few parameters.
     """
     from torch.distributed.tensor import DTensor
-    from torch.nn.parallel import DistributedDataParallel
+    from torch.nn.parallel import DataParallel, DistributedDataParallel
 
     named = dict(module.named_parameters())
     full = {n: tuple(getattr(p, "ds_shape", p.shape)) for n, p in named.items()}
@@ -146,6 +146,8 @@ def in_force(module: Any) -> dict[str, Any]:
         strategy, evidence = "zero3", "parameters carry DeepSpeed's ds_id"
     elif isinstance(module, DistributedDataParallel):
         strategy, evidence = "ddp", "the model is in DistributedDataParallel, parameters are whole"
+    elif isinstance(module, DataParallel):
+        strategy, evidence = "dp", "the model is in DataParallel, one process over several GPUs"
     else:
         strategy, evidence = "single", f"a plain {type(module).__name__}, parameters are whole"
     total = sum(_product(shape) for shape in full.values())

@@ -9,8 +9,9 @@ from sft_utils.artifacts import read_json
 
 END = "<!-- /generated -->"
 
-LOWER_IS_BETTER = ("nll", "loss", "perplexity", "format_bleed", "leaky_share", "forgetting")
-"""Parts of the names of metrics that should fall."""
+FALLING = ("nll", "loss", "perplexity", "format_bleed", "leaky_share", "forgetting", "over_refusal")
+"""Words in the names of metrics that should fall."""
+_FALLS = re.compile(rf"(?:^|[._])(?:{'|'.join(FALLING)})(?:[._]|$)")
 
 
 def replace_generated(text: str, name: str, body: str) -> str:
@@ -141,6 +142,20 @@ def size(metric: Mapping[str, Any]) -> str:
     return f"{n} ({clusters})" if n and clusters else str(n or "")
 
 
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric, named without its arm, should fall.
+
+    Whole words count, and an accuracy rises: names may hold that of a reader's file.
+
+    Example:
+        >>> lower_is_better("general_nll"), lower_is_better("over_refusal")
+        (True, True)
+        >>> lower_is_better("glossary.jsonl_accuracy"), lower_is_better("loss.jsonl_accuracy")
+        (False, False)
+    """
+    return bool(_FALLS.search(metric)) and not metric.endswith("accuracy")
+
+
 def worse(name: str, metric: Mapping[str, Any]) -> bool:
     """Whether a recorded paired difference lies on the worse side of zero with its whole interval.
 
@@ -156,7 +171,7 @@ def worse(name: str, metric: Mapping[str, Any]) -> bool:
     if "_minus_" not in arms or not metric.get("ci95"):
         return False
     low, high = metric["ci95"]
-    return low > 0 if any(part in measured for part in LOWER_IS_BETTER) else high < 0
+    return low > 0 if lower_is_better(measured) else high < 0
 
 
 def checks_passed(result: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from sft_utils import manifest
 from sft_utils.artifacts import display_path, result_path, sha256_path, write_json
 from sft_utils.errors import CheckError, ConfigError
+from sft_utils.readme import number
 from sft_utils.runtime import Run, hardware, peak_rss_gib
 
 COLOURS = {
@@ -46,7 +47,7 @@ def _cell(value: Any) -> Any:
     if isinstance(value, dict) and "value" in value:
         return interval_text(value)
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return number(value)
     return value
 
 
@@ -55,7 +56,7 @@ def interval_text(metric: dict[str, Any]) -> str:
     if metric.get("ci95") is None:
         return f"{metric['value']:.4g}"
     low, high = metric["ci95"]
-    return f"{metric['value']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{number(metric['value'])} [{number(low)}, {number(high)}]"
 
 
 @contextlib.contextmanager

@@ -118,6 +118,28 @@ def require_device(profile: Profile) -> str:
     return f"{torch.cuda.device_count()} x {properties.name}, {vram_gib:.0f} GiB"
 
 
+def one_gpu_per_trainer() -> None:
+    """Let every trainer of this process use one GPU, however many the machine shows.
+
+    `TrainingArguments` counts the visible GPUs. With two it doubles the rows of each batch, logs
+    twice the loss, and wraps a 16-bit model in `nn.DataParallel`: another recipe than the one on
+    the page. Runs of several ranks (04) are processes of their own, with one GPU each. Changing
+    `CUDA_VISIBLE_DEVICES` here would be too late, since libraries have asked the driver already.
+
+    Source: transformers 5.17.0, training_args.py (n_gpu), trainer.py (_wrap_model)
+    """
+    from transformers import TrainingArguments
+
+    counted = TrainingArguments.n_gpu.fget
+    if not hasattr(counted, "counted"):
+
+        def at_most_one(arguments: Any) -> int:
+            return min(counted(arguments), 1)
+
+        at_most_one.counted = counted  # type: ignore[attr-defined]
+        TrainingArguments.n_gpu = property(at_most_one)
+
+
 def hardware(profile: Profile) -> str:
     """Short name of the machine class, without host names: figures are compared within one."""
     import torch
@@ -153,6 +175,8 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
         torch.set_num_threads(cpu_threads())
         heap.keep_freed_memory()
     device = require_device(chosen)
+    if chosen.is_gpu:
+        one_gpu_per_trainer()
     seed_everything(seed)
     print(
         f"{notebook} · profile {chosen.name} · {device} · python "

@@ -40,6 +40,7 @@ def trial_row(result: Result) -> dict[str, Any]:
     return {
         "id": result["id"], **result["trial"], "steps": len(result["curve"]),
         "trainable": result["trainable"], "train_s": result["train_s"],
+        "mails": len(scores),  # test mails are others, and as a rule more, than those that pick
         "schema_valid": sum(s.schema_valid for s in scores) / len(scores),
         "field_f1": mean_f1([scores]),
     }  # fmt: skip

@@ -120,7 +120,8 @@ table(
 # %% [markdown]
 # ## How good are prompts alone?
 #
-# Greedy decoding, one harness for all arms, every answer kept. `schema_valid` asks whether the whole
+# Greedy decoding (always the likeliest next token), one harness for all *arms* (the settings that are
+# compared), every answer kept. `schema_valid` asks whether the whole
 # answer is JSON that satisfies the schema. `field_f1` asks whether the values are right and accepts
 # JSON with prose around it: prompting is not punished for a chatty answer. Agreeing that a field is
 # empty earns nothing, since most fields of most mails are; inventing a value for it costs.

@@ -389,7 +389,8 @@ takeaway(f"{len(empty_cells)} of 36 topic-action pairs have no row, for example 
 #
 # Mails of one conversation share names, numbers and wording. Split by row, siblings end up on both
 # sides, and the validation score is partly memory. So whole conversations are drawn, by a hash of
-# their name: a row added tomorrow does not move the others. Validation has the mix of the test set.
+# their name: the order of the rows plays no part, and a row added tomorrow hardly moves the others. After
+# many additions, keep the validation file that you have. Validation has the mix of the test set.
 
 # %% tags=["nbval-check-output"]
 VAL_ROWS, HAND_SHARE = 96, 120 / 168  # as many hand-written mails as in the test set
@@ -621,7 +622,7 @@ def check(yours: list[bool], expected: list[bool]) -> None:
     print("expected", expected)
 
 
-samples = ["REFUND ME NOW", "Order KX-48213, please.", "ok", "12 + 3"]
+samples = ["SEND MY MONEY BACK now", "PLEASE refund my last order", "Order KX-48213, please.", "12 + 3"]
 check([shouting({"messages": [{"content": text}, {"content": ""}]}) is not None
        for text in samples], [True, False, False, False])
 

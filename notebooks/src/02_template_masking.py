@@ -206,8 +206,8 @@ print(f"loss {tight:.4f} · padded wider {padded:.4f} · by hand {by_hand:.4f}")
 # ## How long may a row be?
 #
 # `max_length` cuts from the right, and the right end is the answer. The library default of 1,024 is
-# a guess about somebody else's data. Look at the distribution, and choose the smallest round number
-# that cuts nothing.
+# a guess about somebody else's data. Look at the distribution, and choose a round number above
+# the longest row: the profile's, dashed below, cuts nothing.
 
 # %%
 lengths = np.array([len(row["input_ids"]) for row in encoded])
@@ -255,7 +255,8 @@ takeaway(f"Largest logit change of the second document: {clean_gap:.1e} packed c
 # %% [markdown]
 # ## What does the trainer really see?
 #
-# All of the above is about *our* rows. Between them and the model stand a trainer and a collator that
+# All of the above is about *our* rows. Between them and the model stand a trainer and a collator
+# (the function that pads rows into a batch) that
 # may truncate, drop, rebuild labels or ignore a flag. The preflight therefore takes the batches that
 # come out of the trainer's own loader and compares those with the oracle.
 
@@ -267,21 +268,22 @@ n_rows = 4 * steps
 picked = [pool[i * len(pool) // n_rows % len(pool)] for i in range(n_rows)]
 study = [conversations[i] for i in dict.fromkeys(picked)]
 lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+half = run.profile.precision == "fp16"  # there Adam needs a float32 adapter and scaled gradients
+model = get_peft_model(model, lora, autocast_adapter_dtype=half)
 initial = modeling.adapter_state(model)
 # A merged copy answers faster on a CPU (03 compares it with the unmerged model); same for the loss.
 plain = None if run.profile.is_gpu else modeling.plain_copy(run.profile)
 if plain is not None:
     training.fit_loss_chunks(64)
 
-
+# %%
 def make_trainer(train_rows, **options):
-    """The plain TRL trainer of this study: bf16 LoRA, four rows per step."""
+    """The plain TRL trainer of this study: LoRA, four rows per step."""
     config = SFTConfig(
         output_dir=str(run.dir / "trainer"), max_steps=steps, per_device_train_batch_size=4,
         learning_rate=learning_rate, lr_scheduler_type="constant", logging_steps=1, seed=seed,
         logging_nan_inf_filter=False,
-        bf16=False, use_cpu=not run.profile.is_gpu, gradient_checkpointing=False,
+        bf16=False, fp16=half, use_cpu=not run.profile.is_gpu, gradient_checkpointing=False,
         save_strategy="no", report_to="none", disable_tqdm=True, max_length=1024,
     )  # fmt: skip
     trainer = SFTTrainer(
@@ -373,7 +375,8 @@ SABOTAGE = {  # name: (expected finding, rows that train, conversations as decla
 RUINOUS = {"labels shifted twice", "header ends in a space", "answers cut off"}
 
 # %% [markdown]
-# Each run starts from the same adapter and the same seed. The preflight speaks before the first step;
+# Each run trains a LoRA adapter (small extra weights beside the frozen ones, see 03) from the same start
+# and the same seed. The preflight speaks before the first step;
 # then the run trains anyway, so that we can see what the loss says, and answers held-out mails.
 
 # %%
@@ -524,11 +527,16 @@ preflight.show(planted, preflight.RunRecord(
 # beside it in the file (`warn_classes`, `warnings_on_clean`). It is the committed one of `make mutation`.
 
 # %%
+def floor(share):
+    """Rounded down to hundredths of a percent: a lower bound must not become a certainty."""
+    return np.floor(share * 1e4) / 1e4
+
+
 bench = read_json(ROOT / "outputs/reference/mutation.json")
 table([
     {"what": "faults planted", "n": bench["mutants"], "share": ""},
     {"what": "named for the right reason", "n": bench["mutants"],
-     "share": f"{bench['right_reason_recall']:.1%}, at least {bench['right_reason_lower95']:.1%}"},
+     "share": f"{bench['right_reason_recall']:.2%}, at least {floor(bench['right_reason_lower95']):.2%}"},
     {"what": "TRL alone: exceptions and new warnings",
      "n": bench["baselines"]["trl_alone_detail"]["mutants"],
      "share": f"{bench['baselines']['trl_alone']:.1%}"},

@@ -397,10 +397,11 @@ merging.load_into(shipped, merging.made(model))
 table(faults, f"n = {len(few)} requests; KL against the adapter on {len(rows_of_probe)} probes")
 
 # %% [markdown]
-# **Why.** A wrong merge can answer nearly as well as the right one; which faults the task score alone would
-# have let pass is printed below. Each is still a model that nobody evaluated. Weights can say it without a
-# single answer: a right merge agrees with `D + (alpha / r) · B A` in every element to one rounding step, and
-# each wrong one agrees with its own recipe.
+# **Why.** A wrong merge still answers, some nearly as well as the right one; which faults the task score
+# alone would have let pass is printed after the next section. Each is still a model that nobody evaluated.
+# Weights can say it without a single answer: a right merge agrees with `D + (alpha / r) · B A` in every
+# element to one rounding step, most wrong ones agree with a recipe of their own, and one that agrees with
+# none is named as foreign or damaged.
 
 # %%
 for verdict in verdicts.values():

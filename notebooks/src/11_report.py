@@ -197,10 +197,10 @@ takeaway(f"In the recorded runs as they are: {contradictions or 'no contradictio
 # ## What did it cost?
 #
 # Seconds and memory are what the runner saw. Tokens come from the trainer's log. Where no log is kept
-# (trainings without checkpoints, the ranks of 04, results put back without their folder) they read *not
-# recorded*, so the sum of tokens is a lower bound. FLOPs follow from tokens: a forward pass costs two per
-# parameter and token, backward two more for the activations and two for weight gradients, and frozen weights
-# need no weight gradient.
+# (trainings without checkpoints, results put back without their folder) they read *not recorded*; of the
+# runs of 04 only the one that was killed and resumed keeps one. So the sum of tokens is a lower bound.
+# FLOPs follow from tokens: a forward pass costs two per parameter and token, backward two more for the
+# activations and two for weight gradients, and frozen weights need no weight gradient.
 
 # %%
 source, _ = modeling.model_source(P)
@@ -371,20 +371,22 @@ takeaway(decision)
 # %% [markdown]
 # ## Which pairs?
 #
-# Training mails that 03 did not take are answered by the tuned model. Each wrong answer becomes the
-# rejected half of a pair whose chosen half is the gold ticket. Right answers make no pair.
+# Training mails that 03 did not take are answered by the tuned model; where it took all, its own, and the
+# table says so. Each wrong answer becomes the rejected half of a pair whose chosen half is the gold
+# ticket. Right answers make no pair.
 
 # %%
 if ready:
     pool = tickets.read_rows(files["train"])
     taken = {r["id"] for r in tickets.prefer_handwritten(pool, P.train_rows)}
-    fresh = [r for r in pool if r["id"] not in taken] or pool
-    mails = fresh[:: max(1, len(fresh) // SIZE.asked)][: SIZE.asked]
+    left = [r for r in pool if r["id"] not in taken]
+    mails = (left or pool)[:: max(1, len(left or pool) // SIZE.asked)][: SIZE.asked]
     replies = ask(mails, P.max_new_tokens)
     right = exact(mails, [a.text for a in replies])
     golds = [r["messages"][1]["content"] for r in mails]
     rows, counts = preferences.pairs([tickets.prompt(r) for r in mails], golds, replies, right)
-    table([counts], "training mails, answered by the tuned model")
+    table([counts], "training mails, answered by the tuned model, " + (
+        "03 did not train on them" if left else "trained on by 03, which left none: it knows them by heart"))
     print("CHOSEN  ", rows[0]["chosen"][0]["content"])
     print("REJECTED", rows[0]["rejected"][0]["content"])
     with expect_error(DataError, match="nothing to prefer"):

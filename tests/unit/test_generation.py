@@ -91,3 +91,26 @@ def test_refuses_dropout_and_sampling(tiny, tokenizer, prompts):
     tiny.generation_config.do_sample = True
     with pytest.raises(ConfigError, match="greedy"):
         generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+
+
+def test_large_scores_do_not_overflow_in_fp16(tokenizer):
+    """Queries and keys of Qwen2 reach products beyond 65,504; NaN would be answered as token 0."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config).eval()
+    with torch.no_grad():
+        layer = model.model.layers[0].self_attn
+        layer.k_proj.bias.normal_(0, 40)
+        layer.q_proj.bias.copy_(torch.cat([layer.k_proj.bias] * 2) * 0.5)
+        assert (layer.q_proj.bias[:128] @ layer.k_proj.bias).item() > torch.finfo(torch.float16).max
+    prompts = [[*range(10, 40), 50, 51], [*range(10, 40), 60, 61, 62]]
+    texts = {
+        dtype: [a.text for a in generation.generate(model.to(dtype), tokenizer, prompts, **OPTIONS)]
+        for dtype in (torch.float32, torch.float16)
+    }
+    assert texts[torch.float16] == texts[torch.float32]

@@ -107,6 +107,12 @@ def test_readings():
     assert reads(f1, **{f1: {"value": 0.5, "n": 8}}) == "single measurement"
     assert reads("train.steps") == "single measurement"
     assert reads("base_minus_tuned.field_f1") == "worse: the intervals do not touch"
+    rise = metric(0.4, 0.2, 0.6)
+    refusal, file = "tuned_minus_base.over_refusal", "tuned_minus_base.glossary.jsonl_accuracy"
+    assert reads(refusal, **{refusal: rise}) == "worse"
+    assert reads(file, **{file: rise}) == "better"
+    assert readme.worse(refusal, rise)
+    assert readme.worse(file, metric(-0.4, -0.6, -0.2))
     near = {"tuned.field_f1": metric(0.45, 0.3, 0.6)}
     assert reads("base_minus_tuned.field_f1", **near) == "the intervals touch"
     assert reads("tuned_minus_few_shot.field_f1") is None, "an arm is missing, nothing is guessed"
@@ -326,6 +332,16 @@ def test_costs_follow_the_formula(runs):
     assert row["flops"] == 4 * 1000 * 100 + 6 * 20 * 100
     assert (other["tokens"], other["flops"]) == (None, None)
     assert handfiles.costs("smoke", handover.recorded("smoke"), None)[0]["flops"] is None
+
+
+def test_tokens_of_a_resumed_run_are_added_up(runs):
+    """The trainer's count begins again at the checkpoint that a run was resumed from."""
+    state = runs / "03_qlora_single_gpu/train/checkpoint-5/trainer_state.json"
+    state.parent.mkdir(parents=True)
+    log = [{"num_tokens": n} for n in (400.0, 1063.0, 230.0, 500.0)]
+    state.write_text(json.dumps({"global_step": 5, "log_history": log}))
+    row = handfiles.costs("smoke", handover.recorded("smoke"), None)[0]
+    assert (row["steps"], row["tokens"]) == (5, 1563)
 
 
 def test_model_cards_check_the_files(runs):

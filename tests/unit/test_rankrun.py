@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import masking, rankresult, rankrun, ranktrain, reasoning, sharded
+from sft_utils import launching, masking, rankresult, rankrun, ranktrain, reasoning, sharded
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, DataError, LaunchError
 from sft_utils.rankreport import Report
@@ -71,6 +71,20 @@ def test_one_gpu_has_the_sizes_of_the_cpu_that_proves(monkeypatch):
     gpus(monkeypatch, 32)
     with pytest.raises(ConfigError, match="use fewer GPUs"):
         rankrun.sizes(get_profile("multi-gpu"))
+
+
+@pytest.mark.parametrize(("visible", "first"), [(None, "0"), ("2,3", "2"), ("GPU-1f", "GPU-1f")])
+def test_a_single_process_sees_one_gpu(monkeypatch, visible, first):
+    """Two would be nn.DataParallel: not the single rank that the others are compared with."""
+    seen = []
+    monkeypatch.setattr(launching.subprocess, "Popen", lambda command, env, **_: seen.append(env))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    single = run(strategy="single", world_size=1, device="cuda")
+    for one in (single, run(device="cuda"), dataclasses.replace(single, device="cpu")):
+        launching._start(["true"], one, None)
+    assert [env.get("CUDA_VISIBLE_DEVICES") for env in seen] == [first, visible, visible]
 
 
 def test_the_rows_exist():

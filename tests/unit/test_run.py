@@ -372,3 +372,19 @@ def test_words(capsys):
     assert "not shown at this profile" in capsys.readouterr().out
     assert interval_text({"value": 0.5, "ci95": [0.4, 0.6]}) == "0.500 [0.400, 0.600]"
     assert interval_text({"value": 12}) == "12"
+    nearly = {"value": 0.9999, "ci95": [0.9996, 0.99997]}
+    assert interval_text(nearly) == "0.9999 [0.9996, 0.99997]", "a share never rounds to certainty"
+
+
+def test_a_trainer_uses_one_gpu_of_many(monkeypatch, tmp_path):
+    """With two visible GPUs TrainingArguments would double the rows of every batch."""
+    from transformers import TrainingArguments
+
+    monkeypatch.setattr(TrainingArguments, "n_gpu", TrainingArguments.n_gpu)
+    arguments = TrainingArguments(str(tmp_path), per_device_train_batch_size=4, use_cpu=True)
+    assert arguments.n_gpu == 0, "on a CPU"
+    arguments._n_gpu = 2  # what it sets itself where the machine shows two
+    assert arguments.train_batch_size == 8
+    runtime.one_gpu_per_trainer()
+    runtime.one_gpu_per_trainer()
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)

@@ -53,6 +53,14 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     assert "learning_rate" not in text, "settings that all trials share are left out"
 
 
+def test_trials_judged_on_other_mails_are_told_apart(tmp_path):
+    on_test = result(2, 9) | {"scores": result(2, 9)["scores"] * 2}
+    text = trialreport.write(tmp_path, SECTIONS, [result(1, 3), on_test], {}).read_text()
+    header, _, one, two = text.split("## All trials\n\n")[1].splitlines()[:4]
+    column = [cell.strip() for cell in header.split("|")].index("mails")
+    assert [row.split("|")[column].strip() for row in (one, two)] == ["3", "6"]
+
+
 def test_the_page_comes_from_the_json_alone(tmp_path):
     trialreport.write(tmp_path, SECTIONS, [result(1, 3)], {"profile": "smoke"})
     before = (tmp_path / "report.md").read_text()
