@@ -34,7 +34,10 @@ SAMPLE = 4000
 """Rows that are looked at for boilerplate: one phrase in fifty rows is then seen about 80 times."""
 SEED = 17
 
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+"""Thai, Lao, Burmese, Khmer, kana and Han, which are written without spaces between words."""
 _WORD = re.compile(r"\w+")
+_WORD_OR_SIGN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _SIGN = re.compile(r"\w*\d\w*|[+*/^=<>%×÷−]|(?<=\s)-(?=\s)|(?<=\d)-(?=\d)")
 
 
@@ -49,11 +52,21 @@ def exact_key(text: str) -> int:
     return int.from_bytes(blake2b(flat.encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
+def words_of(text: str) -> list[str]:
+    """Words without case and punctuation; of scripts without spaces, single characters.
+
+    Example:
+        >>> words_of("Where IS it?"), words_of("KX-1 在哪里？")
+        (['where', 'is', 'it'], ['kx', '1', '在', '哪', '里'])
+    """
+    return (_WORD if text.isascii() else _WORD_OR_SIGN).findall(text.casefold())
+
+
 def shingles(text: str, size: int = SIZE) -> Shingles:
-    """The set of `size` consecutive words, without case and punctuation."""
-    words = _WORD.findall(text.casefold())
+    """The set of `size` consecutive words; empty for a text without words, which is near none."""
+    words = words_of(text)
     if len(words) <= size:
-        return frozenset([tuple(words)])
+        return frozenset([tuple(words)] if words else [])
     return frozenset(zip(*(words[start:] for start in range(size)), strict=False))
 
 
@@ -89,7 +102,7 @@ def jaccard(a: Shingles, b: Shingles) -> float:
         >>> jaccard(shingles("a b c d"), shingles("a b c e"))
         0.3333333333333333
     """
-    return len(a & b) / len(a | b)
+    return len(a & b) / len(a | b) if a or b else 0.0
 
 
 class NearDuplicates:

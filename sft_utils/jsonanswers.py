@@ -2,8 +2,9 @@
 
 Validation is jsonschema's, draft 2020-12 with format checks. Two habits of it are kept as they
 are: patterns are Python regular expressions (`$` also matches before a final newline), and 1.0
-is an integer. What this module adds is a parser that accepts exactly one RFC 8259 value, no
-network, and an error instead of a crash for hostile input.
+is an integer. One is not: `multipleOf` is checked in decimals (`multiples`). What this module adds
+is a parser that accepts exactly one RFC 8259 value, no network, and an error instead of a crash
+for hostile input.
 """
 
 import json
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ConfigError
+from sft_utils.multiples import decimal_multiples
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator, ValidationError
@@ -222,7 +224,7 @@ def _compiled(text: str, where: str) -> "Draft202012Validator":
         at = "/".join(map(str, error.absolute_path)) or "(root)"
         raise ConfigError(f"{where} is not draft 2020-12: {error.message} at {at}") from error
     # The explicit registry keeps references off the network; jsonschema's default fetches them.
-    return Draft202012Validator(
+    return decimal_multiples(Draft202012Validator)(
         schema,
         format_checker=Draft202012Validator.FORMAT_CHECKER,
         registry=jsonschema_specifications.REGISTRY,
@@ -246,7 +248,7 @@ def violations(value: Any, schema: Schema) -> "list[ValidationError]":
     except Unresolvable as error:
         why = f"the schema refers to {error.ref!r}, which is not in it"
         raise ConfigError(f"{why}. References are not fetched: copy it into $defs.") from error
-    except (RecursionError, OverflowError) as error:  # e.g. 10**400 against a fractional multipleOf
+    except (RecursionError, OverflowError) as error:
         why = f"cannot be validated: {error}"
         found = [ValidationError(why, validator="limit", instance=value, schema={})]
     return sorted(found, key=lambda e: list(map(str, e.path)))

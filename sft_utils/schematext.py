@@ -75,6 +75,7 @@ def resolve(root: Schema, reference: str, where: str) -> Any:
 
 _BRANCHES = ("then", "else")
 _AGAIN = "$again"  # marks a reference to something that is being rendered
+_WITHIN = "$within"  # property -> references inside which its own rule stands
 
 
 def _flat(node: Any, root: Schema, seen: tuple[str, ...]) -> tuple[Schema, tuple[str, ...]]:
@@ -83,6 +84,8 @@ def _flat(node: Any, root: Schema, seen: tuple[str, ...]) -> tuple[Schema, tuple
         return ({} if node else {"not": {}}), seen
     joined = ("$ref", "allOf", "if", *_BRANCHES, "dependentSchemas")
     merged = {key: value for key, value in node.items() if key not in joined}
+    # Known already of a part that was flattened before; else what is being rendered around it.
+    merged[_WITHIN] = dict.fromkeys(node.get("properties", {}), seen) | node.get(_WITHIN, {})
     parts: list[tuple[Any, bool]] = [(part, True) for part in node.get("allOf", [])]
     parts += [(node[key], False) for key in _BRANCHES if key in node]
     parts += [(part, False) for part in node.get("dependentSchemas", {}).values()]
@@ -106,10 +109,14 @@ def _merge(
     """Add the rules of a part; a rule that is there already stays."""
     for key, value in part.items():
         if key == "properties":
-            known = dict(into.get("properties", {}))
+            known, within = dict(into.get("properties", {})), into.setdefault(_WITHIN, {})
             for name, rule in value.items():
                 known[name] = {"allOf": [known[name], rule]} if name in known else rule
+                around = part.get(_WITHIN, {}).get(name, seen)
+                within[name] = tuple(dict.fromkeys((*within.get(name, ()), *around)))
             into["properties"] = known
+        elif key == _WITHIN:
+            continue
         elif key in ("anyOf", "oneOf") and (key in into or not binding):
             for branch in value:  # a second choice: its keys are named as optional ones
                 _merge(into, _flat(branch, root, seen)[0], root, seen, binding=False)
@@ -176,17 +183,19 @@ def _object(flat: Schema, root: Schema, seen: tuple[str, ...]) -> str:
         shown = (
             name if re.fullmatch(r"[A-Za-z_]\w*", name) else json.dumps(name, ensure_ascii=False)
         )
-        entries.append((f"{shown}{'' if name in required else '?'}", rules[name]))
+        around = flat.get(_WITHIN, {}).get(name, seen)
+        entries.append((f"{shown}{'' if name in required else '?'}", rules[name], around))
     for pattern, rule in flat.get("patternProperties", {}).items():
-        entries.append((f"[key matching /{pattern}/]", rule))
+        entries.append((f"[key matching /{pattern}/]", rule, seen))
     if isinstance(flat.get("additionalProperties"), dict):
-        entries.append(("[any other key]" if entries else "[key]", flat["additionalProperties"]))
+        other = "[any other key]" if entries else "[key]"
+        entries.append((other, flat["additionalProperties"], seen))
     if not entries:
         return "{}" if flat.get("additionalProperties") is False else "object"
     lines = []
-    for shown, rule in entries:
-        first, *rest = _text(rule, root, seen).split("\n")
-        said = _flat(rule, root, seen)[0].get("description", "").strip().split("\n")[0][:100]
+    for shown, rule, around in entries:
+        first, *rest = _text(rule, root, around).split("\n")
+        said = _flat(rule, root, around)[0].get("description", "").strip().split("\n")[0][:100]
         lines.append(f"  {shown}: {first}" + (f"  // {said}" if said else ""))
         lines += [f"  {line}" for line in rest]
     return "\n".join(["{", *lines, "}"])
@@ -203,7 +212,11 @@ def _array(flat: Schema, root: Schema, seen: tuple[str, ...]) -> str:
     rest = "" if items in (True, False, {}) else _text(items, root, seen)
     if first:
         return f"{head} [{', '.join([*first, *([f'then {rest}'] if rest else [])])}]"
-    return f"{head} of {f'({rest})' if ' | ' in rest.split(chr(10))[0] else rest}" if rest else head
+    if not rest:
+        return head
+    # Lines of an object's keys are indented; alternatives stand on the others.
+    choice = any(" | " in line for line in rest.split("\n") if not line.startswith(" "))
+    return f"{head} of ({rest})" if choice else f"{head} of {rest}"
 
 
 def _string(flat: Schema) -> str:

@@ -7,7 +7,7 @@ is trained and scored.
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
 from sft_utils.duplicates import SAMPLE, HeldOut, common_shingles, exact_key, shingles
 from sft_utils.errors import ConfigError, DataError, MaskError, TemplateError
+from sft_utils.exclusions import Reason, apply, breaks, counted, json_answers
 from sft_utils.generation import Answer
-from sft_utils.jsonanswers import parse_json, schema_errors
 from sft_utils.scoring import Score, score, score_text
 
 Row = dict[str, Any]
@@ -185,15 +185,15 @@ def own(
         for n, c in zip(normal.numbers, normal.conversations, strict=True)
     ]
     given = schemas.load_schema(_place(schema)) if schema else None
-    answers, others = _json_answers(rows)
+    answers, others = json_answers(rows)
     structured = given is not None or len(answers) >= JSON_SHARE * len(rows)
     if structured:
-        rows = _apply(rows, lambda r: others.get(r["line"]), excluded)
+        rows = apply(rows, lambda r: others.get(r["line"]), excluded)
     if given is not None:
-        rows = _apply(rows, _breaks(given, answers, "answer breaks the schema"), excluded)
-    rows = _apply(rows, _repeats(rows), excluded)
+        rows = apply(rows, breaks(given, answers, "answer breaks the schema"), excluded)
+    rows = apply(rows, _repeats(rows), excluded)
     if tokenizer is not None:
-        rows = _apply(rows, _unfit(_task(source, given), tokenizer, max_length, False), excluded)
+        rows = apply(rows, _unfit(_task(source, given), tokenizer, max_length, False), excluded)
     ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
     n_test = min(test_rows, len(rows) // 5)
     n_val = min(val_rows, len(rows) // 10)
@@ -201,27 +201,26 @@ def own(
     if test or val:
         common = common_shingles([_asked(r) for r in rows[:: max(1, len(rows) // SAMPLE)]])
         held = HeldOut({r["id"]: _asked(r) for r in test + val}, common, signs=True)
-        rest = _apply(rest, lambda r: _leak(r, held), excluded)
+        rest = apply(rest, lambda r: _leak(r, held), excluded)
     rules = given
     if structured and rules is None and rest:
         # Not from held-out answers: a prompt that lists their values would tell them.
         rules = schemas.infer_schema([answers[r["line"]] for r in rest])
-        unseen = _breaks(rules, answers, "held-out answer outside the training schema")
-        test, val = (_apply(part, unseen, excluded) for part in (test, val))
+        unseen = breaks(rules, answers, "held-out answer outside the training schema")
+        test, val = (apply(part, unseen, excluded) for part in (test, val))
     task = _task(source, rules)
     if tokenizer is not None and told:
         long = _unfit(task, tokenizer, max_length, told)
-        rest, test, val = (_apply(part, long, excluded) for part in (rest, test, val))
+        rest, test, val = (apply(part, long, excluded) for part in (rest, test, val))
     rest = sorted(rest, key=lambda r: sha256_text(f"{seed}:{r['id']}"))
     surplus = {r["line"] for r in rest[train_rows:]}
     enough = f"not needed: this profile trains {train_rows} rows"
-    rest = _apply(rest, lambda r: enough if r["line"] in surplus else None, excluded)
+    rest = apply(rest, lambda r: enough if r["line"] in surplus else None, excluded)
     if len(rest) < min(MIN_TRAIN, train_rows) or len(test) < min(MIN_HELD, test_rows):
-        counts = Counter(reason.split(":")[0] for _, reason in excluded)
-        said = ", ".join(f"{n} × {reason}" for reason, n in counts.most_common(6)) or "none"
         raise DataError(
             f"{source}: {len(rest)} rows to train on and {len(test)} to test are left; at least "
-            f"{MIN_TRAIN} and {MIN_HELD} are needed. Excluded: {said}. Give more or repaired rows."
+            f"{MIN_TRAIN} and {MIN_HELD} are needed. Excluded: {counted(excluded, normal.unit)}. "
+            "Give more rows, or repair what excludes them: the rows, the schema, the template."
         )
     return Own(
         task=task,
@@ -258,47 +257,6 @@ def not_json(source: str) -> DataError:
         f"{source}: most answers are not JSON objects, so there is no schema to obey. Give a file "
         "whose answers are JSON, or train on texts with notebook 03."
     )
-
-
-Reason = Callable[[Row], str | None]
-
-
-def _apply(rows: list[Row], reason: Reason, excluded: list[tuple[int, str]]) -> list[Row]:
-    """Rows without a reason against them; the others are noted with theirs."""
-    kept = []
-    for row in rows:
-        why = reason(row)
-        if why:
-            excluded.append((row["line"], why))
-        else:
-            kept.append(row)
-    return kept
-
-
-def _json_answers(rows: list[Row]) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
-    """The answers that are JSON objects by number, and why the others are none."""
-    found, others = {}, {}
-    for row in rows:
-        try:
-            value = parse_json(row["messages"][-1]["content"])
-        except (ValueError, RecursionError) as error:
-            others[row["line"]] = f"answer is not JSON: {error}"
-            continue
-        if isinstance(value, dict):
-            found[row["line"]] = value
-        else:
-            others[row["line"]] = "answer is no JSON object: scoring needs keys"
-    return found, others
-
-
-def _breaks(rules: Mapping[str, Any], answers: Mapping[int, Any], words: str) -> Reason:
-    """What excludes rows whose answers do not obey a schema."""
-
-    def reason(row: Row) -> str | None:
-        errors = schema_errors(answers[row["line"]], dict(rules))
-        return f"{words}: {errors[0]}" if errors else None
-
-    return reason
 
 
 def _repeats(rows: list[Row]) -> Reason:

@@ -21,6 +21,7 @@ from typing import Any
 from sft_utils import layouts, schemas
 from sft_utils.artifacts import display_path
 from sft_utils.errors import DataError, ModelError, SFTError
+from sft_utils.preflight import columns
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.record import Finding, RunRecord
 from sft_utils.preflight.sides import row_variables
@@ -141,11 +142,12 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     dataset, problem = _dataset(raw)
     stored = _read_back(dataset, raw) if dataset is not None else ()
     data = inspect(record.change(raw=raw, stored=stored), stages=("data",))
+    data = merge([*data, *columns.lost(raw, chats)])
     if any(f.severity == "FAIL" and f.id in ("C18", "D7", "D15") for f in data):
         return data, len(raw)  # TRL would crash on these rows or lose them; they come first
     if dataset is None:
         raise DataError(f"{display_path(options.data)}: the rows do not make one table: {problem}")
-    unread = _unread_columns(raw[0])
+    unread = columns.stop(raw)
     if unread:
         return merge([*data, unread]), len(raw)
     if mixed:
@@ -217,12 +219,16 @@ def _dataset(raw: Sequence[dict[str, Any]]) -> tuple[Any, str]:
     """The rows as a `datasets.Dataset` as `load_dataset("json")` gives it, or None and the reason.
 
     A column that a row lacks becomes null. (`Dataset.from_list` alone drops what row 0 lacks.)
+    Objects with other keys per row stay as they are (Parquet would store nulls for them).
+
+    Source: datasets 4.8.5, packaged_modules/json/json.py (Json features for mixed objects)
     """
     from datasets import Dataset
 
-    columns = dict.fromkeys(key for row in raw for key in row)
+    keys = dict.fromkeys(key for row in raw for key in row)
     try:
-        return Dataset.from_list([{**columns, **row} for row in raw]), ""
+        rows = [{**keys, **row} for row in raw]
+        return Dataset.from_list(rows, on_mixed_types="use_json"), ""
     except Exception as error:  # pyarrow raises its own kinds for columns that do not fit together
         return None, str(error)
 
@@ -233,26 +239,6 @@ def _read_back(dataset: Any, raw: Sequence[dict[str, Any]]) -> list[list[dict[st
         layouts.conversation({k: v for k, v in got.items() if k in row}, i)
         for i, (got, row) in enumerate(zip(dataset, raw, strict=True), 1)
     ]
-
-
-def _unread_columns(row: dict[str, Any]) -> Finding | None:
-    """Layouts that TRL does not read; it would stop with the name of a missing column."""
-    if "messages" in row or "prompt" in row:
-        return None
-    if "conversations" in row:
-        if all("from" in turn for turn in row["conversations"]):
-            return None
-        column, fix = "conversations", "rename the column conversations to messages"
-    else:
-        column, fix = "instruction, output", "write each row as prompt and completion, or messages"
-    return Finding(
-        id="TRL",
-        severity="FAIL",
-        what=f"TRL reads no columns of this layout ({column}): SFTTrainer would stop here",
-        where="columns of the file",
-        why="only the rows themselves were checked, not their tokens",
-        fix=fix,
-    )
 
 
 def _refusal(error: Exception, others: Sequence[Finding]) -> Finding:

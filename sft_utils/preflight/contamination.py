@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from sft_utils.duplicates import words_of
 from sft_utils.preflight.rawtext import spot, turns_of
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 
@@ -25,7 +26,6 @@ NEAR, NEAR_WORDS, SHINGLE = 0.7, 8, 3
 SHORT_BYTES, LONG_CHARACTERS = 12, 40
 """A prompt shorter than this ("Hi!") may be in both parts; a longer one is no common phrase."""
 
-_WORD = re.compile(r"\w+")
 _NUMBER = re.compile(r"\w*\d\w*")
 _MARKS = ".,;:!?…'\"“”‘’´`"
 _EDGES = re.compile(rf"(?<!\d)[{_MARKS}]+|[{_MARKS}]+(?!\d)")
@@ -33,11 +33,6 @@ _EDGES = re.compile(rf"(?<!\d)[{_MARKS}]+|[{_MARKS}]+(?!\d)")
 Words = tuple[str, ...]
 Reader = Callable[[str], Words]
 Place = tuple[int, int]  # (held-out text, position of a word)
-
-
-def words_of(text: str) -> Words:
-    """Words without case and punctuation."""
-    return tuple(_WORD.findall(text.casefold()))
 
 
 def exact_key(text: str) -> str:
@@ -82,7 +77,7 @@ def _prompts(rows: Sequence[Any], texts: Iterable[str], part: str, read: Reader)
 def contamination(record: RunRecord) -> Iterator[Finding]:
     """D1: an evaluation prompt is trained on. D2: a long piece of one stands in a training row."""
     plan = record.evaluation
-    read = cache(words_of)  # a text is read by several checks
+    read = cache(lambda text: tuple(words_of(text)))  # a text is read by several checks
     held = _prompts(record.eval_conversations, plan.eval_texts if plan else (), "eval", read)
     if not held:
         return

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
+from sft_utils.multiples import decimal_multiples
 from sft_utils.preflight.rawanswers import trained_answers
 from sft_utils.preflight.rawtext import spot, text_of
 from sft_utils.preflight.record import Detector, Finding, RunRecord
@@ -101,7 +102,8 @@ def _validator(schema: Mapping[str, Any]) -> tuple[Callable[[Any], str] | None, 
     except SchemaError as error:
         return None, error.message[:120]
     # An explicit registry: references to other files are not fetched from the network.
-    validator = kind(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
+    exact = decimal_multiples(kind)
+    validator = exact(schema, registry=REGISTRY, format_checker=kind.FORMAT_CHECKER)
 
     surely_valid = _shortcut(validator, schema)
 

@@ -23,6 +23,7 @@ FIXES = {
     "C12": "use a template that keeps thoughts of earlier turns (some have a variable for it, such "
     "as preserve_thinking), or cut the rows so that each one ends with its thought",
     "C14": "use a template that renders tool_calls, the role 'tool' and tools=, or drop these rows",
+    "quoted": "give `arguments` as an object: json.loads them in every row before training",
     "C15": "use a template that renders the system role, or put the system text in front of the "
     "first user message, in training and in serving",
 }
@@ -34,6 +35,7 @@ WHY = {
     "C12": "thoughts that are not rendered are not trained, and the answer seems to come from "
     "nowhere",
     "C14": "the model never sees the call or its result, and learns to answer as if it knew",
+    "quoted": "the model learns to answer a text where whoever reads its calls expects an object",
     "C15": "rules of the system prompt are neither trained nor served",
 }
 
@@ -52,6 +54,7 @@ class Loss:
     what: str
     turn: int | None = None
     fix: str = ""
+    why: str = ""
 
 
 def survival(record: RunRecord) -> Iterator[Finding]:
@@ -136,6 +139,9 @@ class _Judge:
             gone = [p for p in _call_parts(message) if not _survives(p, text, squeezed)]
             if gone:
                 yield Loss("C14", "FAIL", f"the tool call loses {gone[0][:40]!r}", k)
+            elif quoted := next((q for q in _quoted(message) if q in text), None):
+                what = f"the arguments of a tool call are written as a quoted text: {quoted[:40]}"
+                yield Loss("C14", "FAIL", what, k, FIXES["quoted"], WHY["quoted"])
         elif role == "tool":
             if not all(_survives(p, text, squeezed) for p in _texts(message)):
                 fate = self._fate(messages, k) or "dropped"
@@ -221,7 +227,7 @@ def _finding(loss: Loss, *, row: int | None = None, count: int = 1, where: str =
         what=loss.what,
         where=where or place,
         fix=loss.fix or FIXES[loss.id],
-        why=WHY[loss.id],
+        why=loss.why or WHY[loss.id],
         row=row,
         turn=loss.turn,
         count=count,
@@ -266,6 +272,20 @@ def _call_parts(message: Message) -> Iterator[str]:
             with contextlib.suppress(ValueError):  # not JSON: one text
                 arguments = json.loads(arguments)
         yield from _leaves(arguments)
+
+
+def _quoted(message: Message) -> Iterator[str]:
+    """Arguments that are JSON text, as a template that runs `tojson` on the text writes them.
+
+    The model would learn to answer {"arguments": "{\\"city\\": ...}"}: a text where callers, who
+    parse such texts before they fill the template, see an object.
+    """
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else ():
+        function = call.get("function", call) if isinstance(call, Mapping) else None
+        arguments = function.get("arguments") if isinstance(function, Mapping) else None
+        if isinstance(arguments, str) and arguments.strip().startswith("{"):
+            yield from (json.dumps(arguments, ensure_ascii=plain) for plain in (True, False))
 
 
 def _leaves(value: Any) -> Iterator[str]:

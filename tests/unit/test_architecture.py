@@ -9,7 +9,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap"},
+    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap",
+     "multiples"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
     {"generated", "traces", "intervals", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
      "duplicates", "constrain", "workers"},
@@ -23,7 +24,7 @@ LAYERS = [
      "trialstore", "sweeps", "trialplots"},
     {"launching", "sharded", "mergecheck", "tables", "memory", "training", "report", "answers", "nbdeps",
      "nbparams", "nbprogress", "general", "trialreport"},
-    {"sniffing", "coverage", "curation", "datacard", "nbexec", "nbtimes", "handover", "ranktrain",
+    {"sniffing", "exclusions", "coverage", "curation", "datacard", "nbexec", "nbtimes", "handover", "ranktrain",
      "backends", "gpucheck"},
     {"loading", "gpuruns"},
     {"layouts", "reasoning", "gpuarms"},

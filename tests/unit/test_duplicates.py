@@ -30,8 +30,26 @@ def test_exact_key_ignores_case_and_spacing_only():
 
 def test_shingles_of_short_texts_are_not_empty():
     assert d.shingles("Hi!") == {("hi",)}
-    assert d.jaccard(d.shingles(""), d.shingles("")) == 1.0
+    assert d.jaccard(d.shingles(""), d.shingles("")) == 0.0, "no words are no likeness"
     assert d.jaccard(d.shingles("hi"), d.shingles("ho")) == 0.0
+
+
+@pytest.mark.parametrize(("held", "trained"), [
+    ("请用一句话解释一下为什么天空在白天看起来是蓝色的，而在傍晚却变成红色呢", "请用一句话解释一下为什么天空在白天看起来是蓝色的，而在晚上却变成红色呢"),
+    ("昼間の空が青く見えるのに夕方になると赤く変わるのはなぜか一文で説明してください", "昼間の空が青く見えるのに夕方になると赤く変わるのはなぜか二文で説明してください"),
+    ("ทำไมท้องฟ้าถึงเป็นสีฟ้าในตอนกลางวันแต่กลับเป็นสีแดงในตอนเย็น", "ทำไมท้องฟ้าถึงเป็นสีฟ้าในตอนกลางวันแต่กลับเป็นสีแดงในตอนค่ำ"),
+])  # fmt: skip
+def test_scripts_without_spaces_have_words(held, trained):
+    """A clause would be one word, and one changed character another text."""
+    found = d.HeldOut({"held": held}).find(trained, d.shingles(trained), d.exact_key(trained))
+    assert found.startswith("near held")
+    other = "你们的退货政策是什么，我昨天买的鞋子太小了想换一双"
+    assert d.HeldOut({"held": held}).find(other, d.shingles(other), d.exact_key(other)) is None
+
+
+def test_texts_without_words_resemble_nothing():
+    assert d.HeldOut({"held": "🙂"}).find("🚀", d.shingles("🚀"), d.exact_key("🚀")) is None
+    assert d.HeldOut({"held": "🙂"}).find("🙂", d.shingles("🙂"), d.exact_key("🙂")) == "exactly held"
 
 
 def test_an_edited_copy_is_proposed_and_above_the_threshold():

@@ -614,7 +614,62 @@ def test_tools_that_the_rows_bring(command, served, tmp_path):
     assert "split the file" in out
 
 
-def test_tool_calls_that_arrow_changes(command):
+def test_columns_that_trl_takes_for_its_own(command):
+    for name, value in (("labels", ["billing"]), ("completion_mask", "x"), ("assistant_masks", None)):
+        code, out, _ = command([*PAIRED[:2], {**PAIRED[2], name: value}])
+        assert (code, ids(out)) == (2, {"TRL"}), out
+        assert f"the column {name} has a name that SFTTrainer uses for tokens" in out
+        assert f"rename or drop the column {name}" in out
+    tokens = [{**row, "input_ids": [1, 2], "labels": [-100, 2]} for row in PAIRED]
+    assert "uses for tokens" not in command(tokens)[1], "rows of tokens may have labels"
+
+
+def test_a_prompt_beside_messages(command):
+    code, out, _ = command([{"prompt": q, "messages": c} for (q, _), c in zip(ASKED, CHATS, strict=True)])
+    assert (code, ids(out)) == (2, {"TRL"}), out
+    assert "drop the column prompt" in out
+
+
+def test_a_column_of_texts_is_trained_whole(command):
+    """Alpaca as the hub has it: TRL does not stop, it trains the text with its prompt."""
+    rows = [{"instruction": q, "input": "", "output": a, "text": f"### {q}\n### {a}"} for q, a in ASKED]
+    code, out, _ = command(rows)
+    assert code == 2
+    assert ids(out) & {"M1", "C13"}, out
+    assert "reads no columns" not in out
+
+
+def test_system_prompts_in_a_column_of_their_own(command):
+    rows = [{**row, "system": "Be brief."} for row in PAIRED]
+    code, out, _ = command(rows)
+    assert (code, ids(out)) == (2, {"C15"}), out
+    assert "(6x)" in out
+    told = [{**row, "prompt": [{"role": "system", "content": "Be brief."}, *row["prompt"]]} for row in rows]
+    assert "C15" not in ids(command(told)[1])
+    assert "C15" not in ids(command([{**row, "system": " "} for row in PAIRED])[1])
+
+
+def test_arguments_that_are_written_as_a_quoted_text(command, served, tmp_path):
+    """OpenAI gives arguments as JSON text; this template would write a text into the call."""
+    folder = tmp_path / "able"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(served / name, folder)
+    shutil.copy(trl_templates() / "qwen2_5.jinja", folder / "chat_template.jinja")
+
+    def rows(arguments):
+        call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
+        said = {"role": "assistant", "content": "", "tool_calls": [call]}
+        return [{"prompt": chat[:1], "completion": [said]} for chat in CHATS]
+
+    code, out, _ = command(rows('{"city": "Rome"}'), "--turns", "last", model=folder)
+    assert (code, ids(out)) == (2, {"C14"}), out
+    assert "the arguments of a tool call are written as a quoted text" in out
+    assert "json.loads them in every row" in out
+    assert "C14" not in ids(command(rows({"city": "Rome"}), "--turns", "last", model=folder)[1])
+
+
+def test_tool_calls_with_other_arguments_per_row(command):
     def chat(name, arguments):
         call = {"type": "function", "function": {"name": name, "arguments": arguments}}
         return [
@@ -625,9 +680,7 @@ def test_tool_calls_that_arrow_changes(command):
         ]
 
     rows = [{"messages": chat("weather", {"city": "Paris"})}, {"messages": chat("sum", {"x": 1})}]
-    code, out, _ = command(rows)
-    assert code == 2
-    assert "D13" in ids(out)
+    assert "D13" not in ids(command(rows)[1]), "load_dataset keeps the objects of a JSON file apart"
 
 
 def test_schema_and_held_out_rows(command, tmp_path):
@@ -733,8 +786,9 @@ def test_a_broken_schema(command, tmp_path):
 
 
 def test_rows_that_make_no_table(command):
-    rows = [{**PAIRED[0], "id": "a"}, {**PAIRED[1], "id": {"b": 1}}]
+    rows = [{**PAIRED[0], "id": 1}, {**PAIRED[1], "id": 10**40}]
     assert "the rows do not make one table" in unusable(command(rows))
+    assert command([{**PAIRED[0], "id": "a"}, {**PAIRED[1], "id": {"b": 1}}])[0] == 0, "as load_dataset"
 
 
 def test_a_model_that_cannot_be_served(command, served, tmp_path, monkeypatch):

@@ -307,6 +307,16 @@ def test_signatures(schema, text):
     [
         ({"allOf": [{"$ref": "#/$defs/n"}], "$defs": {"n": {"properties": {"kid": {"$ref": "#/$defs/n"}}}}},
          "{\n  kid?: n again (recursive)\n}"),
+        # What is merged in is not being rendered around the keys beside it.
+        ({"allOf": [{"$ref": "#/$defs/e"}], "properties": {"buyer": {"$ref": "#/$defs/e"}},
+          "$defs": {"e": {"properties": {"id": {"type": "integer"}}}}},
+         "{\n  buyer?: {\n    id?: integer\n  }\n  id?: integer\n}"),
+        # Alternatives of several lines keep their brackets.
+        ({"items": {"oneOf": [{"properties": {"a": {}}}, {"properties": {"b": {}}}]}},
+         "array of ({\n  a?: any\n} | {\n  b?: any\n})"),
+        ({"oneOf": [{"items": {"properties": {"a": {}}}}, {"properties": {"b": {}}}]},
+         "array of {\n  a?: any\n} | {\n  b?: any\n}"),
+        ({"items": {"properties": {"a": {"enum": [1, 2]}}}}, "array of {\n  a?: 1 | 2\n}"),
         ({"allOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/b"}], "$defs": {
             "a": {"properties": {"x": {"type": "null"}}},
             "b": {"allOf": [{"$ref": "#/$defs/a"}], "properties": {"y": {"type": "null"}}}}},
