@@ -139,11 +139,15 @@ def parity(job: Job) -> Row:
     found = gpuruns.trajectory(profile, rows, config, backend=backend, dtype=dtype)
     plain = Path(job["work"]) / "parity-plain.json"
     if backend == "plain":
-        write_json(plain, found)
+        write_json(plain, {**found, "key": job.get("key")})
         return {**found, "checks": {"finite": all(map(math.isfinite, found["losses"]))}}
-    if not plain.exists():
-        raise ConfigError("the plain trajectory is missing: arm plain_parity did not finish")
-    return gpuruns.compare(json.loads(plain.read_text(encoding="utf-8")), found, job["device"])
+    before = json.loads(plain.read_text(encoding="utf-8")) if plain.exists() else {}
+    if not before or before["key"] != job.get("key"):
+        raise ConfigError(
+            "the plain trajectory of this code and machine is missing: arm plain_parity did not "
+            "finish. Run both again with --force"
+        )
+    return gpuruns.compare(before, found, job["device"])
 
 
 def throughput(job: Job, quantization: str, length: int) -> Row:

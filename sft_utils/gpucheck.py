@@ -10,6 +10,7 @@ never imports torch, so that no memory is taken on the GPU and no driver state c
 
 import argparse
 import datetime
+import fcntl
 import json
 import os
 import re
@@ -166,7 +167,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         work / "rehearsal.json" if options.tiny
         else ROOT / "outputs" / "reference" / "gpu" / f"{slug(machine['gpu'])}.json"
     )  # fmt: skip
-    return _check(options, machine, work, out, began)
+    with (work / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(
+                f"gpu-check: another one is at work in {display_path(work)}, and each removes what "
+                "the other trains. Wait for it, then run the same command again.",
+                file=sys.stderr,
+            )
+            return 1
+        return _check(options, machine, work, out, began)
 
 
 def _check(
@@ -190,7 +201,7 @@ def _check(
         left = clock(max(deadline - time.monotonic(), 0))
         print(f"[{number}/{len(todo)}] {name}: {line(row)} (at most {left} left)", flush=True)
 
-    job = {"device": options.device, "tiny": options.tiny, "work": str(work)}
+    job = {"device": options.device, "tiny": options.tiny, "work": str(work), "key": own}
     os.environ.update(OFFLINE)
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # else Trainer splits batches over all GPUs
     try:

@@ -51,12 +51,14 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
         # Scales of blocks depend on the dtype in which the sum was made; its steps are far larger.
         "merged into 4-bit weights": (_rounded_again, 0.02),
     }
+    others = dict(tensors)  # what no part of the model explains
     least = dict.fromkeys(recipes, 1.0)  # share of agreeing elements in the worst weight
     right = total = 0
     worst, lowest = "", 2.0
     for part in parts(model):
         if part.name not in tensors:
             return Explanation(name=f"incomplete: {part.name} is missing", share=0.0, worst="")
+        others.pop(part.name)
         tensor = tensors[part.name].detach().to(part.base.device)
         if tensor.shape != part.base.shape:
             return Explanation(name=f"other shape of {part.name}", share=0.0, worst=part.name)
@@ -70,6 +72,9 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
             recipe, granted = recipes[name]
             share = _agree(tensor, recipe(part), granted) / tensor.numel()
             least[name] = min(least[name], share)
+    for name, tensor in others.items():
+        if not _is_tied(tensor, model, tensors):
+            return Explanation(name=f"more than the model: {name}", share=right / total, worst=name)
     if right == total:
         return Explanation(name=RIGHT, share=1.0, worst=worst)
     best = max(least, key=lambda n: least[n])
@@ -77,6 +82,15 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
     if least[best] < FITS or lowest >= FITS:
         return Explanation(name=UNKNOWN, share=right / total, worst=worst)
     return Explanation(name=best, share=least[best], worst=worst)
+
+
+def _is_tied(tensor: Any, model: Any, tensors: Mapping[str, Any]) -> bool:
+    """Whether a weight beyond those of the model is its embedding once more (tied)."""
+    base = model.get_base_model()
+    embedding = base.get_input_embeddings()
+    name = next((n for n, m in base.named_modules() if m is embedding), "")
+    known = tensors.get(f"{name}.weight")
+    return known is not None and known.shape == tensor.shape and bool((known == tensor).all())
 
 
 def _agree(tensor: Any, expected: Any, granted: float = 0.0) -> int:

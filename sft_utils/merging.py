@@ -6,6 +6,8 @@ base plus the adapter. `mergecheck` tells whether given weights are that.
 
 import copy
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +18,7 @@ from typing import Any
 from sft_utils.artifacts import storage_error, write_json
 from sft_utils.config import Profile
 from sft_utils.errors import ModelError
-from sft_utils.modeling import dequantised
+from sft_utils.modeling import dequantised, require_sum
 
 SHARD_BYTES = 4 * 2**30
 """Largest weight file; a merge never holds more than one of them in memory."""
@@ -59,14 +61,13 @@ def parts(model: Any) -> Iterator[Part]:
     Args:
         model: PeftModel, its base in 4 bits or not. Tied weights come once.
     Raises:
-        ModelError: An adapter whose delta is no plain product (DoRA, trained copies of modules).
+        ModelError: An adapter whose delta is no plain product (DoRA, `modeling.require_sum`).
     """
     base, seen = model.get_base_model(), set()
     for path, module in base.named_modules():
         if any(part.startswith("lora_") or part == "base_layer" for part in path.split(".")):
             continue
-        if hasattr(module, "modules_to_save"):
-            raise ModelError(f"{path}: a trained copy of a module is not merged by this function")
+        require_sum(path, module)
         layer = getattr(module, "base_layer", module)
         for name, parameter in layer.named_parameters(recurse=False):
             if id(parameter) in seen:
@@ -142,6 +143,8 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
     Raises:
         StorageError: The disk is full; an older folder stays.
     """
+    from safetensors import SafetensorError
+
     base = model.get_base_model()
     config, generation = copy.deepcopy(base.config), copy.deepcopy(base.generation_config)
     for leftover in ("quantization_config", "_pre_quantization_dtype"):
@@ -161,10 +164,18 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
         part.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
-    except OSError as error:
-        raise storage_error(folder, error) from error
+    except (OSError, SafetensorError) as error:
+        raise storage_error(folder, _as_os_error(error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """The writer of weights has errors of its own: "I/O error: File too large (os error 27)"."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _write_shards(folder: Path, tensors: Iterator[tuple[str, Any]]) -> None:

@@ -160,6 +160,8 @@ def merge_into(copy: Any, model: Any) -> Any:
         model: PeftModel with LoRA adapters, quantised or not.
     Returns:
         `copy`, in eval mode.
+    Raises:
+        ModelError: Something was trained that is no product of two matrices (`require_sum`).
     """
     import torch
 
@@ -169,6 +171,7 @@ def merge_into(copy: Any, model: Any) -> Any:
             if not hasattr(target, "weight"):
                 continue
             module = base.get_submodule(name)
+            require_sum(name, module)
             weight = dequantised(getattr(module, "base_layer", module))
             for adapter in getattr(module, "active_adapters", ()):
                 weight = weight + module.get_delta_weight(adapter).float()
@@ -179,6 +182,35 @@ def merge_into(copy: Any, model: Any) -> Any:
             target.weight.copy_(weight)
     copy.eval()
     return copy
+
+
+PEFT_CAN = "peft's merge_and_unload can"
+
+
+def require_sum(path: str, module: Any) -> None:
+    """Refuse a layer whose effective weight is not that of the base plus A and B of an adapter.
+
+    What is left out of a sum is left out of every comparison with it, too, so it must be named.
+
+    Raises:
+        ModelError: A trained copy of a module or of tokens, a layer that is merged already, an
+            adapter of an embedding, or one with a bias.
+    """
+    why = ""
+    if hasattr(module, "modules_to_save") or hasattr(module, "token_adapter"):
+        why = f"a trained copy of a module or of its tokens is no adapter to be added. {PEFT_CAN}"
+    elif not hasattr(module, "lora_B"):
+        return
+    elif module.merged:
+        why = "it is merged already and would be added twice. Call unmerge_adapter() first"
+    else:
+        for adapter in module.active_adapters:
+            if adapter in module.lora_embedding_A:
+                why = f"an adapter of an embedding is not added by this function. {PEFT_CAN}"
+            elif adapter in module.lora_B and module.lora_B[adapter].bias is not None:
+                why = "the bias of its adapter has no place in a weight. Train without lora_bias"
+    if why:
+        raise ModelError(f"{path}: {why}.")
 
 
 def dequantised(layer: Any) -> Any:

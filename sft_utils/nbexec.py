@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import psutil
 from nbformat import NotebookNode
 
+from sft_utils.artifacts import storage_error
 from sft_utils.config import OFFLINE
 from sft_utils.errors import RunnerError
 from sft_utils.nbprogress import GIB, HEARTBEAT_S, Monitor, say
@@ -159,6 +160,8 @@ def execute(
         if not isinstance(error, DeadKernelError) and "Kernel died" not in str(error):
             raise
         reason = _death(monitor, log_file)
+    except OSError as error:  # papermill cannot save the notebook
+        raise storage_error(output, error) from error
     else:
         return Measured(wall_s=monitor.elapsed_s, peak_rss_gib=monitor.peak_bytes / GIB)
     raise RunnerError(_failure(notebook, profile, params, monitor, reason, _shown(layout, output)))

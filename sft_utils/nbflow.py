@@ -12,7 +12,7 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_path, storage_error, write_json
 from sft_utils.config import PROFILES, cpu_threads
-from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.nbdeps import state_hash
 from sft_utils.nbexec import OWN_FILE, execute, repeat_command
 from sft_utils.nbparams import Scalar, convert, defaults, split
@@ -238,7 +238,7 @@ def attempt(run: Run, models: dict[str, str], **settings: Any) -> Outcome:
     began = time.monotonic()
     try:
         return run_one(run, models, **settings)
-    except (RunnerError, ConfigError) as error:
+    except SFTError as error:
         spent, why = time.monotonic() - began, str(error)
     return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
 

@@ -69,6 +69,7 @@ def replay(layout: Layout, recorded: Mapping[str, Any], models: dict[str, str]) 
             if there.run_file(name, profile, ".state.json").is_file() or not hand_over(
                 layout, there, name, profile
             ):
+                _unlink(there.run_file(name, profile, ""))
                 run_one(run, models)
         for name in dependencies(layout, notebook).optional:
             hand_over(layout, there, name, profile)
@@ -108,6 +109,12 @@ def hand_over(layout: Layout, there: Layout, notebook: str, profile: str) -> boo
         raise storage_error(target, error) from error
     say(f"{notebook} [{profile}] taken from {os.path.relpath(result, layout.root)}")
     return True
+
+
+def _unlink(folder: Path) -> None:
+    """Remove what an earlier replay linked: a run would write into the files of the original."""
+    if folder.is_symlink():
+        folder.unlink()
 
 
 def _clear(folder: Path) -> None:

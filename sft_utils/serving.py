@@ -116,6 +116,8 @@ def running(
     try:
         _wait(process, address, log, timeout_s)
         yield address
+        if process.poll() is not None:
+            raise _ended(log, "ended while it was asked")
     finally:
         stop(process)
 
@@ -124,17 +126,25 @@ def _wait(process: Any, address: str, log: Path, timeout_s: float) -> None:
     """Until the server is healthy."""
     deadline = time.monotonic() + timeout_s
     while True:
+        healthy = False
         with contextlib.suppress(OSError), _DIRECT.open(f"{address}/health", timeout=5) as answer:
-            if answer.status == 200:
-                return
+            healthy = answer.status == 200
         late = time.monotonic() > deadline
-        if late or process.poll() is not None:
-            said = log.read_text(encoding="utf-8", errors="replace")
-            said = said.replace(f"{ROOT}/", "")  # the message may stand in a published notebook
-            lines = said.splitlines()[-6:]
-            what = f"was not healthy after {timeout_s:g} s" if late else "ended at start"
-            raise ServeError(f"the server {what}; its last lines: " + " | ".join(lines))
-        time.sleep(0.25)
+        time.sleep(0.25)  # a server whose port another one has taken needs a moment to end
+        if process.poll() is not None:
+            raise _ended(log, "ended at start")
+        if healthy:
+            return
+        if late:
+            raise _ended(log, f"was not healthy after {timeout_s:g} s")
+
+
+def _ended(log: Path, what: str) -> ServeError:
+    """What became of a server, with the last lines of its log."""
+    said = log.read_text(encoding="utf-8", errors="replace")
+    said = said.replace(f"{ROOT}/", "")  # the message may stand in a published notebook
+    lines = said.splitlines()[-6:]
+    return ServeError(f"the server {what}; its last lines: " + " | ".join(lines))
 
 
 def stop(process: Any, *, grace_s: float = 15.0) -> None:

@@ -1,5 +1,6 @@
 """The GPU check: refusal without a GPU, resuming, and a rehearsal of every arm on the CPU."""
 
+import fcntl
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from sft_utils import gpuarms, gpucheck, gpuruns, readme
 from sft_utils.artifacts import ROOT
+from sft_utils.errors import ConfigError
 
 
 def test_without_a_gpu_one_clear_line():
@@ -73,6 +75,17 @@ def test_a_second_call_runs_what_is_missing(scripted):
     assert result["arms"]["unsloth_nf4_96"]["why"] == "no unsloth"
     assert scripted({})[2] == []
     assert len(scripted({}, "--force")[2]) == 17
+
+
+def test_two_at_a_time_are_refused(scripted, tmp_path, capsys):
+    """They share the random checkpoint, and each removes it at its end."""
+    scripted({})
+    with (tmp_path / "runs/gpu-check/.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        code, _, ran = scripted({}, "--force")
+    assert (code, ran) == (1, [])
+    assert "another one is at work" in capsys.readouterr().err
+    assert scripted({}, "--force")[0] == 0
 
 
 def test_rows_of_another_program_are_not_kept(scripted, monkeypatch):
@@ -205,6 +218,8 @@ def test_parity_is_judged_by_what_it_did(monkeypatch, tmp_path):
         monkeypatch.setattr(gpuruns, "trajectory", lambda *a, x=loss, **k: {**told, "losses": [x]})
         checks = gpuarms.parity({**job, "worker": backend})["checks"]
         assert all(checks.values()) == passed, backend
+    with pytest.raises(ConfigError, match=r"of this code and machine is missing.*--force"):
+        gpuarms.parity({**job, "worker": "unsloth", "key": "another program"})
 
 
 def test_the_readme_table_says_what_is_not_measured():

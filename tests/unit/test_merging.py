@@ -1,14 +1,16 @@
 """A right merge is recognised in every dtype, a wrong one by its name; an export stands alone."""
 
+import copy
 import json
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from sft_utils import mergecheck, merging, modelcard, modeling
-from sft_utils.errors import ModelError
+from sft_utils.errors import ModelError, StorageError
 
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 
@@ -100,6 +102,51 @@ def test_adapters_that_are_no_sum_are_refused(tiny):
 def test_trained_copies_are_refused(tiny):
     with pytest.raises(ModelError, match="trained copy"):
         list(merging.parts(trained(tiny, modules_to_save=["lm_head"])))
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens: an adapter of an embedding"),
+    ({"lora_bias": True}, "the bias of its adapter"),
+    ({"trainable_token_indices": [3, 5]}, "embed_tokens: a trained copy of a module or of its tokens"),
+])  # fmt: skip
+def test_what_is_no_product_is_refused(tiny, options, said):
+    """Left out of the sum and of the comparison with it, they were called a right merge."""
+    model = trained(tiny, **options)
+    with pytest.raises(ModelError, match=said):
+        list(merging.parts(model))
+    with pytest.raises(ModelError, match=said):
+        modeling.merge_into(copy.deepcopy(tiny), model)
+
+
+def test_a_model_that_is_merged_already_is_refused(pair):
+    model, _ = pair
+    model.merge_adapter()
+    with pytest.raises(ModelError, match="merged already .* Call unmerge_adapter"):
+        list(merging.parts(model))
+    model.unmerge_adapter()
+    assert list(merging.parts(model))
+
+
+def test_a_weight_that_the_model_does_not_have_is_named(pair):
+    tensors = weights(pair[0])
+    head = "lm_head.weight"
+    assert head not in tensors, "tied"
+    tensors[head] = tensors["model.embed_tokens.weight"].clone()
+    assert mergecheck.explain(tensors, *pair).name == mergecheck.RIGHT
+    tensors[head][0, 0] += 1
+    found = mergecheck.explain(tensors, *pair)
+    assert found.name == f"more than the model: {head}"
+
+
+def test_a_full_disk_is_told_as_one(pair, tokenizer, tmp_path, monkeypatch):
+    """The writer of weights has an error of its own for it."""
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: File too large (os error 27)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(StorageError, match="cannot write .*File too large. Free some space"):
+        merging.export(pair[0], tokenizer, tmp_path / "shipped", dtype=torch.float32, name="x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_several_adapters_are_summed(pair):

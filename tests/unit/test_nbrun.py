@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import errno
 import fcntl
 import io
 import json
@@ -875,3 +876,20 @@ def test_list(layout, capsys):
         "00_first  Does the first one work?  (time unknown; needs nothing)",
         "01_second  And the second?  (time unknown; needs 00)",
     ]
+
+
+def test_a_full_disk_ends_a_notebook_and_not_the_chain(layout, monkeypatch, capsys):
+    """papermill cannot save what it ran: a row of the summary, no traceback."""
+    import papermill.iorw
+
+    def full(file, mode="r", *arguments, **options):
+        if "w" in mode and str(file).endswith("00_first.ipynb"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return open(file, mode, *arguments, **options)
+
+    monkeypatch.setattr(papermill.iorw, "open", full, raising=False)
+    assert nbrun.main(["run-all", "--profile", "cpu"], layout) == 1
+    said = capsys.readouterr()
+    assert "No space left on device. Free some space" in said.out + said.err
+    assert "00_first" in said.out
+    assert "total:" in said.out

@@ -274,6 +274,18 @@ def test_reproduce_takes_over_where_it_had_begun_an_upstream_run_itself(layout):
     assert begun.parent.is_symlink()
 
 
+def test_reproduce_leaves_the_files_of_a_run_in_progress_alone(layout):
+    """The first replay linked the folder of 00; now 00 runs again, and its result is gone."""
+    assert nbrun.main(["run-all"], layout) == 0
+    recorded = json.loads(layout.run_file("01_second", "cpu", ".json").read_text())
+    replay(layout, recorded, MODELS)
+    rows = layout.run_file("00_first", "cpu", "") / "rows"
+    rows.write_text("of the run in progress")
+    layout.run_file("00_first", "cpu", ".json").unlink()
+    replay(layout, recorded, MODELS)
+    assert rows.read_text() == "of the run in progress"
+
+
 def test_reproduce_hands_over_what_a_report_reads_if_it_is_there(layout):
     add_report(layout)
     write_result(layout.run_file("02_third", "cpu", ".json"))

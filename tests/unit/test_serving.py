@@ -140,6 +140,29 @@ def test_a_server_that_hangs_is_given_up(tmp_path):
     assert time.monotonic() - began < 20
 
 
+def test_an_answer_of_somebody_else_is_not_taken(fake, tmp_path):
+    """The port was free and is not any more: another server is healthy there, ours ends."""
+    late = [sys.executable, "-c", "import time; time.sleep(0.1); raise SystemExit('address in use')"]
+    command, port, _ = fake
+    with (
+        serving.running(command, port, log=tmp_path / "other"),
+        pytest.raises(ServeError, match="ended at start.*address in use"),
+        serving.running(late, port, log=tmp_path / "log"),
+    ):
+        pass
+
+
+def test_a_server_that_dies_while_it_is_asked_is_told(fake, tmp_path):
+    command, port, _ = fake
+    brief = [sys.executable, "-c", "import time; time.sleep(1.5); raise SystemExit('out of memory')"]
+    with (
+        serving.running(command, port, log=tmp_path / "other"),
+        pytest.raises(ServeError, match="ended while it was asked.*out of memory"),
+        serving.running(brief, port, log=tmp_path / "log"),
+    ):
+        time.sleep(2)
+
+
 def test_a_command_that_does_not_exist(tmp_path):
     with (
         pytest.raises(ServeError, match="cannot start no-such-server"),
