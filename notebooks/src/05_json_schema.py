@@ -406,12 +406,12 @@ for lever in LEVERS[1:]:
 TARGET = 0.97
 
 
-def valid(arm, group):
+def obeying(arm, group):
     """Which answers of one cell satisfy their schema."""
     return [s.schema_valid for s in scored(arm, group)]
 
 
-reached = scoring.rate(valid("tuned", JSON[0]))
+reached = scoring.rate(obeying("tuned", JSON[0]))
 low, high = reached["ci95"]
 met = "reached" if low >= TARGET else "missed" if high < TARGET else "undecided, its interval holds it"
 takeaway(f"Free answers of the tuned model, {JSON[0]}: {reached['value']:.1%} [{low:.1%}, {high:.1%}] valid, "
@@ -448,7 +448,7 @@ with figure(
 PAIRS = [("tuned", "base"), ("tuned", "few_shot"), ("base_constrained", "base"),
          ("tuned_constrained", "tuned"), ("tuned_constrained", "base_constrained")]  # fmt: skip
 gains = {(a, b, g): scoring.f1_difference(scored(a, g), scored(b, g)) for a, b in PAIRS for g in JSON}
-obeyed = {(a, b, g): scoring.rate_difference(valid(a, g), valid(b, g)) for a, b in PAIRS for g in JSON}
+obeyed = {(a, b, g): scoring.rate_difference(obeying(a, g), obeying(b, g)) for a, b in PAIRS for g in JSON}
 for group in JSON:
     for a, b in PAIRS:
         takeaway(f"{group}: field F1 of {a} against {b}: {scoring.verdict(gains[a, b, group])}")
