@@ -340,13 +340,21 @@ for name in (f"tuned_minus_{best}.adherence", f"tuned_minus_{best}.context_recal
 
 # %%
 TARGET = 0.85
-reached = found["tuned"]["tuned.adherence"]
+
+
+def against(entry, target):
+    """A target is reached or missed by the whole interval, not by the value in its middle."""
+    low, high = entry["ci95"]
+    return "reached" if low >= target else "missed" if high < target else "undecided, its interval holds it"
+
+
+reached, lead = found["tuned"]["tuned.adherence"], gains[f"tuned_minus_{best}.adherence"]
 takeaway(f"Adherence over all turns and rules: {reached['value']:.1%} "
          f"[{reached['ci95'][0]:.1%}, {reached['ci95'][1]:.1%}]; the target of {TARGET:.0%} is "
-         f"{'reached' if reached['value'] >= TARGET else 'missed'}.")
-lead = gains[f"tuned_minus_{best}.adherence"]
-takeaway(f"Lead over the best prompt ({best}): {lead['value'] * 100:+.1f} points; the target of +20 is "
-         f"{'reached' if lead['value'] >= 0.2 else 'missed'}.")
+         f"{against(reached, TARGET)}.")
+takeaway(f"Lead over the best prompt ({best}): {lead['value'] * 100:+.1f} points "
+         f"[{lead['ci95'][0] * 100:+.1f}, {lead['ci95'][1] * 100:+.1f}]; the target of +20 is "
+         f"{against(lead, 0.2)}.")
 
 # %%
 longest = max(len(d.turns) for d in test)
