@@ -65,7 +65,7 @@ def shared_attention(
             grouped, keys, values, attn_mask=mask, scale=scaling
         )
     else:  # writing token by token: the prefix is read once for the whole batch
-        # Scores of Qwen pass 65,504, the most that fp16 can hold; NaN would become token 0.
+        # Scores can pass 65,504, the most that fp16 holds; their NaN would become token 0.
         wide = torch.float32 if query.dtype == torch.float16 else query.dtype
         asked = grouped.to(wide)
         own = (asked @ key.to(wide).transpose(-1, -2)) * scaling  # (B, kv, group, L)

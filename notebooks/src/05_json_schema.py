@@ -589,7 +589,7 @@ with checkpoint(run, headline="tuned.schema_valid", readme=[n for n in README if
 #   the schemas that were trained. The paired differences above say how many.
 # - On schemas that were never trained, read free and constrained answers apart: what training adds there
 #   may show under the constraint only, and free answers may be no better than prompted ones, or obey
-#   less often: the model has learned other forms by heart.
+#   less often.
 # - A constrained answer can still be wrong in every field, and can still be cut off.
 #
 # **What this does not show**: that free decoding can be trusted with a schema: where validity is a

@@ -94,7 +94,7 @@ def test_refuses_dropout_and_sampling(tiny, tokenizer, prompts):
 
 
 def test_large_scores_do_not_overflow_in_fp16(tokenizer):
-    """Queries and keys of Qwen2 reach products beyond 65,504; NaN would be answered as token 0."""
+    """Products of queries and keys beyond 65,504 would be NaN, and NaN is answered as token 0."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)

@@ -442,6 +442,17 @@ def served():
 
 
 @pytest.fixture
+def able(served, tmp_path):
+    """A tokenizer folder whose template prints tools and tool calls."""
+    folder = tmp_path / "able"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        shutil.copy(served / name, folder)
+    shutil.copy(trl_templates() / "qwen2_5.jinja", folder / "chat_template.jinja")
+    return folder
+
+
+@pytest.fixture
 def command(tmp_path, served, capsys):
     """rows, options -> (exit code, stdout, stderr) of the command line."""
 
@@ -587,28 +598,23 @@ def test_packing(command):
     assert ids(out) == {"P5", "P6"}, out
 
 
-def test_tools_that_the_rows_bring(command, served, tmp_path):
+def test_tools_that_the_rows_bring(command, able):
     """TRL renders the tools of each row: they belong to the served text, or hide every fault."""
-    folder = tmp_path / "able"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(served / name, folder)
-    shutil.copy(trl_templates() / "qwen2_5.jinja", folder / "chat_template.jinja")
     look, book = (
         [{"type": "function", "function": {"name": name, "parameters": {}}}]
         for name in ("look_up", "book")
     )
-    code, out, _ = command([{**row, "tools": look} for row in PAIRED], model=folder)
+    code, out, _ = command([{**row, "tools": look} for row in PAIRED], model=able)
     assert code in (0, 1), out
     assert "C8" not in ids(out)
-    code, out, _ = command([{**row, "tools": look} for row in MESSAGES], model=folder)
+    code, out, _ = command([{**row, "tools": look} for row in MESSAGES], model=able)
     assert ids(out) == {"M1"}, "the fault behind it"
     code, out, _ = command([{**row, "tools": json.dumps(look)} for row in PAIRED])
     assert ids(out) == {"C14"}, "this template prints no tools"
-    code, out, _ = command([{**row, "tools": "look it up"} for row in PAIRED], model=folder)
+    code, out, _ = command([{**row, "tools": "look it up"} for row in PAIRED], model=able)
     assert "TRL" in ids(out), "no JSON: TRL refuses it"
     mixed = [{**row, "tools": look if i % 2 else book} for i, row in enumerate(PAIRED)]
-    code, out, _ = command(mixed, model=folder)
+    code, out, _ = command(mixed, model=able)
     assert ids(out) == set()
     assert "tools of row 1 and row 0" in out
     assert "split the file" in out
@@ -649,24 +655,19 @@ def test_system_prompts_in_a_column_of_their_own(command):
     assert "C15" not in ids(command([{**row, "system": " "} for row in PAIRED])[1])
 
 
-def test_arguments_that_are_written_as_a_quoted_text(command, served, tmp_path):
+def test_arguments_that_are_written_as_a_quoted_text(command, able):
     """OpenAI gives arguments as JSON text; this template would write a text into the call."""
-    folder = tmp_path / "able"
-    folder.mkdir()
-    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        shutil.copy(served / name, folder)
-    shutil.copy(trl_templates() / "qwen2_5.jinja", folder / "chat_template.jinja")
 
     def rows(arguments):
         call = {"type": "function", "function": {"name": "weather", "arguments": arguments}}
         said = {"role": "assistant", "content": "", "tool_calls": [call]}
         return [{"prompt": chat[:1], "completion": [said]} for chat in CHATS]
 
-    code, out, _ = command(rows('{"city": "Rome"}'), "--turns", "last", model=folder)
+    code, out, _ = command(rows('{"city": "Rome"}'), "--turns", "last", model=able)
     assert (code, ids(out)) == (2, {"C14"}), out
     assert "the arguments of a tool call are written as a quoted text" in out
     assert "json.loads them in every row" in out
-    assert "C14" not in ids(command(rows({"city": "Rome"}), "--turns", "last", model=folder)[1])
+    assert "C14" not in ids(command(rows({"city": "Rome"}), "--turns", "last", model=able)[1])
 
 
 def test_tool_calls_with_other_arguments_per_row(command):
