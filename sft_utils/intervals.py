@@ -95,9 +95,9 @@ def expanded_interval(
     if n < 1:
         raise ConfigError("an interval needs units to resample, got 0: there are no rows to score")
     if n == 1 or np.ptp(drawn) < 1e-12:
-        value = float(drawn[0])
+        value = float(np.median(drawn))  # of one unit, several seeds may give several values
         if within is None:
-            return [value, value]
+            return [float(np.min(drawn)), float(np.max(drawn))]
         if within[0] == 0:
             return wilson(min(max(value, 0.0), 1.0) * n, n)
         room = wilson(0, n)[1]

@@ -147,6 +147,13 @@ def test_no_interval_is_without_width():
     assert scoring.bootstrap(lambda d: np.full(len(d), 7.0), 5) == [7, 7], "no bounds are known"
 
 
+def test_one_unit_asked_with_several_seeds():
+    """No draw is the one that counts: their middle for a share, all of them without bounds."""
+    drawn = np.array([0.2, 0.9, 0.8])
+    assert intervals.expanded_interval(drawn, 1) == [0.2, 0.9]
+    assert intervals.expanded_interval(drawn, 1, within=(0, 1)) == scoring.wilson(0.8, 1)
+
+
 def test_intervals_of_nothing_are_refused():
     with pytest.raises(ConfigError, match="no rows to score"):
         scoring.f1_metric([])
