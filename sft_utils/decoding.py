@@ -28,7 +28,14 @@ class Guide(Protocol):
 
 
 def supports(model: Any) -> bool:
-    """Whether the shared-prefix attention computes what the model's own attention computes."""
+    """Whether the shared-prefix attention computes what the model's own attention computes.
+
+    Unsloth replaces the forward of the attention modules. Its own never asks for
+    `shared_attention`, so every answer would be written without the shared prefix.
+    """
+    attention = [type(m) for n, m in model.named_modules() if n.endswith("self_attn")]
+    if not all(t.forward.__module__.startswith("transformers.") for t in attention):
+        return False
     windows = getattr(model.config, "sliding_window", None)
     used = windows and getattr(model.config, "use_sliding_window", True)
     return model.config.model_type in SUPPORTED and not used

@@ -34,6 +34,27 @@ def test_prefix_sharing_changes_nothing(tiny, tokenizer, prompts):
         assert answer.stopped == (eos in out)
 
 
+def test_attention_of_another_library_reads_the_prompts_whole(tiny, tokenizer, prompts):
+    """Unsloth puts its own forward in; it never sees a prefix that is kept apart."""
+    wanted = [a.text for a in generation.generate(tiny, tokenizer, prompts, **OPTIONS)]
+    kind = type(tiny.model.layers[0].self_attn)
+
+    class Foreign(kind):
+        def forward(self, hidden_states, **kwargs):
+            was, self.config._attn_implementation = self.config._attn_implementation, "sdpa"
+            try:
+                return super().forward(hidden_states, **kwargs)
+            finally:
+                self.config._attn_implementation = was
+
+    assert generation.decoding.supports(tiny)
+    for layer in tiny.model.layers:
+        layer.self_attn.__class__ = Foreign
+    assert not generation.decoding.supports(tiny)
+    found = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    assert [a.text for a in found] == wanted
+
+
 def test_order_is_kept(tiny, tokenizer, prompts):
     forward = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
     backward = generation.generate(tiny, tokenizer, prompts[::-1], **OPTIONS)
