@@ -142,7 +142,6 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     dataset, problem = _dataset(raw)
     stored = _read_back(dataset, raw) if dataset is not None else ()
     data = inspect(record.change(raw=raw, stored=stored), stages=("data",))
-    data = merge([*data, *columns.lost(raw, chats)])
     if any(f.severity == "FAIL" and f.id in ("C18", "D7", "D15") for f in data):
         return data, len(raw)  # TRL would crash on these rows or lose them; they come first
     if dataset is None:

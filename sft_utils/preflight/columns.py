@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft_utils.chat import Message
-from sft_utils.preflight.record import Finding
+from sft_utils.preflight.record import Finding, RunRecord
 
 MADE = ("labels", "completion_mask", "assistant_masks")
 """Names that SFTTrainer gives to what it makes of the texts (trl 1.14.2, data_collator)."""
@@ -15,13 +14,17 @@ def stop(raw: Sequence[Mapping[str, Any]]) -> Finding | None:
     return _taken(raw) or _half_a_pair(raw) or _unread(raw[0])
 
 
-def lost(raw: Sequence[Mapping[str, Any]], chats: Sequence[Sequence[Message]]) -> Iterator[Finding]:
+def unread_system(record: RunRecord) -> Iterator[Finding]:
     """C15: system prompts in a column of their own, which TRL does not put into the messages."""
+    raw = record.raw
+    if len(raw) != len(record.conversations):
+        return  # which line became which row is not known
     rows = [
         i
-        for i, (row, chat) in enumerate(zip(raw, chats, strict=True))
-        if isinstance(row.get("system"), str)
-        and row["system"].strip()
+        for i, (line, chat) in enumerate(zip(raw, record.conversations, strict=True))
+        if isinstance(line, Mapping)
+        and isinstance(line.get("system"), str)
+        and line["system"].strip()
         and not any(m.get("role") in ("system", "developer") for m in chat)
     ]
     if rows:

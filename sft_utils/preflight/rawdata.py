@@ -6,7 +6,7 @@ from typing import Any
 
 from sft_utils.chat import render
 from sft_utils.errors import TemplateError
-from sft_utils.preflight import contamination, rawanswers, rawfiles, rawverify
+from sft_utils.preflight import columns, contamination, rawanswers, rawfiles, rawverify
 from sft_utils.preflight.rawtext import control_tokens, mojibake, spot
 from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity
 
@@ -197,6 +197,7 @@ DETECTORS: tuple[Detector, ...] = (
     roles,
     turn_grammar,
     *rawfiles.DETECTORS,
+    columns.unread_system,
     *rawanswers.DETECTORS,
     *rawverify.DETECTORS,
     control_tokens,

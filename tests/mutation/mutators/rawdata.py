@@ -326,6 +326,18 @@ def mixed(record: RunRecord) -> RunRecord:
     return record.change(raw=[*lines, {**licence(record), "prompt": first, "completion": last}])
 
 
+def system_column(record: RunRecord) -> RunRecord:
+    """The system prompts stand beside the messages, where many files of the hub have them."""
+    chats = [[m for m in c if m["role"] != "system"] for c in record.conversations]
+    lines = [{**licence(record), "system": "Answer as a lighthouse keeper.", "messages": c}
+             for c in chats]  # fmt: skip
+    return with_chats(record, chats).change(raw=lines)
+
+
+def unread(before: RunRecord, after: RunRecord) -> bool:
+    return all(line["system"] not in str(c) for line, c in zip(after.raw, after.conversations, strict=True))
+
+
 def several(subject: Subject) -> bool:
     return len(subject.record.conversations) > 1
 
@@ -344,6 +356,7 @@ REWORDED = QUESTION.replace("counts the rest", "tallies the rest").replace("agai
 EXERCISE = f"Here is one for your class. {QUESTION} Let the pupils discuss it for ten minutes."
 
 MUTATORS: tuple[Mutator, ...] = (
+    data("C15", "system-prompt-in-a-column", system_column, unread),
     data("C18", "roles-of-sharegpt",
          renamed(lambda r: {"user": "human", "assistant": "gpt"}.get(r, r)), new_roles),
     data("C18", "roles-capitalised", renamed(str.capitalize), new_roles),

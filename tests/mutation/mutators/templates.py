@@ -224,6 +224,18 @@ def schemas_dropped(record: RunRecord) -> RunRecord:
     return everywhere(changed, "{% set tools = none %}" + record.tokenizer.chat_template)
 
 
+def written_calls(record: RunRecord) -> Chats:
+    """Rows whose arguments are JSON text, as OpenAI's interface gives them."""
+    return tools(True)
+
+
+def quoted(before: RunRecord, after: RunRecord) -> bool:
+    """The arguments stand in the render as a text in quotation marks."""
+    calls = [(text, call["function"]["arguments"]) for row, text in texts(after)
+             for m in row for call in m.get("tool_calls") or ()]  # fmt: skip
+    return bool(calls) and all(json.dumps(arguments) in text for text, arguments in calls)
+
+
 def with_system(record: RunRecord) -> Chats:
     rows = [[m for m in c if m["role"] != "system"] for c in record.conversations]
     return [[turn("system", "Answer as a lighthouse keeper."), *c] for c in rows]
@@ -322,6 +334,11 @@ MUTATORS: tuple[Mutator, ...] = (
           gone(lambda m: m["role"] == "tool" and m["name"])),
     fault("C14", "tool-results-dropped", rewriting("x", with_tools, keep="x.role != 'tool'"),
           gone(lambda m: m["role"] == "tool" and m["content"]), applies=has("tools")),
+    fault("C14", "arguments-as-a-quoted-text",
+          rewriting("dict(role=x.role, content=(x.content or '') ~ '<call>' "
+                    "~ x.tool_calls[0].function.name ~ (x.tool_calls[0].function.arguments | tojson) "
+                    "~ '</call>') if x.tool_calls else x", written_calls), quoted,
+          applies=has("tools")),
     fault("C14", "tool-schemas-dropped", schemas_dropped,
           lambda b, a: all(t and "read_gauge" not in t for _, t in texts(a))),
     fault("C15", "system-prompt-dropped", rewriting("x", with_system, keep="x.role != 'system'"),
