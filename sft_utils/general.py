@@ -271,6 +271,36 @@ def perplexity(nats: Sequence[tuple[float, int]]) -> dict[str, Any]:
     return {"value": float(np.exp(values.sum() / tokens.sum())), "n": len(nats), "ci95": interval}
 
 
+def perplexity_difference(
+    a: Sequence[tuple[float, int]], b: Sequence[tuple[float, int]]
+) -> dict[str, Any]:
+    """Perplexity of `a` minus that of `b` on the same texts, paired bootstrap over them.
+
+    Args:
+        a, b: As `text_nats` gives them, text by text.
+    Raises:
+        ConfigError: The two do not score the same tokens.
+    Example:
+        >>> short, long = [(6.931471805599453, 10)] * 4, [(13.862943611198906, 10)] * 4
+        >>> {k: np.round(v, 6).tolist() for k, v in perplexity_difference(long, short).items()}
+        {'value': 2.0, 'n': 4, 'ci95': [2.0, 2.0]}
+    """
+    tokens = np.array([t for _, t in a])
+    if [t for _, t in b] != tokens.tolist() or not tokens.sum():
+        raise ConfigError(
+            f"paired perplexity needs the same texts: {len(a)} with {tokens.sum()} scored tokens "
+            f"and {len(b)} with {sum(t for _, t in b)}. Score both arms on one list of texts"
+        )
+    x, y = np.array([n for n, _ in a]), np.array([n for n, _ in b])
+
+    def change(d: Any) -> Any:
+        n = tokens[d].sum(-1)
+        return np.exp(x[d].sum(-1) / n) - np.exp(y[d].sum(-1) / n)
+
+    value = float(change(np.arange(len(a))))
+    return {"value": value, "n": len(a), "ci95": bootstrap(change, len(a))}
+
+
 _FENCE = re.compile(r"```\s*json\b", re.IGNORECASE)
 _BROKEN = re.compile(r'\A\s*(```\w*\s*)?(\{\s*"|\[\s*\{)')
 

@@ -160,7 +160,7 @@ def spoken(model, questions):
         model, tokenizer, prompts, max_new_tokens=32, batch_size=2 * P.eval_batch_size)]  # fmt: skip
 
 
-said, extra = {}, {}
+said, extra, prose = {}, {}, {}
 
 
 # %%
@@ -169,10 +169,10 @@ def measure(arm, model):
     if arm not in results:
         results[arm] = general.evaluate(model, tokenizer, tasks=TASKS, limit=SIZE.items)
     said[arm] = spoken(model, asked)
-    nats = general.text_nats(model, tokenizer, texts)
+    prose[arm] = general.text_nats(model, tokenizer, texts)
     extra[arm] = {"general_accuracy": general.accuracy(unseen(results[arm]), CHOICE),
                   "format_bleed": general.json_share(said[arm]),
-                  "perplexity": general.perplexity(nats), "nll": lost(model)}  # fmt: skip
+                  "perplexity": general.perplexity(prose[arm]), "nll": lost(model)}  # fmt: skip
 
 
 # %%
@@ -227,8 +227,9 @@ takeaway(f"{len(own_words)} requests answered by the base model to the end, {len
 
 def mixed(n_mails, share, source):
     """Mails and replay rows; the share counts all rows, and a short source is gone through again."""
-    n = round(n_mails * share / (1 - share))
-    return [TASK.conversation(r) for r in pool[:n_mails]] + list(islice(cycle(source), n))
+    mails = pool[:n_mails]  # there may be fewer
+    n = round(len(mails) * share / (1 - share))
+    return [TASK.conversation(r) for r in mails] + list(islice(cycle(source), n))
 
 
 # %%
@@ -401,8 +402,9 @@ modeling.load_adapter_into(model, gate.adapter_dir(promoted.step))
 state = served(model)
 scores["replay"] = answered(state, test)
 measure("replay", state)
-n_replay = len(with_replay) - SIZE.final_rows
-takeaway(f"{SIZE.final_rows} mails and {n_replay} replay rows (of {len(source)} different ones). Step "
+n_mails = len(pool[: SIZE.final_rows])
+n_replay = len(with_replay) - n_mails
+takeaway(f"{n_mails} mails and {n_replay} replay rows (of {len(source)} different ones). Step "
          f"{promoted.step} of {trainer.state.global_step} is promoted: validation F1 {promoted.task:.3f}, "
          f"{promoted.forgetting:+.3f} nats per token (budget {BUDGET:g}).")
 
@@ -477,6 +479,8 @@ tokenizer.save_pretrained(adapter)
 manifest.write_beside(adapter, {**facts, "promoted_step": promoted.step, "replay_rows": n_replay})
 metrics = {f"{arm}.{m}": extra[arm][m] for arm in ARMS for m in FACES}
 metrics |= {f"{arm}_minus_base.general_accuracy": change for arm, change in moved.items()}
+metrics |= {f"{arm}_minus_base.perplexity": general.perplexity_difference(prose[arm], prose["base"])
+            for arm in ARMS[1:]}  # fmt: skip
 metrics |= {f"tuned_minus_base.{t}_accuracy": change for t, change in gone.items()}
 metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
 metrics["replay.task_gain_kept"] = kept

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from sft_utils import general, harness
@@ -179,6 +180,20 @@ def test_perplexity_of_nothing_is_refused():
     for nothing in ([], [(0.0, 0)]):
         with pytest.raises(ConfigError, match="texts without a scored token"):
             general.perplexity(nothing)
+
+
+def test_perplexities_are_compared_text_by_text():
+    """Texts differ far more than arms do; paired, the interval holds the change alone."""
+    before = [(10.0, 10), (60.0, 20), (15.0, 12), (90.0, 30)]
+    after = [(n + 0.1 * t, t) for n, t in before]
+    found = general.perplexity_difference(after, before)
+    alone = general.perplexity(before)
+    assert found["value"] == pytest.approx(alone["value"] * (np.exp(0.1) - 1))
+    assert found["ci95"][0] > 0
+    assert alone["ci95"][0] < alone["value"] - found["value"]
+    for other in (before[:3], [*before[:3], (90.0, 31)], []):
+        with pytest.raises(ConfigError, match="needs the same texts: 4 with 72 scored tokens and"):
+            general.perplexity_difference(after, other)
 
 
 def test_an_unknown_choice_task_is_refused():
