@@ -23,6 +23,8 @@ COLOURS = {
 }
 """One colour per thing in every figure (readable with colour-blindness; never the only cue)."""
 
+UNJUDGED = ", not judged at this profile"
+
 
 def takeaway(text: str, *, when: bool = True) -> None:
     """Print what the numbers above say; `when` limits it to profiles where it is measured."""
@@ -112,13 +114,16 @@ class Checkpoint:
         """Require equality; the expected value is recorded as the bound."""
         self._add(name, observed, f"== {expected}", observed == expected)
 
-    def between(self, name: str, value: float, low: float, high: float) -> None:
-        """Require low <= value <= high."""
-        self._add(name, value, f"in [{low:g}, {high:g}]", low <= value <= high)
+    def between(
+        self, name: str, value: float, low: float, high: float, *, when: bool = True
+    ) -> None:
+        """Require low <= value <= high; `when=False` as in `at_least`."""
+        judged = f"in [{low:g}, {high:g}]{'' if when else UNJUDGED}"
+        self._add(name, value, judged, low <= value <= high or not when)
 
     def at_least(self, name: str, value: float, bound: float, *, when: bool = True) -> None:
         """Require value >= bound; with `when=False` the value is recorded, not judged."""
-        judged = f">= {bound:g}" if when else f">= {bound:g}, not judged at this profile"
+        judged = f">= {bound:g}{'' if when else UNJUDGED}"
         self._add(name, value, judged, value >= bound or not when)
 
     def metric(

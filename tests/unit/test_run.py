@@ -144,8 +144,10 @@ def test_a_bound_that_is_not_judged_is_recorded_as_such(run):
     with checkpoint(run, headline="base.parses") as c:
         c.metric("base.parses", 0.5)
         c.at_least("low", 0.25, 0.5, when=False)
+        c.between("wide", 3, 0, 1, when=False)
     assert artifacts.require(run.notebook, "smoke")["checks"] == [
-        {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged at this profile", "passed": True}
+        {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged at this profile", "passed": True},
+        {"name": "wide", "value": 3, "bound": "in [0, 1], not judged at this profile", "passed": True},
     ]
 
 
