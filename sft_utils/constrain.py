@@ -42,6 +42,13 @@ class Constraint:
 
         return Guide([LLMatcher(self.vocabulary, self.grammars[i]) for i in prompts])
 
+    def allows(self, prompt: int, tokens: Sequence[int]) -> bool:
+        """Whether these tokens, the stop at their end included, could be written to the end."""
+        from llguidance import LLMatcher
+
+        matcher = LLMatcher(self.vocabulary, self.grammars[prompt])
+        return matcher.validate_tokens(list(tokens)) == len(tokens)
+
 
 class Guide:
     """Where each answer of a batch stands in its grammar."""
@@ -97,6 +104,9 @@ def compile_schema(schema: dict[str, Any]) -> str:
 
     Keys come in the order of `properties`. Keywords that the engine cannot enforce are refused
     rather than ignored: an answer that parses but breaks the schema would look like a guarantee.
+    What it permits and `jsonschema` refuses: days that no month has and leap seconds, a key twice
+    where other keys than `properties` are allowed, and in `pattern` the digits of other scripts
+    where a class excludes `\\d`. So answers are validated under a constraint as well.
 
     Args:
         schema: A JSON Schema, draft 2020-12; local references only.
@@ -133,10 +143,12 @@ def _bounded(node: Any) -> Any:
     if kinds & {"number", "integer"} and "enum" not in node and "const" not in node:
         if "number" in kinds:
             new.setdefault("multipleOf", 10.0**-DECIMALS)
-        if not node.keys() & {"minimum", "exclusiveMinimum"}:
-            new["minimum"] = -LARGEST
-        if not node.keys() & {"maximum", "exclusiveMaximum"}:
-            new["maximum"] = LARGEST
+        low = node.get("minimum", node.get("exclusiveMinimum"))
+        high = node.get("maximum", node.get("exclusiveMaximum"))
+        if low is None:
+            new["minimum"] = min(-LARGEST, (high or 0) - LARGEST)
+        if high is None:
+            new["maximum"] = max(LARGEST, (low or 0) + LARGEST)
     return new
 
 

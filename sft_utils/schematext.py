@@ -106,9 +106,18 @@ def _flat(node: Any, root: Schema, seen: tuple[str, ...]) -> tuple[Schema, tuple
 def _merge(
     into: Schema, part: Schema, root: Schema, seen: tuple[str, ...], binding: bool = True
 ) -> None:
-    """Add the rules of a part; a rule that is there already stays."""
+    """Add the rules of a part: bounds and types as narrow as both say, otherwise the first stays.
+
+    Of a conditional part (not `binding`) only keys are taken that are not there yet: what it says
+    about others holds in some answers only.
+    """
     for key, value in part.items():
-        if key == "properties":
+        if key == "properties" and not binding:
+            known, within = dict(into.get("properties", {})), into.setdefault(_WITHIN, {})
+            new = {name: rule for name, rule in value.items() if name not in known}
+            within.update({name: part.get(_WITHIN, {}).get(name, seen) for name in new})
+            into["properties"] = known | new
+        elif key == "properties":
             known, within = dict(into.get("properties", {})), into.setdefault(_WITHIN, {})
             for name, rule in value.items():
                 known[name] = {"allOf": [known[name], rule]} if name in known else rule
@@ -123,10 +132,32 @@ def _merge(
         elif key == "required":
             if binding:
                 into["required"] = list(dict.fromkeys([*into.get("required", []), *value]))
+        elif not binding:
+            continue
         elif key == "enum" and "enum" in into:
             into["enum"] = [one for one in into["enum"] if one in value]
-        elif key not in into and (binding or key != _AGAIN):
+        elif key == "type" and "type" in into:
+            into["type"] = _both(into["type"], value)
+        elif key in _NARROWER and key in into:
+            into[key] = _NARROWER[key](into[key], value)
+        elif key not in into:
             into[key] = value
+
+
+_LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
+_UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+_NARROWER = dict.fromkeys(_LOWER, max) | dict.fromkeys(_UPPER, min)
+
+
+def _both(one: str | list[str], other: str | list[str]) -> str | list[str]:
+    """The types that two rules for one value both allow; every integer is a number."""
+    first, second = ([t] if isinstance(t, str) else t for t in (one, other))
+    kinds = [
+        "integer" if {a, b} == {"integer", "number"} else a
+        for a in first for b in second if a == b or {a, b} == {"integer", "number"}
+    ]  # fmt: skip
+    kinds = list(dict.fromkeys(kinds)) or list(first)
+    return kinds[0] if len(kinds) == 1 else kinds
 
 
 def _text(node: Any, root: Schema, seen: tuple[str, ...]) -> str:
@@ -234,10 +265,14 @@ def _range(flat: Schema) -> str:
     """The bounds of a number, for example 1..9."""
     names = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
     low, high, above, below = (flat.get(name) for name in names)
+    if low is not None and above is not None:
+        low, above = (low, None) if low > above else (None, above)
+    if high is not None and below is not None:
+        high, below = (high, None) if high < below else (None, below)
     if low is not None and high is not None:
         text = f"{low}..{high}"
     else:
-        bounds = ((">=", low), ("<=", high), (">", above), ("<", below))
+        bounds = ((">=", low), (">", above), ("<=", high), ("<", below))
         text = ", ".join(f"{sign} {bound}" for sign, bound in bounds if bound is not None)
     if step := flat.get("multipleOf"):
         text += f"{',' * bool(text)} multiple of {step}"

@@ -89,6 +89,9 @@ SHARE = {"seen": 1.0, "unseen": 1.0, "tickets": 0.5, "xml": 0.5, "citation": 0.5
 """Group -> held-out items as a share of `group_rows`: the main question gets the most."""
 
 
+SHOTS = 2
+"""Held-out examples of every unseen schema that are kept for prompts, and so not asked."""
+
 WRITTEN = 0.75
 """Share of hand-written rows in training, as far as there are enough."""
 
@@ -117,12 +120,29 @@ def read(*, train_rows: int, group_rows: int, seed: int) -> Items:
         name: _draw([i for i in held if i.group == name], max(1, round(group_rows * share)), seed)
         for name, share in SHARE.items()
     }
-    asked = {i.id for group in groups.values() for i in group}
-    spare = [i for i in held if i.group == "unseen" and i.id not in asked]
+    unseen = [i for i in held if i.group == "unseen"]
+    groups["unseen"], spare = _kept_apart(groups["unseen"], _draw(unseen, len(unseen), seed))
     return Items(
         train=(written[: round(WRITTEN * train_rows)] + others)[:train_rows],
-        groups=groups, spare=_draw(spare, len(spare), seed),
+        groups=groups, spare=spare,
     )  # fmt: skip
+
+
+def _kept_apart(asked: list[Item], every: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """What is asked, and `SHOTS` examples or more of each schema that are not.
+
+    Where nearly all are asked, the last ones of a schema are given back: a few-shot arm without
+    examples would be the base arm under another name.
+    """
+    free = Counter(i.name for i in every) - Counter(i.name for i in asked)
+    kept = []
+    for item in reversed(asked):
+        if free[item.name] < SHOTS:
+            free[item.name] += 1
+        else:
+            kept.append(item)
+    ids = {i.id for i in kept}
+    return kept[::-1], [i for i in every if i.id not in ids]
 
 
 def with_tickets(items: Items, rows: Sequence[dict[str, Any]]) -> Items:

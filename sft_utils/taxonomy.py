@@ -150,11 +150,46 @@ def _is_prose(rest: str) -> bool:
 def _schema_failures(value: Any, schema: Schema) -> list[tuple[str, str, str]]:
     """(class, where, detail) of every violation; the order depends on nothing but the input."""
     errors = [leaf for error in violations(value, schema) for leaf in _resolve(error)]
-    # A key counts as unevaluated as soon as its value is wrong; then the value is the cause.
     others = [e for e in errors if not str(e.validator).startswith("unevaluated")]
-    errors = others or errors
+    errors = others + [e for e in errors if e not in others and (not others or _is_extra(e))]
     errors.sort(key=lambda e: (_order(e.absolute_path), _order(e.absolute_schema_path)))
     return [(_class_of(e), _where(e), e.message[:200]) for e in errors]
+
+
+def _is_extra(error: "ValidationError") -> bool:
+    """Whether a key that was not evaluated is one too many, whatever else is wrong.
+
+    A key counts as unevaluated as soon as anything beside it is wrong in the part of the schema
+    that names it; then that is the cause. So only keys that no part names are one too many.
+    """
+    if not isinstance(error.instance, dict) or not isinstance(error.schema, dict):
+        return False
+    named = _named(error.schema)
+    listed = error.message.rpartition("(")[2]
+    return named is not None and any(
+        repr(key) in listed and not any(re.search(pattern, key) for pattern in named)
+        for key in error.instance
+    )
+
+
+def _named(schema: Any) -> list[str] | None:
+    """Patterns of the keys that a schema names in any part; None if it refers elsewhere."""
+    found = []
+    for key, part in schema.items() if isinstance(schema, dict) else ():
+        if key in ("$ref", "$dynamicRef"):
+            return None
+        if key == "properties":
+            found += [f"^{re.escape(name)}$" for name in part]
+        elif key == "patternProperties":
+            found += list(part)
+        elif key in ("allOf", "anyOf", "oneOf", "dependentSchemas", "if", "then", "else"):
+            parts = part.values() if key == "dependentSchemas" else part
+            for one in parts if key not in ("if", "then", "else") else [part]:
+                inner = _named(one)
+                if inner is None:
+                    return None
+                found += inner
+    return found
 
 
 def _order(path: Any) -> list[tuple[str, Any]]:

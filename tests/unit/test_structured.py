@@ -54,6 +54,17 @@ def test_a_part_is_balanced_and_repeatable():
     assert written == sorted(written, reverse=True), "hand-written rows are never left out first"
 
 
+@pytest.mark.parametrize("size", structured.SIZES.values(), ids=structured.SIZES)
+def test_prompts_on_unseen_schemas_have_examples(size):
+    """At the sizes of a GPU all were asked once, and the arm with examples was the base arm."""
+    found = structured.read(train_rows=size.train_rows, group_rows=size.group_rows, seed=17)
+    for item in found.groups["unseen"]:
+        examples = found.examples(item, structured.SHOTS)
+        assert len(examples) == structured.SHOTS, item.name
+        assert not {e.id for e in examples} & {i.id for i in found.asked()}
+    assert len(found.groups["unseen"]) >= 0.9 * size.group_rows
+
+
 def test_tickets_join_what_is_trained():
     few = structured.read(train_rows=14, group_rows=2, seed=1)
     rows = tickets.read_rows(tickets.TEST, 3)
