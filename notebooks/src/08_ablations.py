@@ -70,7 +70,7 @@ from sft_utils import (
     trialstats,
     trialstore,
 )  # fmt: skip
-from sft_utils.artifacts import ROOT, handed_file, require, sha256_json, sha256_text
+from sft_utils.artifacts import ROOT, handed_file, require, sha256_json, sha256_path, sha256_text
 from sft_utils.errors import DataError, MaskError, PreflightError, expect_error
 from sft_utils.report import checkpoint, figure, table, takeaway
 from sft_utils.runtime import seed_everything, start
@@ -299,9 +299,9 @@ CONTEXT = {
     "base_weights": modeling.weights_hash(P),
     "template": chat.template_hash(tokenizer),
     "tokenizer": modeling.tokenizer_hash(tokenizer),
-    "packages": manifest.lock_hash(),
+    "packages": manifest.lock_hash(), "schema": sha256_path(ROOT / tickets.SCHEMA),
     "code": trialstore.code_hash(
-        [chat, generation, masking, modeling, scoring, tickets, training],
+        [chat, generation, masking, modeling, preflight, runtime, scoring, tickets, training],
         [draw, training_rows, build, arguments, trainer_of, served, answers_of, train, work,
          ablations.Trial],
     ),
@@ -386,7 +386,8 @@ takeaway(f"{DEFAULT.rows} rows, {DEFAULT.steps(SIZE.batch_size)} steps and {SIZE
 # ## Which learning rate, and which rank?
 #
 # The product of two small matrices is scaled by alpha / rank; that scale stays the same at every rank,
-# so that a column changes the capacity and a row the step size. Rank 0 is the base model.
+# but Adam moves each number about equally far, so that a higher rank also goes further per step: a
+# column changes capacity *and* step, a row the step alone. Rank 0 is the base model.
 
 # %%
 GRID = ablations.grid(DEFAULT, SIZE.rates, SIZE.ranks)
@@ -546,7 +547,8 @@ rule("Which method?",
 # ## How many rows?
 #
 # Small sets are repeated until they have had the same number of steps as the default; larger ones get
-# one pass. Two questions: from which size on is a set *not shown to be worse* than all rows? And from
+# one pass, and so more steps: the largest is therefore also held against the next smaller one at equal
+# steps. Two questions: from which size on is a set *not shown to be worse* than all rows? And from
 # which size on is it *shown* to lose less than the margin? Between them lies what these mails cannot
 # tell. "All" is the largest set of this budget; what 03 reached with its rows, mails and replay together,
 # is drawn beside it.
@@ -561,18 +563,17 @@ def of_size(n):
 curve_arms = {n: arm(of_size(n), SEEDS[:1]) for n in SIZE.curve}
 curve = {n: trialstats.metric(runs) for n, runs in curve_arms.items()}
 smallest = trialstats.smallest_set(curve_arms, margin=margin)
-everything, enough = max(curve), smallest.not_worse
-while enough < everything:  # the other seeds have a say: is it still not worse?
-    lost = trialstats.difference(arm(of_size(everything)), arm(of_size(enough)))
-    if lost["ci95"][0] <= 0:
+everything, *below = sorted(curve, reverse=True)
+enough, over_seeds = everything, {}
+for n in below:  # with all seeds, from the largest down to the first that is shown to be worse
+    over_seeds[n] = trialstats.difference(arm(of_size(everything)), arm(of_size(n)))
+    if over_seeds[n]["ci95"][0] > 0:
         break
-    enough = min(n for n in curve if n > enough)
-while smaller := [n for n in curve if n < enough]:  # and is the next smaller one still worse?
-    lost = trialstats.difference(arm(of_size(everything)), arm(of_size(max(smaller))))
-    if lost["ci95"][0] > 0:
-        break
-    enough = max(smaller)
-said = (f"The next smaller set, {max(smaller)} rows, loses against {everything}" if enough == everything
+    enough = n
+steps = of_size(everything).steps(SIZE.batch_size)
+longer = dataclasses.replace(of_size(below[0]), epochs=-(-steps * SIZE.batch_size // below[0]))
+equal_steps = trialstats.difference(curve_arms[everything], arm(longer, SEEDS[:1]))
+said = (f"The next smaller set, {below[0]} rows, loses against {everything}" if enough == everything
         else f"From {enough} rows on nothing is shown to be lost against {everything}")
 
 # %%
@@ -603,17 +604,23 @@ with figure(
 table([{"rows": n, "passes": of_size(n).epochs, "steps": of_size(n).steps(SIZE.batch_size),
         "field F1": curve[n], "lost against all": smallest.lost[n]} for n in curve],
       f"all = {everything} rows, the largest set of this budget; one seed")  # fmt: skip
-worse = [n for n in curve if n < everything and smallest.lost[n]["ci95"][0] > 0]
+worse = [n for n in below if smallest.lost[n]["ci95"][0] > 0]
 takeaway(f"{said}, over {SIZE.n_seeds} seeds. With one seed {len(worse)} of {len(curve) - 1} smaller sets "
          f"are shown to lose something, and a loss below {margin:g} is shown "
          + (f"from {smallest.within} rows on." if smallest.within < everything else "for none of them."))
-takeaway(f"03, with {full_rows} rows and its many steps, against all rows of this budget: "
-         f"{scoring.verdict(rising)}.")
-rule("How many rows?", f"at {DEFAULT.steps(SIZE.batch_size)} to "
-     f"{of_size(everything).steps(SIZE.batch_size)} steps: {said[0].lower()}{said[1:]}"
-     + ("; but 03 shows that the curve still rises, so label more." if rising["ci95"][0] > 0 else "."),
-     {**{f"{everything} minus {n} rows": d for n, d in smallest.lost.items() if n < everything},
-      f"03 ({full_rows} rows) minus {everything} rows": rising}, figure="size_curve",
+takeaway(f"{everything} rows against {below[0]} rows at equal steps ({steps}), one seed: "
+         f"{scoring.verdict(equal_steps)}.")
+takeaway(f"03, with {full_rows} rows, more steps, replay, and a checkpoint that such mails picked, against "
+         f"all rows of this budget: {scoring.verdict(rising)}.")
+rule("How many rows?", f"at {DEFAULT.steps(SIZE.batch_size)} to {steps} steps: {said[0].lower()}{said[1:]}"
+     + ("; part of it is rows and not steps alone" if equal_steps["ci95"][0] > 0 else
+        "; at equal steps no gain from more rows is shown")
+     + ("; 03 is better still: by rows, steps or replay, which is not told apart." if rising["ci95"][0] > 0
+        else "."),
+     {**{f"{everything} minus {n} rows, {SIZE.n_seeds} seeds": d for n, d in over_seeds.items()},
+      **{f"{everything} minus {n} rows, one seed": smallest.lost[n] for n in below if n not in over_seeds},
+      f"{everything} minus {below[0]} rows, equal steps, one seed": equal_steps,
+      f"03 ({full_rows} rows) minus {everything} rows, one seed": rising}, figure="size_curve",
      drawn={"curve": {str(n): m for n, m in curve.items()}, "base": trialstats.mean_f1(base),
             "reference": reference}, title="Field F1 by training rows")  # fmt: skip
 
@@ -671,7 +678,8 @@ rule("Should the prompt carry loss?",
 #
 # The raw arm takes rows in the same order, with the defects that 01 would have dropped; rows that
 # repeat a judging mail are out of both. The natural share of *wrong answers* is small, so a third arm
-# has one in every second row: is the effect absent, or only small?
+# has one in every second row: is the effect absent, or only small? The rule reads field F1; look at the
+# valid answers too.
 
 # %%
 kinds = {kind: dataclasses.replace(DEFAULT, data=kind) for kind in ("curated", "raw", "faults")}
@@ -691,7 +699,7 @@ for kind in ("raw", "faults"):
 rule("Curated or raw rows?",
      f"wrong answers cost, at the latest when {wrong['faults']:.0%} are wrong: check answers first."
      if gaps["faults"]["ci95"][1] < 0 else
-     f"{wrong['faults']:.0%} wrong answers are not shown to cost at this budget; curate for leaks, "
+     f"{wrong['faults']:.0%} wrong answers are not shown to cost field F1 at this budget; curate for leaks, "
      "licences and people, which no score shows.",
      {f"{kind} minus curated": gaps[kind] for kind in ("raw", "faults")})  # fmt: skip
 
@@ -838,6 +846,7 @@ metrics |= {f"{n}.field_f1_test": trialstats.metric(judged[n]) for n in judged}
 not_default = {"repeated": "repeated_minus_once", "new_rows": "new_rows_minus_repeated"}
 metrics |= {f"{not_default.get(n, f'{n}_minus_default')}.field_f1": g for n, g in gaps.items()}
 metrics["full_run_minus_all_rows.field_f1"] = rising
+metrics["all_minus_next_rows_at_equal_steps.field_f1"] = equal_steps
 metrics |= {f"rows_{n}.field_f1": m for n, m in curve.items()}
 metrics |= {f"all_minus_rows_{n}.field_f1": d for n, d in smallest.lost.items() if n < everything}
 metrics["chosen_minus_rival.field_f1_test"] = confirmed
