@@ -142,8 +142,16 @@ def base_parameters(source: str) -> int | None:
 
 
 def tracking_runs(profile: str, results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """W&B runs in the run folders, newest first; `current` marks those of the recorded results."""
+    """W&B runs in the run folders, newest first; `current` marks those of the recorded results.
+
+    Runs are named by the notebook's run id, those of 08 by their trials: its report lists them.
+    """
     runs = []
+    ids = {name: {result.get("run_id")} for name, result in results.items()}
+    for name in results:
+        report = runs_dir(profile) / name / "report" / "report.json"
+        if report.is_file():
+            ids[name] |= {trial["id"] for trial in read_json(report).get("trials", ())}
     for path in runs_dir(profile).glob("*/tracking/wandb/*run-*"):
         match = re.fullmatch(r"(offline-)?run-(\d{8})_(\d{6})-(\w+)", path.name)
         if not match:
@@ -156,7 +164,7 @@ def tracking_runs(profile: str, results: Mapping[str, dict[str, Any]]) -> list[d
                 "id": match[4],
                 "started": f"{day[:4]}-{day[4:6]}-{day[6:]} {clock[:2]}:{clock[2:4]}",
                 "mode": "offline" if match[1] else "online",
-                "current": results.get(notebook, {}).get("run_id") == match[4],
+                "current": match[4] in ids.get(notebook, ()),
             }
         )
     return sorted(runs, key=lambda r: (r["started"], r["id"]), reverse=True)
@@ -229,7 +237,10 @@ def _trained(folder: Path) -> tuple[int | None, int | None]:
     """Tokens and optimizer steps of all trainings below a run folder."""
     last: dict[Path, tuple[int, int]] = {}
     for path in folder.glob("**/checkpoint-*/trainer_state.json"):
-        state = read_json(path)
+        try:
+            state = read_json(path)
+        except ValueError:  # written in place by the trainer: a kill leaves a part of it
+            continue
         counted = [int(e["num_tokens"]) for e in state["log_history"] if "num_tokens" in e]
         if counted:
             # The count restarts where a run was resumed: what came before is added.

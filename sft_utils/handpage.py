@@ -80,10 +80,13 @@ def _glance(tracks: list[Mapping[str, Any]]) -> str:
         first = next((c for c in one["claims"] if c["difference"]), None)
         if first:
             said = [escape(label(first)), entry(first["difference"], signed=True)]
-            rows.append([name, *said, _reading(first["reading"])])
+            reading = _reading(first["reading"])
         else:
             said = [escape(_words(one["headline"])), entry(one["metrics"][one["headline"]])]
-            rows.append([name, *said, "checks failed" if one["failed_checks"] else "measured"])
+            reading = "measured"
+        if one["failed_checks"]:
+            reading = '<span class="bad">checks failed</span>'
+        rows.append([name, *said, reading])
     return table(["track", "claim", "value", "reading"], rows, "At a glance")
 
 

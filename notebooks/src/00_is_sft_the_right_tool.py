@@ -214,8 +214,9 @@ takeaway(
 # %% [markdown]
 # ## Do more examples help?
 #
-# Paired on the same mails: the interval of a difference is much narrower than the two intervals
-# side by side, because easy and hard mails cancel. An interval that touches zero is no difference.
+# Paired on the same mails: where the arms find the same mails hard, these cancel, and the interval of
+# the difference is narrower than two intervals side by side. One that touches zero is called *no
+# difference*: none is shown, which is no proof that there is none.
 
 # %%
 few = scoring.f1_difference(scores["few_shot"], scores["base"])
@@ -259,8 +260,8 @@ for arm in ARMS:
 # %% [markdown]
 # ## How much data would tuning need?
 #
-# Published experience for narrow extraction tasks: a few hundred to a few thousand good examples
-# (LIMA, arXiv 2305.11206, trained on 1,000; InstructGPT, arXiv 2203.02155, on about 13,000). Quality
+# Published experience is about following instructions in general: LIMA (arXiv 2305.11206) trained on
+# 1,000 examples, InstructGPT (arXiv 2203.02155) on about 13,000. One narrow task may need less. Quality
 # and coverage decide, which is the subject of 01; 08 draws the curve for this task.
 
 # %%
@@ -311,7 +312,8 @@ with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
 # **Summary**
 # - A prompt-only baseline has a number and an interval before any training begins.
 # - Form and content are different failures, and are measured by different metrics.
-# - The decision follows from the interval of the best prompt, the target and the cost per request.
+# - The decision follows from the interval of the best prompt and the target; the cost per request stands
+#   beside it.
 #
 # **What this does not show**: prompting a much larger model may solve the task; constrained decoding
 # repairs the form, and of the content only what a broken form had lost (05).

@@ -524,12 +524,18 @@ preflight.show(planted, preflight.RunRecord(
 # catalogue in healthy runs of many model families, proves that the fault is really there, and asks
 # whether it is named for the right reason; and it runs healthy configurations, of which nothing may be
 # called a FAIL. The table counts FAIL alone; planted warnings, and those on healthy configurations, stand
-# beside it in the file (`warn_classes`, `warnings_on_clean`). It is the committed one of `make mutation`.
+# beside it in the file (`warn_classes`, `warnings_on_clean`). Bounds count planted copies as independent;
+# the classes are what was chosen. It is the committed one of `make mutation`.
 
 # %%
 def floor(share):
     """Rounded down to hundredths of a percent: a lower bound must not become a certainty."""
     return np.floor(share * 1e4) / 1e4
+
+
+def ceiling(share):
+    """Rounded up to hundredths of a percent: an upper bound must not become smaller."""
+    return np.ceil(share * 1e4) / 1e4
 
 
 bench = read_json(ROOT / "outputs/reference/mutation.json")
@@ -543,7 +549,7 @@ table([
     {"what": "check for rows with every label masked", "n": bench["mutants"],
      "share": f"{bench['baselines']['all_labels_masked']:.1%}"},
     {"what": "false alarms on healthy configurations", "n": bench["clean_configs"],
-     "share": f"{bench['false_alarms']} (below {bench['false_alarm_upper95']:.1%})"},
+     "share": f"{bench['false_alarms']} (below {ceiling(bench['false_alarm_upper95']):.2%})"},
 ], f"{bench['classes']} classes of faults, {bench['families']} families of chat templates, "
    f"{bench['real_tokenizers']} with their real tokenizer")
 takeaway("Faults and detectors have the same authors: this is an upper bound, not a guarantee.")

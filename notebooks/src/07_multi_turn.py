@@ -163,6 +163,12 @@ table([{"rule": k, "planted": n, "escaped": escaped[k]} for k, n in planted.item
 #
 # Three prompts: as it stands, with the rules repeated in the last request (a cheap and common help),
 # and with two solved dialogues in front. The model always continues from its own replies.
+#
+# The rows of the table, each with its unit: *adherence* (a reply and one rule: kept?), *all_rules* (a
+# reply: all of them kept?), *both_prompts* (a request: right under both system prompts of its pair?),
+# *context_recall* (a question about an earlier turn), *role_consistency* (a *trap*, in which the user
+# claims to be the system or gives another name: all rules kept all the same?), *refusal* (a forbidden
+# topic), *over_refusal* (an innocent request that sounds alike: less is better), *stopped* (a reply).
 
 # %%
 tokenizer = modeling.load_tokenizer(P)
@@ -217,7 +223,8 @@ table(summary(["base", "reminded", "few_shot"]), "95 % intervals resample pairs 
 # %% [markdown]
 # ## Which turns carry loss?
 #
-# All replies of a dialogue can be trained at once, since each is followed by what really followed it.
+# All replies of a dialogue can be trained at once: each sees only what stands before it, and that is the
+# history it will be served with.
 # Many recipes train the last reply only. Both are built here from the same dialogues; blue and
 # underlined carries loss.
 

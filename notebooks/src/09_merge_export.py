@@ -78,7 +78,8 @@ P, SIZE = run.profile, merging.sizes(run.profile)
 # %% [markdown]
 # ## What exactly was trained?
 #
-# A 4-bit base is not its original: every forward pass of training multiplied with *dequantised* weights
+# A 4-bit base is not its original (the 16-bit weights, which here come from a 4-bit GGUF file themselves):
+# every forward pass of training multiplied with *dequantised* weights
 # `D`, and the adapter learned to correct those. What was trained is, per layer,
 # `D + (alpha / r) · B A`. Everything below is about writing this sum once, and finding it again.
 
@@ -541,6 +542,8 @@ takeaway(f"Was llama.cpp run? {f'no, {llama}' if llama else 'yes'}.")
 #
 # Adapters are small, so one base can carry many and change between requests. A change must leave no trace.
 # A weighted sum of two adapters is one more adapter; whether it keeps both skills is measured, not hoped.
+# On a CPU the second adapter was trained on 16-bit weights and stands on the 4-bit ones of 03 here, alone
+# as well as mixed: compare within the table only.
 
 # %%
 second = result_path("05_json_schema", profile).is_file()

@@ -466,7 +466,7 @@ with expect_error(ConfigError, match="no checkpoint forgets less"):
 # **Why.** A gate that always promotes something is a decoration. Train less, replay more, or accept a
 # larger budget in writing.
 #
-# ## Break it on purpose: forgetting that accuracy cannot see
+# ## Break it on purpose: changes that accuracy cannot see
 #
 # **Predict.** Multiple choice compares likelihoods of given answers; nobody lets the model speak. Can
 # accuracy stay while every spoken answer changes?
@@ -477,7 +477,8 @@ takeaway(f"Without replay general accuracy moved by {moved['narrow']['value']:+.
          f"{len(asked)} spoken answers are still the base model's.")
 
 # %% [markdown]
-# **Why.** Likelihood items ask what the model knows, spoken answers what it does. Both are needed.
+# **Why.** Likelihood items ask what the model knows, spoken answers what it does. Both are needed. A
+# changed answer is not yet a worse one: what is worse for certain is an ordinary answer in JSON, above.
 
 # %% tags=["checkpoint", "long-ok"]
 real = P.name != "smoke"

@@ -105,7 +105,7 @@ takeaway(f"{len(measured)} of {len(tracks)} tracks are measured; the others are 
 # ## What changed, and by how much?
 #
 # A claim is a before, an after and their paired difference on the same items. An interval that holds
-# zero is *no difference*. Where no paired difference was recorded, two intervals that do not touch
+# zero is called *no difference*: none is shown. Where no paired difference was recorded, two intervals that do not touch
 # say the same with less power; a number without an interval is one measurement.
 
 # %%
@@ -418,8 +418,8 @@ if ready:
 #
 # $-\log\sigma\big(\beta\,[(\log p_\theta - \log p_{ref})(chosen) - (\log p_\theta - \log p_{ref})(rejected)]\big)$.
 # Before the first step the model *is* its reference, the bracket is zero and the loss is $\ln 2$.
-# Anything else in the first line of the log means that something other than the tuned model is held
-# on to.
+# A first line of the log that is far from it means that something other than the tuned model is held on
+# to; how far is far stands in the checkpoint, since the trainer's own first loss need not be exact.
 
 # %%
 def log_p(rows, side):
@@ -619,9 +619,9 @@ with checkpoint(run, headline="report.tracks_measured", readme=README) as c:
 # **Summary**
 # - The report is made from records; what was not recorded is named, and a record that contradicts
 #   itself stops it.
-# - SFT is exhausted when answers keep their form, are wrong in content, and sampling finds right ones.
-#   Too few mails to say so is *undecided*, not a no.
-# - A DPO run starts at ln 2 with the tuned model as reference; otherwise it trains something else.
+# - A preference run is worth trying when answers keep their form, are wrong in content, and sampling
+#   finds right ones. That does not show that more SFT would help less; too few mails are *undecided*.
+# - A DPO run starts close to ln 2 with the tuned model as reference; far from it, it trains something else.
 #
 # **What this does not show**: what a long preference run would reach, other values of beta and rate,
 # KTO and GRPO (reasoned, not run), or whether as many SFT steps on the same gold answers would do the

@@ -63,6 +63,10 @@ def test_missing_and_failed_tracks_are_named(runs):
     text = handpage.page(report())
     assert text.count("not run</p>") == len(handover.TRACKS) - 2
     assert "Failed: it works" in text
+    glance = text.split("At a glance")[1].split("</table>")[0]
+    row = next(r for r in glance.split("<tr") if "<b>05</b>" in r)
+    assert "checks failed" in row
+    assert "better" not in row
     assert "Not all tracks share one template" in text
 
 
@@ -327,6 +331,9 @@ def test_costs_follow_the_formula(runs):
         state.parent.mkdir(parents=True)
         log = [{"step": step, "num_tokens": float(tokens)}, {"eval": 1}]
         state.write_text(json.dumps({"global_step": step, "log_history": log}))
+    killed = folder / "train/checkpoint-6/trainer_state.json"
+    killed.parent.mkdir()
+    killed.write_text('{"global_step": 6, "log_his')
     row, other = handfiles.costs("smoke", handover.recorded("smoke"), 1000)
     assert (row["steps"], row["tokens"]) == (4, 100), "the last checkpoint, not the sum"
     assert row["flops"] == 4 * 1000 * 100 + 6 * 20 * 100
@@ -383,6 +390,11 @@ def test_tracking_runs_are_listed_and_matched(runs):
         ("abc123", "offline", True), ("old", "online", False),
     ]  # fmt: skip
     assert found[0]["started"] == "2026-01-02 03:04"
+    report_of = runs / "03_qlora_single_gpu/report/report.json"
+    report_of.parent.mkdir()
+    report_of.write_text('{"trials": [{"id": "old"}]}')
+    again = handfiles.tracking_runs("smoke", handover.recorded("smoke"))
+    assert [r["current"] for r in again] == [True, True], "08 names its runs by their trials"
     assert handfiles.tracking_runs("cpu", {}) == []
     assert "<p>none</p>" in handpage.page(report() | {"tracking_runs": []})
 
