@@ -10,10 +10,11 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
     {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap",
-     "multiples"},
+     "multiples", "equations"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
     {"generated", "traces", "intervals", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
      "duplicates", "constrain", "workers"},
+    {"schemafaults"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
      "htmlparts"},
     {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",
