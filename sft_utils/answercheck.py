@@ -28,7 +28,7 @@ _STATED = re.compile(  # bounded, so that a long text cannot make the search slo
     r"(?:\bthe\s{1,3})?(?:\b(?:final|correct)\s{1,3})?\banswer\s{0,3}(?:is\b\s{0,3}:?|:|=)\s{0,3}"
     r"(\S.{0,300}?)(?=$|\n|\.\s|\.$)", re.I | re.S,
 )  # fmt: skip
-_HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_HASHES = re.compile(r"####[ \t]*((?=[^\w\n]*\d)[^\n]*)")  # other lines are headings
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\u00a0|\u202f|\u2009|_|')(?=\d{3}(?!\d))")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
@@ -36,8 +36,14 @@ _NUMBER = re.compile(
     r"(?P<sign>[-+]?)\s*[$€£]?\s*(?P<sign2>-?)"
     r"(?:(?P<whole>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
     r"|(?P<num>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<den>\d+(?:\.\d+)?)"
-    r"|(?P<plain>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w]))?))\s*(?P<percent>%|percent\b)?"
+    r"|(?P<plain>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w]))?))"
+    r"(?P<scale>\s*(?:hundred|thousand|million|billion)\b|k\b)?\s*(?P<percent>%|percent\b)?"
 )
+_SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "million": 10**6, "billion": 10**9}
+_NOT_DONE = re.compile(  # a calculation that is left to the reader
+    r"\b(?:half|twice|double|triple)\s+(?:of\s+)?(?:the\s+)?[$€£]?\d|\d\s+and\s+an?\s+\w+"
+    r"|√|\\sqrt", re.I,
+)  # fmt: skip
 _NO_NUMBER = re.compile(  # "15-year", "(twelve)", "m2", "m^2"
     r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|(?<![\dA-Za-z.])[A-Za-z]+\d\b|[A-Za-z]+\^\d"
 )
@@ -55,6 +61,7 @@ _UNSTATED = re.compile(  # before a number: it is denied, is a bound only, or is
 _OR_MORE = re.compile(r"\bor\s+(?:more|less|fewer|greater|larger|smaller)\b", re.I)
 _RIVAL = re.compile(r"\d[^\d=]{0,40}\bor\b", re.I)
 _FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}")
+_FRAC_BARE = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _TEXT = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}")
 
 
@@ -122,21 +129,26 @@ def to_number(text: str) -> Fraction | None:
 
     Percent signs divide by 100; units, currencies and thousands separators do not count. A number
     that is denied, bounded or guessed by a word or sign before it ("not 5", "at most 5", "> 5",
-    "maybe x = 5") or by "or more" is not stated, nor is the second of two ("x = 4 or x = 6"). Still
-    lenient: "about 5" is 5, and other words behind the number are not read ("5, I guess").
+    "maybe x = 5") or by "or more" is not stated, nor is the second of two ("x = 4 or x = 6"), nor
+    what is left to calculate ("half of 10", "12 and a half"). Hundred to billion multiply, a dozen
+    is a unit. Still lenient: "about 5" is 5, and other words behind the number are not read ("5, I
+    guess").
 
     Example:
         >>> [str(to_number(t)) for t in ("$1,234.50", "-3 1/2 km", "25 %", "3/4", "about")]
         ['2469/2', '-7/2', '1/4', '3/4', 'None']
         >>> [str(to_number(t)) for t in ("12 apples", "about 12", "not 12", "more than 12")]
         ['12', '12', 'None', 'None']
+        >>> [str(to_number(t)) for t in ("3 million", "5k", "half of 10", "2 dozen")]
+        ['3000000', '5000', 'None', '2']
     """
-    text = _FRAC.sub(r" \1/\2 ", _TEXT.sub(r" \1 ", text)).replace("\\%", "%").replace("\\$", "$")
+    text = _FRAC_BARE.sub(r" \1/\2 ", _FRAC.sub(r" \1/\2 ", _TEXT.sub(r" \1 ", text)))
+    text = text.replace("\\%", "%").replace("\\$", "$")
     text = text.replace("\\!", "").replace("{,}", ",").translate(_SIGNS)
     text = _THOUSANDS.sub("", text)
     text = re.sub(r"[!<>]=|\bnot\s*=", "≠", text)
     head, _, text = text.rpartition("=")  # "x = 5"; a bound in the head is of something else
-    if _RIVAL.search(head) or _DOUBTED.search(head):
+    if _RIVAL.search(head) or _DOUBTED.search(head) or _NOT_DONE.search(text):
         return None
     text = _NO_NUMBER.sub(" ", text)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[$€£]?[\d.])", "-", text, flags=re.I)
@@ -155,8 +167,10 @@ def _read(match: re.Match[str]) -> Fraction | None:
             value = Fraction(match["num"]) / Fraction(match["den"])
         else:
             value = Fraction(match["plain"])
-    except ZeroDivisionError:
+    except (ZeroDivisionError, ValueError):  # Python reads at most 4,300 digits
         return None
+    if match["scale"]:
+        value *= _SCALES[match["scale"].strip().lower()]
     if "-" in (match["sign"], match["sign2"]):
         value = -value
     return value / 100 if match["percent"] else value

@@ -118,8 +118,8 @@ def claims(text: str, puzzle: Puzzle) -> list[Claim]:
     name = r"\b([A-Z][a-z]+)"
     forms = {
         "order": [rf"{name}(?:\s*>\s*([A-Z][a-z]+))+", rf"{name} is number (\d+)"],
-        "truth": [rf"{name} (is not|is|cannot be) an? {_ROLE}"],
-        "owns": [rf"{name} (has|does not have) the (\w+)"],
+        "truth": [rf"{name} (is not|isn['’]t|is|must be|cannot be|can['’]t be) an? {_ROLE}"],
+        "owns": [rf"{name} (has|does not have|doesn['’]t have) the (\w+)"],
     }[puzzle["kind"]]
     found: list[Claim] = []
     for sentence in re.finditer(r"[^.\n;]+", text):
@@ -137,6 +137,24 @@ def claims(text: str, puzzle: Puzzle) -> list[Claim]:
     return found
 
 
+_SAYS = re.compile(r"\b(?:not|never|number|must|cannot)\b|n['’]t\b|[<≠]")
+
+
+def unread(text: str, puzzle: Puzzle) -> str:
+    """The first sentence about somebody that says something in a form which `claims` does not read.
+
+    Example:
+        >>> line = {"kind": "order", "names": ["Ada", "Ben"], "facts": []}
+        >>> unread("Ada > Ben. Ada is not number 1.", line)
+        'Ada is not number 1'
+    """
+    for sentence in re.findall(r"[^.\n;]+", text):
+        named = any(re.search(rf"\b{re.escape(n)}\b", sentence) for n in puzzle["names"])
+        if named and _SAYS.search(sentence) and not claims(sentence, puzzle):
+            return sentence.strip()
+    return ""
+
+
 def _facts(match: re.Match[str]) -> list[tuple[Any, ...]]:
     text = match[0]
     if ">" in text:
@@ -145,7 +163,7 @@ def _facts(match: re.Match[str]) -> list[tuple[Any, ...]]:
     if "number" in text:
         return [("place", match[1], int(match[2]))]
     if match.re.pattern.endswith(_ROLE):
-        return [("is", match[1], (match[3] == "truth-teller") == (match[2] == "is"))]
+        return [("is", match[1], (match[3] == "truth-teller") == (match[2] in ("is", "must be")))]
     return [("has" if match[2] == "has" else "hasnot", match[1], match[3])]
 
 

@@ -203,7 +203,7 @@ def _persona(rule: Rule, reply: str, turn: Turn) -> str:
     where = rule[_one_of(rule, "where")]
     places = {
         "end": words[-1:],
-        "start": re.findall(r"[^\W_]+", SIGNATURE.sub("", text.splitlines()[0]))[:3],
+        "start": re.findall(r"[^\W_]+", SIGNATURE.sub("", (text.splitlines() or [""])[0]))[:3],
         "anywhere": words,
     }
     if where not in places:

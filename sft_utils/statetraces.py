@@ -21,8 +21,9 @@ def states(trace: str) -> list[tuple[str, str]]:
     found = []
     for match in _SENTENCE.finditer(trace):
         place, colon, state = match[1].strip().rpartition(": ")
-        if re.match(r"[A-Za-z_]\w* = ", state):
-            found.append((place if colon else "", state.strip()))
+        if re.match(r"[A-Za-z_]\w*\s*=(?!=)", state):
+            state = re.sub(r"\s*=\s*", " = ", state.strip(), count=1)
+            found.append((place if colon else "", state))
     return found
 
 
@@ -91,6 +92,8 @@ def check_claims(text: str, *, puzzle: puzzles.Puzzle, answer: str, stopped: boo
     n = len(made)
     if not said or not made:
         return Check(False, said.why or "format", "no answer" if not said else "no claim", right, n)
+    if other := puzzles.unread(text[: said.start], puzzle):
+        return Check(False, "wrong step", f"{other!r} is no deduction of a known form", right, n)
     for claim in made:
         if not puzzles.known(claim, puzzle):
             return Check(False, "wrong step", f"{claim.text!r} speaks of something else", right, n)

@@ -1,4 +1,4 @@
-"""Traces of arithmetic: write them in two grains, read every step back, and recompute it.
+"""Traces of arithmetic: write them in three grains, and judge every step that is read back.
 
 A step is `{"say": "In boxes", "expr": "4 * 12", "result": "48"}`. The coarse grain states it, the
 fine grain splits numbers into tens and ones, so that no single line needs a carry of two digits.
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from sft_utils import answercheck
+from sft_utils.equations import OP, SIGNS, Equation, N, equations, number, unread, value_of
 from sft_utils.errors import ConfigError
 
 GRAINS = ("coarse", "worded", "fine")
@@ -20,13 +21,7 @@ REASONS = ("wrong arithmetic", "wrong step", "answer does not follow", "wrong an
 
 Step = Mapping[str, str]
 
-_N = r"[$€£]?\d+(?:,\d{3})*(?:\.\d+)?%?"
-_UNIT = r"(?:\s*[A-Za-z€]+){0,2}"
-_OP = r"\s*[-+*/]\s*"
-_EQUATION = re.compile(rf"(?<![\d.]){_N}(?:{_UNIT}{_OP}{_N}){{1,9}}{_UNIT}\s*=\s*(-?{_N})")
-_HEAD = re.compile(rf"(?<![\d.])({_N})({_OP})({_N})\s*:\s")
-_TOKEN = re.compile(rf"{_N}|[-+*/]")
-_SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
+_HEAD = re.compile(rf"(?<![\d.])({N})({OP})({N})\s*:\s")
 _WORDS = {
     "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8,
     "nine": 9, "ten": 10, "eleven": 11, "twelve": 12, "twenty": 20, "dozen": 12, "twice": 2,
@@ -38,23 +33,6 @@ _KNOWLEDGE = (  # a word of the question -> numbers that everybody knows
     (r"\bcm\b|\bm\b|met(er|re)|percent|%|cent", (100,)),
     (r"\bkm\b|\bkg\b|\bg\b|\bml\b|kilo|litre|liter", (1000,)),
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Equation:
-    """One "a op b = c" of a text."""
-
-    text: str
-    operands: tuple[Fraction, ...]
-    value: Fraction | None  # what the left side really is; None: division by zero
-    stated: Fraction  # what the text says
-    start: int  # in the text
-    stated_at: tuple[int, int]  # span of the stated result
-
-    @property
-    def right(self) -> bool:
-        """The stated result is the real one."""
-        return self.value == self.stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,53 +132,10 @@ def split(expr: str) -> list[str]:
     return lines
 
 
-def number(text: str) -> Fraction:
-    """A plain number as it stands in an equation; percent signs and currencies do not count."""
-    return Fraction(text.strip("$€£%").replace(",", ""))
-
-
-def equations(text: str) -> list[Equation]:
-    """Every "a op b = c" of a text, chains and other signs for times and minus included.
-
-    Example:
-        >>> [(e.text, e.right) for e in equations("4 × 12 = 48, and 48 + 37 = 75.")]
-        [('4 * 12 = 48', True), ('48 + 37 = 75', False)]
-    """
-    text = text.translate(_SIGNS)
-    text = re.sub(r"(?<=\d) x (?=\d)", " * ", text)
-    found, at = [], 0
-    while match := _EQUATION.search(text, at):
-        left = match.group(0)[: match.start(1) - match.start()].rstrip().removesuffix("=")
-        tokens = _TOKEN.findall(left)
-        found.append(Equation(
-            match.group(0), tuple(number(t) for t in tokens[::2]), _value(tokens),
-            number(match.group(1)) if match.group(1)[0] != "-" else -number(match.group(1)[1:]),
-            match.start(), match.span(1),
-        ))  # fmt: skip
-        at = match.start(1)  # "4 * 12 = 48 + 37 = 85" holds two
-    return found
-
-
-def _value(tokens: Sequence[str]) -> Fraction | None:
-    """Left to right, products before sums."""
-    total, sign, term = Fraction(0), 1, number(tokens[0])
-    for op, text in zip(tokens[1::2], tokens[2::2], strict=True):
-        value = number(text)
-        if op == "*":
-            term *= value
-        elif op == "/":
-            if not value:
-                return None
-            term /= value
-        else:
-            total, sign, term = total + sign * term, (1 if op == "+" else -1), value
-    return total + sign * term
-
-
 def known_numbers(question: str) -> set[Fraction]:
     """Numbers of a question, as digits or words, and what its units bring along."""
     low = question.lower()
-    known = {number(n) for n in re.findall(_N, question)}
+    known = {number(n) for n in re.findall(N, question)}
     known |= {Fraction(v) for w, v in _WORDS.items() if re.search(rf"\b{w}\b", low)}
     known |= {Fraction(v) for pattern, more in _KNOWLEDGE if re.search(pattern, low) for v in more}
     return known
@@ -237,8 +172,10 @@ def check(text: str, *, question: str, answer: str, stopped: bool = True) -> Che
                      right, len(found))  # fmt: skip
     if fault:
         return Check(False, *fault, right, len(found))
+    if other := unread(trace, found):
+        return Check(False, "wrong step", f"{other!r} cannot be recomputed", right, len(found))
     last, final = found[-1].stated, answercheck.to_number(said.text or "")
-    if final != last:
+    if final != last and not (final is not None and "%" in said.text and final * 100 == last):
         return Check(False, "answer does not follow", f"{found[-1].text}; said: {said.text}",
                      right, len(found))  # fmt: skip
     if not right:
@@ -250,7 +187,7 @@ def _first_fault(
     trace: str, found: Sequence[Equation], known: set[Fraction]
 ) -> tuple[str, str] | None:
     """The reason and the place of the first wrong line."""
-    trace = trace.translate(_SIGNS)
+    trace = trace.translate(SIGNS)
     known = set(known)
     heads = [(m.end(), m) for m in _HEAD.finditer(trace)]
     left = list(found)
@@ -265,7 +202,7 @@ def _first_fault(
             if not one.right:
                 return "wrong arithmetic", one.text
             for operand in one.operands:
-                if operand not in known:
+                if operand not in known and abs(operand) not in known:
                     return "wrong step", f"{operand} in {one.text!r} comes from nowhere"
             known.add(one.stated)
             continue
@@ -300,6 +237,6 @@ def _group_fault(
         if strange:
             return "wrong step", f"{strange[0]} in {one.text!r} comes from nowhere"
         allowed.add(one.stated)
-    if group[-1].stated != _value([str(head[1]), op, str(head[3])]):
+    if group[-1].stated != value_of([str(head[1]), op, str(head[3])]):
         return "wrong step", f"{head[0].strip()} ends in {group[-1].stated}"
     return None

@@ -200,6 +200,9 @@ with torch.inference_mode():
         max_new_tokens=SIZE.new_tokens, pad_token_id=tokenizer.pad_token_id,
     )[:, longest:]  # fmt: skip
 texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
+ends = set(np.atleast_1d(base.generation_config.eos_token_id).tolist())
+replies = [generation.Answer(text=t, n_prompt=longest, n_new=len(r), stopped=bool(ends & set(r)))
+           for t, r in zip(texts, sampled.tolist(), strict=True)]  # fmt: skip
 
 # %%
 rng = random.Random(seed)
@@ -207,7 +210,7 @@ planted = [] if data else [i.corrupted(rng) for i in items.train]
 CANDIDATES = {
     "generator": (items.train, [i.completion() for i in items.train]),
     "generator, one fault each": (items.train[: len(planted)], [text for text, _ in planted]),
-    "base model, sampled": ([i for i in drawn for _ in range(4)], texts),
+    "base model, sampled": ([i for i in drawn for _ in range(4)], replies),
 }
 kept, funnel = {}, []
 for name, (asked, candidates) in CANDIDATES.items():
@@ -223,7 +226,7 @@ takeaway(f"Of {len(texts)} traces of the base model {len(kept['base model, sampl
 # %%
 for k in [k for k in range(len(texts)) if k not in kept["base model, sampled"]][:2]:
     asked = CANDIDATES["base model, sampled"][0][k]
-    judged = reasoning.check(asked, texts[k])
+    judged = reasoning.check(asked, replies[k])
     print(f"{asked.question}\n  {texts[k].strip()[:160]!r}\n  {judged.reason}: {judged.detail}\n")
 
 # %% [markdown]
@@ -278,13 +281,14 @@ def conversation(item, grain):
     return [*prompt(item), item.turns(grain)[1]]
 
 
-PLAN = {"answer_only": (items.train, None), "cot": (items.train, "fine"),
-        "cot_coarse": (items.train, "coarse")}  # fmt: skip
+reached = items.train[: max_steps * SIZE.batch_size or None]  # what the steps reach
+PLAN = {"answer_only": (reached, None), "cot": (reached, "fine"),
+        "cot_coarse": (reached, "coarse")}  # fmt: skip
 encoded = {arm: rows(*plan) for arm, plan in PLAN.items()}
 budget = sum(map(masking.supervised, encoded["answer_only"]))
 used = np.cumsum([masking.supervised(r) for r in encoded["cot"]])
 few = max(2, int(np.searchsorted(used, budget)))
-PLAN["cot_equal_tokens"] = (items.train[:few], "fine")
+PLAN["cot_equal_tokens"] = (reached[:few], "fine")
 encoded["cot_equal_tokens"] = encoded["cot"][:few]
 table([{"arm": arm, "examples": len(r), "tokens": sum(len(x["input_ids"]) for x in r),
         "supervised": sum(map(masking.supervised, r))} for arm, r in encoded.items()],
@@ -333,7 +337,7 @@ facts = manifest.build(run)
 findings, curves, served = {}, {}, base
 ORDER = ["answer_only", "cot_equal_tokens", *([] if data else ["cot_coarse"]), "cot"]
 for arm in ORDER:
-    n = min(len(encoded[arm]), max_steps * SIZE.batch_size or len(encoded[arm]))
+    n = len(encoded[arm])
     modeling.restore_adapter(model, initial)
     model.train()
     trainer = SFTTrainer(

@@ -36,11 +36,13 @@ FOUND = [
     ("The answer is `[3]`.", "[3]"),
     ("The answer is −5.", "−5"),
     ("The answer is 1.\n\nI hope that helps.", "1"),
+    ("The answer is 85.\n#### Explanation\nIt is 85.", "85"),
+    ("#### **$85**", "$85"),
 ]
 MISSING = [
     ("", True, "format"), ("85", True, "format"), ("It is 85.", True, "format"), ("4 * 12 = 4", False, "no stop"),
     ("The answer is", False, "no stop"), ("The answer is .", True, "format"), ("####", True, "format"),
-    (r"\boxed{12", True, "format"), ("I answered it.", True, "format"), ("The answer is \n", True, "format"),
+    ("#### Step 1: nuts", True, "format"), ("#### Explanation", False, "no stop"), (r"\boxed{12", True, "format"), ("I answered it.", True, "format"), ("The answer is \n", True, "format"),
 ]  # fmt: skip
 EQUAL = [
     ("85", "85"), ("85.0", "85"), ("085", "85"), ("1,234", "1234"), ("1\u00a0234", "1234"),
@@ -55,12 +57,15 @@ EQUAL = [
     ("about 12", "12"), ("minus 3", "-3"), ("negative $3", "-3"), ("12 more than Ben", "12"), ("12, not a bit more", "12"),
     ("5 more than 7 = 12", "12"), ("exactly 12 notes", "12"),
     ("12 * 4 = 40 + 8 = 48", "48"), ("x ≠ 4, x = 5", "5"), ("3 more than 5 = 8", "8"), ("No. of apples = 5", "5"),
-    ("12 over 4 = 3", "3"), ("since 4 > 3, x = 5", "5"),
+    ("12 over 4 = 3", "3"), ("since 4 > 3, x = 5", "5"), ("3 million", "3000000"), ("$5k", "5000"), ("2.5 thousand", "2500"),
+    ("3 dozen", "3"), ("5 km", "5"), (r"\frac34", "3/4"), ("30 minutes, half of it", "30"), ("12 and a bit = 13", "13"),
 ]  # fmt: skip
 DIFFERENT = [
     ("58", "85"), ("85.1", "85"), ("-85", "85"), ("8 5", "85"), ("", "85"), ("eighty-five", "85"), ("12 or 13", "12"),
     ("1/3", "0.3333"), ("1,23", "123"), ("0.25", "25"), ("5/0", "5"), ("850", "85"), ("3.14", "22/7"), ("nan", "5"),
     ("inf", "5"), ("1/2/3", "1/2"), ("25", "25%"), ("minus 3", "3"), ("12, which is under 20", "12"),
+    ("3 million", "3"), ("half of 10", "10"), ("12 and a half", "12"), (r"\sqrt{16}", "16"), ("√16", "16"), ("twice 12", "12"),
+    ("5k", "5"), (r"\frac34", "34"), ("9" * 5000, "9"), ("double the 12", "12"),
 ]  # fmt: skip
 UNSTATED = [
     "not 127", "NOT $127", "no 127", "isn't 127", "isn’t **127**", "never 127", "not equal to 127", "not = 127",

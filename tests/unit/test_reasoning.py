@@ -145,6 +145,14 @@ FINE = "In boxes: 4 * 12: 4 * 10 = 40, 4 * 2 = 8, 40 + 8 = 48. In all: 48 + 37: 
         ("4 * 12 = 48. 48 + 37 = 85.\nThe answer is 86.", "answer does not follow"),
         ("4 * 12 = 48. The answer is 85.", "answer does not follow"),
         ("37 / 0 = 5. The answer is 5.", "wrong arithmetic"),
+        ("4 * 12 = **48**. 48 + 37 = 85.\nThe answer is **85**.", ""),
+        (r"4 \times 12 = 48. 48 + 37 = 85. The answer is 85.", ""),
+        (r"4 \times 12 = 50. 48 + 37 = 85. The answer is 85.", "wrong arithmetic"),
+        ("4 * 12 = **50**. 48 + 37 = 85. The answer is 85.", "wrong arithmetic"),
+        ("(4 + 12) * 3 = 90. 4 * 12 = 48. 48 + 37 = 85. The answer is 85.", "wrong step"),
+        ("4 * 12 = 48 = 49. 48 + 37 = 85. The answer is 85.", "wrong step"),
+        ("4 * 12 = 48 - 3. 48 + 37 = 85. The answer is 85.", "wrong step"),
+        ("4 * 12 = 48 + 37 = 85. The answer is 85.", ""),
         ("The answer is 85.", "format"),
         ("4 * 12 = 48. 48 + 37 = 85.", "format"),
         ("", "format"),
@@ -212,6 +220,45 @@ def test_equations_of_free_text():
     assert [(e.right, e.stated) for e in found] == [(True, 1150), (True, 575), (True, 7)]
     assert [e.right for e in traces.equations("2 + 3 * 4 = 14, 2 + 3 * 4 = 20, 10 - 4 - 3 = 3")] == [True, False, True]
     assert traces.equations("On 3-4 days, 7 / 8 of it") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("50 * 20% = 10", [True]), ("50 * 20% = 1000", [False]), ("20% + 30% = 50%", [True]), ("5 / 25 = 20%", [True]),
+        ("-5 + 10 = 5", [True]), ("-5 + 10 = 15", [False]), ("50 * .2 = 10", [True]), ("48 -5 = 43", [True]),
+        ("9" * 5000 + " + 1 = 2", []),
+    ],
+)  # fmt: skip
+def test_signs_and_shares_of_equations(text, right):
+    assert [e.right for e in traces.equations(text)] == right
+
+
+def test_an_answer_in_percent_follows_from_its_figure():
+    question = "5 of 25 apples are red. What percent?"
+    assert traces.check("5 / 25 * 100 = 20. The answer is 20%.", question=question, answer="20").ok
+
+
+def test_deductions_in_a_form_that_is_not_read_are_no_proof():
+    line = {"kind": "order", "names": ["Ada", "Ben", "Cara"], "facts": [["before", "Ada", "Ben"], ["before", "Ben", "Cara"]]}
+    says = {"kind": "truth", "names": ["Ada", "Ben"], "facts": [["is", "Ada", True], ["is", "Ben", False]]}
+    pets = {"kind": "owns", "names": ["Ada", "Ben"], "things": ["cat", "dog"], "facts": [["has", "Ada", "cat"]]}
+    for puzzle, text, answer in (
+        (line, "Ada is not number 1. Ada > Ben > Cara.", "Ada"), (line, "Ada < Ben. Ada > Ben > Cara.", "Ada"),
+        (says, "Ada isn't a truth-teller. Ada is a truth-teller. Ben is a liar.", "Ben"),
+        (says, "Ada must be a liar. Ada is a truth-teller. Ben is a liar.", "Ben"),
+        (pets, "Ada doesn't have the cat. Ada has the cat. Ben has the dog.", "Ada"),
+    ):  # fmt: skip
+        judged = statetraces.check_claims(f"{text}\nThe answer is {answer}.", puzzle=puzzle, answer=answer)
+        assert judged.reason == "wrong step", text
+        good = text.split(". ", 1)[1]
+        assert statetraces.check_claims(f"{good}\nThe answer is {answer}.", puzzle=puzzle, answer=answer).ok, good
+
+
+def test_states_need_no_blanks():
+    real = [{"expr": "", "result": "x = 2"}, {"expr": "", "result": "x = 4"}]
+    assert statetraces.check_states("x=2. x=4.\nThe answer is 4.", steps=real, answer="4").ok
+    assert not statetraces.check_states("x = 2. x=9. x = 4.\nThe answer is 4.", steps=real, answer="4").ok
 
 
 def test_conditional_claims():
