@@ -183,6 +183,12 @@ def test_an_empty_reply_keeps_no_rule(empty):
         assert not check(rule, empty, TURN).kept
 
 
+@pytest.mark.parametrize("where", ["start", "end", "anywhere"])
+@pytest.mark.parametrize("reply", ["", "1. **", "**", " \n"])
+def test_persona_of_a_reply_without_words(where, reply):
+    assert not check({"kind": "persona", "name": "Mira", "where": where}, reply, TURN).kept
+
+
 def test_persona_anywhere():
     rule = {"kind": "persona", "name": "Mira", "where": "anywhere"}
     assert check(rule, "Yes, I am Mira, ask me.", TURN).kept
