@@ -199,12 +199,12 @@ with torch.inference_mode():
         do_sample=True, temperature=0.7, top_p=0.95, num_return_sequences=4,
         max_new_tokens=SIZE.new_tokens, pad_token_id=tokenizer.pad_token_id,
     )[:, longest:]  # fmt: skip
+
+# %%
 texts = tokenizer.batch_decode(sampled, skip_special_tokens=True)
 ends = set(np.atleast_1d(base.generation_config.eos_token_id).tolist())
 replies = [generation.Answer(text=t, n_prompt=longest, n_new=len(r), stopped=bool(ends & set(r)))
            for t, r in zip(texts, sampled.tolist(), strict=True)]  # fmt: skip
-
-# %%
 rng = random.Random(seed)
 planted = [] if data else [i.corrupted(rng) for i in items.train]
 CANDIDATES = {
