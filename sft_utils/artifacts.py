@@ -157,6 +157,10 @@ def require(notebook: str, profile: str, *, ours: bool = False) -> dict[str, Any
     return result
 
 
+HANDED: dict[str, dict[str, str]] = {}
+"""Notebook -> name -> hash of every file that this process took over; results carry it."""
+
+
 def handed_file(result: dict[str, Any], name: str) -> Path:
     """Path of a file that an earlier notebook handed on, verified against its hash.
 
@@ -171,4 +175,5 @@ def handed_file(result: dict[str, Any], name: str) -> Path:
         raise HandoffError(f"{display_path(path)}, handed on by notebook {number}, is gone. {fix}")
     if sha256_path(path) != entry["sha256"]:
         raise HandoffError(f"{display_path(path)} was changed after notebook {number} ran. {fix}")
+    HANDED.setdefault(result["notebook"], {})[name] = entry["sha256"]
     return path

@@ -260,14 +260,21 @@ def track(
         return {**head, "status": "not run", "claims": [], "faults": []}
     layout = Layout.of()
     needs = upstream_closure(layout, name) if layout.source(name).is_file() else []
-    lost = [n for n in needs if not results.get(n, {}).get("passed", n in results)]
+    lost = [n[:2] for n in needs if not results.get(n, {}).get("passed", n in results)]
+    lost += [
+        f"{n[:2]} (another {file} since)"
+        for n, files in result.get("inputs", {}).items()
+        for file, sha256 in files.items()
+        if n[:2] not in lost
+        and ((results.get(n) or {}).get("files") or {}).get(file, {}).get("sha256") != sha256
+    ]
     status = "measured" if result.get("passed", True) else "checks failed"
     checks = result.get("checks", [])
     keys = ("run_id", "hardware", "wall_s", "peak_rss_gib", "measured_on", "headline", "metrics")
     return {
         **head,
         "status": status,
-        "inputs_gone": [n[:2] for n in lost],
+        "inputs_gone": lost,
         "checks": {"passed": sum(bool(c["passed"]) for c in checks), "n": len(checks)},
         "failed_checks": [c["name"] for c in checks if not c["passed"]],
         "claims": claims(name[:2], result),

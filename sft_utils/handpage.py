@@ -118,7 +118,7 @@ def _track(one: Mapping[str, Any]) -> str:
         text += _note("Failed: " + "; ".join(one["failed_checks"]), bad=True)
     if one["inputs_gone"]:
         gone = ", ".join(one["inputs_gone"])
-        text += _note(f"Its input {gone} has failed or is gone since: run it again.", bad=True)
+        text += _note(f"Its input {gone} has failed, changed or is gone: run it again.", bad=True)
     rows = [
         [escape(label(c)), entry(c["before"]), entry(c["after"]),
          entry(c["difference"], signed=True), _reading(c["reading"])]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import manifest
-from sft_utils.artifacts import display_path, result_path, sha256_path, write_json
+from sft_utils.artifacts import HANDED, display_path, result_path, sha256_path, write_json
 from sft_utils.errors import CheckError, ConfigError
 from sft_utils.readme import number
 from sft_utils.runtime import Run, hardware, peak_rss_gib
@@ -178,6 +178,7 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
         "metrics": collected.metrics,
         "checks": collected.checks,
         "files": collected.files,
+        "inputs": {notebook: dict(files) for notebook, files in HANDED.items()},
         "manifest": {k: v for k, v in facts.items() if k != "run_id"},
     }
     table(

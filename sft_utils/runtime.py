@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import heap
-from sft_utils.artifacts import runs_dir
+from sft_utils.artifacts import HANDED, runs_dir
 from sft_utils.config import Profile, check_parameters, cpu_threads, get_profile
 from sft_utils.errors import ConfigError
 
@@ -183,6 +183,7 @@ def start(notebook: str, profile: str, *, seed: int = 17, **parameters: Any) -> 
         f"{sys.version_info.major}.{sys.version_info.minor} · torch {torch.__version__} · "
         f"transformers {transformers.__version__} · seed {seed}"
     )
+    HANDED.clear()
     return Run(notebook=notebook, profile=chosen, seed=seed, parameters=dict(parameters))
 
 

@@ -86,6 +86,25 @@ def test_a_track_whose_input_failed_or_is_missing_is_marked(runs):
     assert gone() == ["01"]
 
 
+def test_a_track_made_of_another_file_is_marked(runs):
+    """The page would put the new adapter's card beside numbers of the old one."""
+
+    def put(name, **more):
+        write_result(runs / f"{name}.json", notebook=name, profile="smoke", headline="tuned.f1", **more)
+
+    def gone():
+        return {t["number"]: t.get("inputs_gone") for t in report()["tracks"]}["10"]
+
+    for name in ("00_is_sft_the_right_tool", "01_data_preparation"):
+        put(name)
+    put("10_forgetting", inputs={"03_qlora_single_gpu": {"adapter": "old"}})
+    put("03_qlora_single_gpu", files={"adapter": {"path": "a", "sha256": "old"}})
+    assert gone() == []
+    put("03_qlora_single_gpu", files={"adapter": {"path": "a", "sha256": "new"}})
+    assert gone() == ["03 (another adapter since)"]
+    assert "Its input 03 (another adapter since) has failed, changed or is gone" in handpage.page(report())
+
+
 def test_only_results_of_this_notebook_and_profile_count(runs):
     (runs / "times.json").write_text("{}")
     (runs / "03_qlora_single_gpu.state.json").write_text("{}")
