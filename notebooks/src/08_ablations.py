@@ -884,7 +884,8 @@ with checkpoint(run, headline="smallest_set.rows", readme=README) as c:
 # **Summary**
 # - One change per trial, the same mails for all, intervals over mails and seeds; a tie goes to the
 #   cheaper setting.
-# - The smallest sufficient set has two answers: not shown to be worse, and shown to be good enough.
+# - The smallest sufficient set has two answers: not shown to be worse, and shown to be good enough. Both
+#   count rows together with their steps: only the comparison at equal steps says what rows alone bring.
 # - A grid costs its trials once: the key of a result holds everything that decides it.
 #
 # **What this does not show**: what happens after many more steps. Trials here are short, so that they
