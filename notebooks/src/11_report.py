@@ -105,8 +105,8 @@ takeaway(f"{len(measured)} of {len(tracks)} tracks are measured; the others are 
 # ## What changed, and by how much?
 #
 # A claim is a before, an after and their paired difference on the same items. An interval that holds
-# zero is called *no difference*: none is shown. Where no paired difference was recorded, two intervals that do not touch
-# say the same with less power; a number without an interval is one measurement.
+# zero is called *no difference*: none is shown. Where no paired difference was recorded, two intervals
+# that do not touch say the same with less power; a number without an interval is one measurement.
 
 # %%
 claims = [{"track": t["number"], **c} for t in measured for c in t["claims"]]
@@ -386,7 +386,7 @@ if ready:
     golds = [r["messages"][1]["content"] for r in mails]
     rows, counts = preferences.pairs([tickets.prompt(r) for r in mails], golds, replies, right)
     table([counts], "training mails, answered by the tuned model, " + (
-        "03 did not train on them" if left else "03 left none that it did not train on"))
+        "03 did not train on them" if left else "trained on by 03, which left none: it knows them by heart"))
     print("CHOSEN  ", rows[0]["chosen"][0]["content"])
     print("REJECTED", rows[0]["rejected"][0]["content"])
     with expect_error(DataError, match="nothing to prefer"):
