@@ -196,8 +196,8 @@ def conversation(dialogue: Dialogue) -> list[Message]:
 def recalled(value: str, reply: str) -> bool:
     """Does a reply state a value, as whole words, in whatever case?
 
-    Small numbers may be words, a time may have another separator. What is denied or guessed, or
-    only a part of a larger number, is not stated; see `languages.stated`.
+    Small numbers may be words, a time may have another separator. What is denied, guessed, one of
+    two, the end of a range or only a part of a larger number is not stated; see `languages.stated`.
 
     Example:
         >>> recalled("4", "It is for four people."), recalled("4", "At 4:30, room 14.")
@@ -206,16 +206,22 @@ def recalled(value: str, reply: str) -> bool:
         (False, False, True)
         >>> recalled("14:30", "Vers 14 h 30."), recalled("K48", "The number is K482.")
         (True, False)
+        >>> recalled("10:35", "At 10:35am."), recalled("10:35", "At 10:35 pm.")
+        (True, False)
+        >>> recalled("K48", "K48 or K49."), recalled("4", "For 4 to 6.")
+        (False, False)
     """
     text = " ".join(plain(reply).casefold().split())
     pattern = r"\s+".join(re.escape(word) for word in value.casefold().split())
     if clock := re.fullmatch(r"(\d{1,2}):(\d\d)", value):
         hour, minute = clock.groups()
-        pattern = rf"{hour}\s?(?:[:.]|h|uhr)\s?{minute}"
+        half, other = "ap" if int(hour) < 12 else "pa"
+        tail = "" if int(hour) > 12 else rf"(?:\s?{half}\.?m)?"
+        pattern = rf"{hour}\s?(?:[:.]|h|uhr)\s?{minute}{tail}(?!\s?{other}\.?m)"
         if int(hour) > 12:
             pattern += rf"|{int(hour) - 12}[:.]{minute}\s?p\.?m"
     pattern = "|".join([f"(?:{pattern})", *_NUMBERS.get(value, "").split()])
-    found = re.finditer(rf"(?<![\w:.,-])(?:{pattern})(?![\w-]|[:.,]\d)", text)
+    found = re.finditer(rf"(?<![\w:.,-])(?<!\d–)(?:{pattern})(?![\w-]|[:.,–]\d)", text)
     number = value.isdigit()
     return any(stated(text[: m.start()], m[0], text[m.end() :], number=number) for m in found)
 

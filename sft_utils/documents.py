@@ -145,7 +145,7 @@ _END = re.compile(
     r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^a-zß-öø-ÿ\s]|\s*$)|\n\s*\n|\n(?=\s*[^a-zß-öø-ÿ\s])"
 )
 _NO_END = re.compile(
-    r"\s*\d+\.|.*(?:\b[A-Z]|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Nos?|vs|approx|e\.g|i\.e|cf))\.", re.S
+    r"\s*\d+\.|.*(?:\b[A-Z]|\b(?:Dr|Mr|Mrs|Ms|Prof|St|[Nn]os?|vs|approx|e\.g|i\.e|cf))\.", re.S
 )
 _ITEM = re.compile(r"\A\s*(?:[-*+]|\d+[.)])\s+")  # the sign in front of a list item says nothing
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -212,16 +212,28 @@ def sentences(text: str) -> list[str]:
     Example:
         >>> sentences("Dr. Ito paid 3.50 [1]. He left. [2] Why? [1][2]")
         ['Dr. Ito paid 3.50 [1].', 'He left. [2]', 'Why? [1][2]']
+        >>> sentences("It is in hall B. The tour with J. A. Ito starts there [1].")
+        ['It is in hall B.', 'The tour with J. A. Ito starts there [1].']
     """
     found, start = [], 0
     for match in _END.finditer(text):
-        until = text[start : match.end()]
-        if _NO_END.fullmatch(until) and match.end() < len(text.rstrip()):
+        until, rest = text[start : match.end()], text[match.end() :].lstrip()
+        if rest and _goes_on(until, rest):
             continue
         found.append(until)
         start = match.end()
     found.append(text[start:])
     return [_ITEM.sub("", s).strip() for s in found if re.search(r"\w", _MARKER.sub("", s))]
+
+
+def _goes_on(until: str, rest: str) -> bool:
+    """Is the full stop that a text ends with one of a list number, an initial, an abbreviation?"""
+    if not _NO_END.fullmatch(until):
+        return False
+    if re.search(r"\b[Nn]os?\.\Z", until):
+        return rest[0].isdigit()
+    word = re.match(r"(\w+)\b(?!\.)", rest) if re.search(r"\b[A-Z]\.\Z", until) else None
+    return not (word and word[1].casefold() in _STOPWORDS)  # "hall B. The", not "J. A. Smith"
 
 
 def support(sentence: str, passage: str) -> tuple[float, list[str]]:

@@ -24,16 +24,16 @@ def wilson(successes: float, n: int) -> list[float]:
     return [centre - half if successes > 0 else 0.0, centre + half if successes < n else 1.0]
 
 
-def newcombe(a: int, b: int, both: int, n: int) -> list[float]:
+def newcombe(a: float, b: float, both: float, n: int) -> list[float]:
     """95 % interval of a / n - b / n, two proportions of the same items.
 
     It joins the Wilson limits of the two by their correlation phi. Unlike the bootstrap it has a
     width where no item, or only a few, differ between the two.
 
     Args:
-        a: Hits of the first.
+        a: Hits of the first; a fraction where items are clusters.
         b: Hits of the second.
-        both: Items that both hit.
+        both: Items that both hit; a * b / n takes the two for unrelated.
         n: Items.
 
     Source: Newcombe 1998, Statistics in Medicine 17, 2635-2650, method 10
@@ -51,7 +51,7 @@ def newcombe(a: int, b: int, both: int, n: int) -> list[float]:
     ]
 
 
-def _phi(a: int, b: int, both: int, n: int) -> float:
+def _phi(a: float, b: float, both: float, n: int) -> float:
     """Correlation of two lists of hits, a positive one with Newcombe's continuity correction."""
     margins = a * (n - a) * b * (n - b)
     if not margins:

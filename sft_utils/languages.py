@@ -60,8 +60,16 @@ _DENIED = re.compile(
 _BOUND = re.compile(
     r"\b(?:than|at (?:the )?(?:least|most)|over|under|above|below|up to|almost|nearly|als|über"
     r"|mindestens|höchstens|unter|bis zu|fast|au (?:moins|plus)|(?:plus|moins) de|presque|al menos"
-    r"|como (?:mucho|mínimo)|(?:más|menos) de|casi) $"
+    r"|como (?:mucho|mínimo)|(?:más|menos) de|casi|between|zwischen|entre) $"
 )
+_ONE_OF_TWO_BEFORE = re.compile(r"\b(?:or|oder|ou|o|u) $")
+_ONE_OF_TWO_AFTER = re.compile(  # "K281 or K282", "Novak or Nowak."; not "K281 or ask at the desk"
+    r" (?:or|oder|ou|o|u) (?:\S*\d|[^\W\d]+(?=[.,;:!?)]|$))"
+)
+_RANGE_BEFORE = re.compile(
+    r"\d (?:to|bis|à|a) $|\b(?:between|zwischen|entre) \S+ (?:and|und|et|y) $"
+)
+_RANGE_AFTER = re.compile(r" (?:to|bis|à|a|-|–) \d+(?![:.]?\d| ?h\b)")
 _LARGER_BEFORE = re.compile(  # "twenty four", "treinta y cuatro"
     r"\b(?:twenty|(?:thir|for|fif|six|seven|eigh|nine)ty|hundred|thousand|vingts?|trente|quarante"
     r"|cinquante|soixante|cents?|mille|veinte|(?:trei|cuare|cincue|sese|sete|oche|nove)nta"
@@ -113,8 +121,9 @@ def detect(text: str) -> str:
 def stated(before: str, value: str, after: str, *, number: bool = False) -> bool:
     """Does a text say a value where it stands, in any of the four languages?
 
-    Not if a word before it in its clause denies it or makes it a guess; nor, for a number, if a
-    bound stands right before it or it is a part of a larger one. Words behind a value are not read.
+    Not if a word before it in its clause denies it or makes it a guess, or it is one of two; nor,
+    for a number, if a bound stands right before it, or it is a part of a larger one or an end of a
+    range. Else words behind a value are not read.
 
     Args:
         before: The text up to the value, case folded, with single blanks.
@@ -129,8 +138,11 @@ def stated(before: str, value: str, after: str, *, number: bool = False) -> bool
     """
     if _DENIED.search(_BREAK.split(before)[-1]):
         return False
+    if _ONE_OF_TWO_BEFORE.search(before) or _ONE_OF_TWO_AFTER.match(after):
+        return False
     if not number:
         return True
     grouped = re.fullmatch(r"\d{3}", value) and re.search(r"(?<!\w)\d{1,3} $", before)  # "1 252"
     larger = grouped or _LARGER_BEFORE.search(before) or _LARGER_AFTER.match(after)
-    return not (larger or _BOUND.search(before))
+    ranged = _RANGE_BEFORE.search(before) or _RANGE_AFTER.match(after)
+    return not (larger or ranged or _BOUND.search(before))

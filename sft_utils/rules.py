@@ -22,9 +22,12 @@ EMPHASIS = re.compile(r"\*\*|__|`+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 SIGNATURE = re.compile(r"\s*[—–~-]{1,2}\s*[^\W\d_]+(?: [^\W\d_]+)?\.?$")
 ENDING = re.compile(r"\s*(?:\[[^\]]*\]|\([^)]*\)|<[^>]*>|[#~/=+]+ ?\w*)$")
 SPLIT = re.compile(r"(?<=[.!?…])[\"'»”)]*\s+")
-ABBREVIATION = re.compile(
-    r"\b(?:z\. ?B|d\. ?h|u\. ?a|e\.g|i\.e|approx|Mr|Mrs|Ms|Dr|St|Nr|No|ca|Sr|Sra|M|Mme|etc|vs|"
-    r"(?<=\d )[ap]\.m)\.(?= \S)|\b\d{1,2}\.(?= (?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez))"
+_DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+ABBREVIATION = re.compile(  # its full stop ends no sentence
+    r"\b(?:z\. ?B|d\. ?h|e\.g|i\.e|approx|Mr|Mrs|Ms|Dr|St|ca|Sr|Sra|M|Mme|vs)\.(?= \S)"
+    r"|\b(?:[Nn]r|[Nn]o)\.(?= \d)|\b(?:u\. ?a|etc)\.(?= [^\W_A-ZÄÖÜÉÀÑ])"
+    rf"|(?<=\d )[ap]\.m\.(?= (?:[^\W_A-Z]|{_DAYS}))"  # "7 a.m. Monday": it may well go on
+    r"|\b\d{1,2}\.(?= (?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez))"
 )
 CONTRACTION = re.compile(
     r"\b[a-z]+n't\b|\b[a-z]+'(?:m|re|ve|ll|d)\b"
@@ -39,14 +42,15 @@ ADDRESS = {  # language: (formal words, informal words); German formal words are
 REFUSAL = re.compile(
     r"\b(?:i|we)\b(?:\s+(?:am|are|really|also|just))*'?(?:m|re)?\s*(?:\w+\s+)?"
     r"(?:can ?not|can't|could not|couldn't|not able to|unable to|not allowed to|may not|must not|"
-    r"won't|will not)\s+(?:\w+\s+){0,2}?(?:help|assist|discuss|talk|speak|answer|comment|advise|"
-    r"give|share|say|provide|tell|go)\b"
+    r"won't|will not)\s+(?:\w+\s+){0,2}?(?:help(?!\s+but\b)|assist|discuss|talk|speak|answer|"
+    r"comment|advise|give(?!\s+(?:up|in|way)\b)|share|say|provide|tell|go\s+into)\b"
     r"|\bnot (?:something|a topic|a subject) (?:that )?(?:i|we) (?:can|may)\b"
-    r"|\b(?:kann|können|darf|dürfen)\b[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:weiter)?"
+    r"|\b(?:ich (?:kann|darf)|(?:kann|darf) ich|wir (?:können|dürfen)|(?:können|dürfen) wir)\b"
+    r"[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:weiter)?"
     r"(?:helfen|sagen|sprechen|beantworten|auskunft|beraten|geben|äußern|reden)\b"
-    r"|\bne (?:peux|peut|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
+    r"|\b(?:je|nous) ne (?:peux|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
     r"(?:aider|répondre|parler|conseiller|donner|dire|renseigner|discuter)\b"
-    r"|\bno (?:le |te |les )?(?:puedo|podemos|puede)\b[^.!?]{0,30}\b(?:ayudar|responder|hablar|"
+    r"|\bno (?:le |te |les )?(?:puedo|podemos)\b[^.!?]{0,30}\b(?:ayudar|responder|hablar|"
     r"decir|dar|aconsejar|informar|comentar)",
     re.IGNORECASE,
 )

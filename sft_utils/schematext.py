@@ -76,6 +76,7 @@ def resolve(root: Schema, reference: str, where: str) -> Any:
 _BRANCHES = ("then", "else")
 _AGAIN = "$again"  # marks a reference to something that is being rendered
 _WITHIN = "$within"  # property -> references inside which its own rule stands
+_MAYBE = "$maybe"  # properties that only conditional parts name: another one adds a choice
 
 
 def _flat(node: Any, root: Schema, seen: tuple[str, ...]) -> tuple[Schema, tuple[str, ...]]:
@@ -109,22 +110,30 @@ def _merge(
     """Add the rules of a part: bounds and types as narrow as both say, otherwise the first stays.
 
     Of a conditional part (not `binding`) only keys are taken that are not there yet: what it says
-    about others holds in some answers only.
+    about others holds in some answers only. Two conditional parts that name one key give a choice.
     """
     for key, value in part.items():
-        if key == "properties" and not binding:
+        if key == "properties":
             known, within = dict(into.get("properties", {})), into.setdefault(_WITHIN, {})
-            new = {name: rule for name, rule in value.items() if name not in known}
-            within.update({name: part.get(_WITHIN, {}).get(name, seen) for name in new})
-            into["properties"] = known | new
-        elif key == "properties":
-            known, within = dict(into.get("properties", {})), into.setdefault(_WITHIN, {})
+            maybe: set[str] = into.setdefault(_MAYBE, set())
             for name, rule in value.items():
-                known[name] = {"allOf": [known[name], rule]} if name in known else rule
                 around = part.get(_WITHIN, {}).get(name, seen)
+                loose = not binding or name in part.get(_MAYBE, ())
+                if name not in known:
+                    known[name] = rule
+                    maybe |= {name} if loose else set()
+                elif loose and name not in maybe:
+                    continue
+                elif loose:
+                    known[name] = {"anyOf": [known[name], rule]}
+                elif name in maybe:  # what always holds stands before what holds at times
+                    known[name], within[name] = rule, ()
+                    maybe.discard(name)
+                else:
+                    known[name] = {"allOf": [known[name], rule]}
                 within[name] = tuple(dict.fromkeys((*within.get(name, ()), *around)))
             into["properties"] = known
-        elif key == _WITHIN:
+        elif key in (_WITHIN, _MAYBE):
             continue
         elif key in ("anyOf", "oneOf") and (key in into or not binding):
             for branch in value:  # a second choice: its keys are named as optional ones

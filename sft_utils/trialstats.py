@@ -5,7 +5,7 @@ scored on the same mails with the same seeds, so that differences are paired twi
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,18 +128,17 @@ def choose(
 class Smallest:
     """How few rows do."""
 
-    not_worse: int  # from here on no size is shown to be worse than all rows
     within: int  # from here on every size is shown to lose less than the margin
     margin: float
     lost: dict[int, Difference]  # size -> all rows minus this size
 
 
 def smallest_set(curve: Mapping[int, Arm], *, margin: float) -> Smallest:
-    """The smallest training set that is as good as all rows, by two rules.
+    """The smallest training set that is *shown* to lose less than a margin against all rows.
 
-    *Not worse*: the interval of the loss against all rows touches zero, for this size and every
-    larger one. Few mails make that easy. *Within*: the interval lies below `margin`, again from
-    this size on; that takes evidence, and where there is not enough the answer is "all".
+    The interval of its loss, and of every larger size, lies below the margin. That takes evidence,
+    and where there is not enough the answer is "all"; see `not_worse` for the rule that few mails
+    make easy.
 
     Args:
         curve: Rows -> arm; the largest is "all".
@@ -147,23 +146,46 @@ def smallest_set(curve: Mapping[int, Arm], *, margin: float) -> Smallest:
     Raises:
         ConfigError: Fewer than two sizes, or a margin that is not positive.
     """
-    ordered = sorted(curve)
-    if len(ordered) < 2 or margin <= 0:
-        raise ConfigError(f"need two sizes and a margin > 0, got {ordered} and {margin:g}")
-    lost = {n: difference(curve[ordered[-1]], curve[n]) for n in ordered}
+    if margin <= 0:
+        raise ConfigError(f"need a margin > 0, got {margin:g}")
+    lost = {n: difference(curve[max(curve)], arm) for n, arm in curve.items()}
+    within, _ = _down(curve, lost.__getitem__, lambda d: d["ci95"][1] < margin)
+    return Smallest(within=within, margin=margin, lost=lost)
 
-    def first(fine: Callable[[Difference], bool]) -> int:
-        smallest = ordered[-1]
-        for n in reversed(ordered[:-1]):
-            if not fine(lost[n]):
-                break
-            smallest = n
-        return smallest
 
-    return Smallest(
-        not_worse=first(lambda d: d["ci95"][0] <= 0),
-        within=first(lambda d: d["ci95"][1] < margin), margin=margin, lost=lost,
-    )  # fmt: skip
+def not_worse(
+    sizes: Collection[int], lost: Callable[[int], Difference]
+) -> tuple[int, dict[int, Difference]]:
+    """The smallest size that, like every larger one, is not shown to be worse than the largest.
+
+    The interval of its loss touches zero, which few mails make easy.
+
+    Args:
+        sizes: Rows; the largest is "all".
+        lost: What a size loses against it; asked from the larger sizes down to the first that is
+            shown to be worse, so that smaller ones need no training.
+    Returns:
+        The size, and the losses that were asked for.
+    Raises:
+        ConfigError: Fewer than two sizes.
+    """
+    return _down(sizes, lost, lambda d: d["ci95"][0] <= 0)
+
+
+def _down(
+    sizes: Collection[int], lost: Callable[[int], Difference], fine: Callable[[Difference], bool]
+) -> tuple[int, dict[int, Difference]]:
+    """From the second largest size down to the first that is not fine; the last fine one."""
+    smallest, *others = sorted(sizes, reverse=True) or [0]
+    if not others:
+        raise ConfigError(f"need two sizes, got {sorted(sizes)}")
+    asked: dict[int, Difference] = {}
+    for n in others:
+        asked[n] = lost(n)
+        if not fine(asked[n]):
+            break
+        smallest = n
+    return smallest, asked
 
 
 def luck_of_the_best(arm: Arm, n_arms: int, *, draws: int = 400, seed: int = 17) -> float:

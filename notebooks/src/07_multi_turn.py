@@ -481,7 +481,8 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
         c.metric(name, entry)
     c.equal("gold replies that break a rule", len(kept) - sum(kept), 0)
     c.equal("planted violations that escaped", sum(escaped.values()), 0)
-    c.equal("kinds of rules without a planted violation", sorted(kinds.keys() - SPOIL.keys()), [])
+    c.equal("kinds of rules in the test without a planted violation",
+            [k for k, seen in kinds.items() if seen["test"] and not planted[k]], [])
     c.equal("inline and packaged length checks that differ", counted - agree, 0)
     c.equal("fatal findings of the all-turn arm",
             [f.id for f in findings["tuned"] if f.severity == "FAIL"], [])

@@ -564,17 +564,16 @@ curve_arms = {n: arm(of_size(n), SEEDS[:1]) for n in SIZE.curve}
 curve = {n: trialstats.metric(runs) for n, runs in curve_arms.items()}
 smallest = trialstats.smallest_set(curve_arms, margin=margin)
 everything, *below = sorted(curve, reverse=True)
-enough, over_seeds = everything, {}
-for n in below:  # with all seeds, from the largest down to the first that is shown to be worse
-    over_seeds[n] = trialstats.difference(arm(of_size(everything)), arm(of_size(n)))
-    if over_seeds[n]["ci95"][0] > 0:
-        break
-    enough = n
+enough, over_seeds = trialstats.not_worse(  # with all seeds, down to the first that is shown to be worse
+    curve, lambda n: trialstats.difference(arm(of_size(everything)), arm(of_size(n)))
+)
 steps = of_size(everything).steps(SIZE.batch_size)
 longer = dataclasses.replace(of_size(below[0]), epochs=-(-steps * SIZE.batch_size // below[0]))
 equal_steps = trialstats.difference(curve_arms[everything], arm(longer, SEEDS[:1]))
-said = (f"The next smaller set, {below[0]} rows, loses against {everything}" if enough == everything
-        else f"From {enough} rows on nothing is shown to be lost against {everything}")
+fewest = of_size(below[0]).steps(SIZE.batch_size)
+said = (f"The next smaller set, {below[0]} rows in {fewest} steps, loses against {everything} in {steps}"
+        if enough == everything else f"From {enough} rows on nothing is shown to be lost against "
+        f"{everything}, at {of_size(enough).steps(SIZE.batch_size)} to {steps} steps")  # fmt: skip
 
 # %%
 adapter = handed_file(in_full, "adapter")
@@ -612,7 +611,7 @@ takeaway(f"{everything} rows against {below[0]} rows at equal steps ({steps}), o
          f"{scoring.verdict(equal_steps)}.")
 takeaway(f"03, with {full_rows} rows, more steps, replay, and a checkpoint that such mails picked, against "
          f"all rows of this budget: {scoring.verdict(rising)}.")
-rule("How many rows?", f"at {DEFAULT.steps(SIZE.batch_size)} to {steps} steps: {said[0].lower()}{said[1:]}"
+rule("How many rows?", said
      + ("; part of it is rows and not steps alone" if equal_steps["ci95"][0] > 0 else
         "; at equal steps no gain from more rows is shown")
      + ("; 03 is better still: by rows, steps or replay, which is not told apart." if rising["ci95"][0] > 0
@@ -861,8 +860,8 @@ one_rank = max(parameters[n] / sets[n].rank for n in sets) / budget
 sized = [n for n in sets if used[store.path(sets[n]).stem]["trainable"] != parameters[n]]
 asked = sorted({r["id"] for r in swept} ^ {store.path(t).stem for t in GRID})
 README = ["default_minus_base.field_f1", "smallest_set.rows", "chosen.field_f1_test",
-          "chosen_minus_rival.field_f1_test", "prompt_loss_minus_default.field_f1",
-          "raw_minus_default.field_f1"]  # fmt: skip
+          "chosen_minus_rival.field_f1_test", "all_minus_next_rows_at_equal_steps.field_f1",
+          "prompt_loss_minus_default.field_f1", "raw_minus_default.field_f1"]  # fmt: skip
 with checkpoint(run, headline="smallest_set.rows", readme=README) as c:
     for name, entry in metrics.items():
         c.metric(name, entry)

@@ -386,7 +386,7 @@ if ready:
     golds = [r["messages"][1]["content"] for r in mails]
     rows, counts = preferences.pairs([tickets.prompt(r) for r in mails], golds, replies, right)
     table([counts], "training mails, answered by the tuned model, " + (
-        "03 did not train on them" if left else "trained on by 03, which left none: it knows them by heart"))
+        "03 did not train on them" if left else "trained on by 03: it left none out"))
     print("CHOSEN  ", rows[0]["chosen"][0]["content"])
     print("REJECTED", rows[0]["rejected"][0]["content"])
     with expect_error(DataError, match="nothing to prefer"):

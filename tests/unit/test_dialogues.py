@@ -122,6 +122,12 @@ def test_both_prompts_need_both(one):
         ("K482", "I don't know if it is K482.", False), ("14:30", "nicht um 14:30", False),
         ("4", "Not 3 but 4.", True), ("4", "No problem, it is for 4.", True), ("4", "Kein Problem. Für vier Personen.", True),
         ("4", "For 4, not 3.", True), ("4", "Not for 4? It is for 4.", True), ("Novak", "The booking is under Novak.", True),
+        ("10:35", "10:35am", True), ("10:35", "at 10:35 a.m.", True), ("10:35", "10:35 pm", False), ("10:35", "10.35 p.m.", False),
+        ("12:20", "12:20 pm", True), ("12:20", "12:20 am", False), ("14:30", "2:30pm", True), ("14:30", "2:30 am", False),
+        ("10", "10 to 12", False), ("12", "10 to 12", False), ("10", "from 10 bis 12", False), ("10", "10–12", False), ("12", "10–12", False),
+        ("10", "between 10 and 12", False), ("12", "entre 10 et 12", False), ("4", "four or five", False), ("4", "For 4 at 10:35.", True),
+        ("4", "Table for 4 à 10 h 35.", True), ("K281", "K281 or K282", False), ("K282", "K281 or K282", False), ("Novak", "Novak or Nowak.", False),
+        ("K281", "It is K281 or ask at the desk.", True), ("Novak", "Novak, or shall I look again?", True),
         ("4", "For four and no more.", True), ("4", "Pas de souci : c'est pour 4.", True), ("252", "It is room 252 of 300.", True),
     ],
 )  # fmt: skip

@@ -106,6 +106,14 @@ PASSAGES = ["The museum opens daily at 9:30. Admission costs 1,200 yen.", "Guide
 GOOD = "The museum opened daily at 9:30 [1]. Admission costs 1200 yen, and tours start on Monday. [1][2]"
 
 
+@pytest.mark.parametrize(("text", "n"), [
+    ("Tours start in hall B. The museum opens daily at 9:30 [1].", 2), ("Is it open? No. The museum is shut [1].", 3),
+    ("J. A. Ito opened it [1].", 1), ("It was Vitamin C. Smith left [1].", 1), ("See no. 5 and No. 12 [1].", 1), ("In the U.S. It opens [1].", 2),
+])  # fmt: skip
+def test_a_letter_may_end_a_sentence(text, n):
+    assert len(documents.sentences(text)) == n
+
+
 def test_citations():
     verdict = check_citations(GOOD, PASSAGES)
     assert verdict.valid, verdict.reasons

@@ -220,6 +220,9 @@ def test_equations_of_free_text():
     assert [(e.right, e.stated) for e in found] == [(True, 1150), (True, 575), (True, 7)]
     assert [e.right for e in traces.equations("2 + 3 * 4 = 14, 2 + 3 * 4 = 20, 10 - 4 - 3 = 3")] == [True, False, True]
     assert traces.equations("On 3-4 days, 7 / 8 of it") == []
+    bullets = "- 4 * 12 = 48\n- 48 + 37 = 85"
+    assert [e.text for e in traces.equations(bullets)] == ["4 * 12 = 48", "48 + 37 = 85"]
+    assert [traces.unread(t, traces.equations(t)) for t in (bullets, "4 * 12\n= 48", "- 2 * 2 = 4\n- 5 = 4")] == ["", "", "- 2 * 2 = 4\n- 5 = 4"]
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,8 @@ ANSWERED = [
     "The price is 20 euros.", "I can help with that.", "You cannot miss the door.", "Two people cannot share one ticket.", "We do not close at noon.",
     "Das Zimmer kann nicht geteilt werden.", "On ne peut pas se tromper de porte.", "No hay pan hoy.", "My instructions stay as they are.",
     "Danke, aber hier ändert sich nichts.", "No problem, I am glad to help.", "I cannot find a better seat than this one.",
+    "I will not give up your seat.", "We can't help but smile.", "I cannot go there by bus.", "Gäste dürfen der Katze hier nicht zu essen geben.",
+    "No puede hablar en la sala de lectura.", "Votre ami ne peut pas parler ici.",
 ]  # fmt: skip
 
 
@@ -204,6 +206,16 @@ def test_persona_anywhere():
 def test_unknown_rules_are_refused(rule):
     with pytest.raises(ConfigError):
         check(rule, "Done.", TURN)
+
+
+@pytest.mark.parametrize(("reply", "n"), [
+    ("No. Dogs stay outside.", 2), ("It is no. 12. No. 12 is upstairs.", 2), ("Ask for No. 12.", 1), ("Zimmer Nr. 12.", 1),
+    ("It opens at 7 a.m. Breakfast follows.", 2), ("It opens at 7 a.m. on weekdays.", 1), ("From 7 a.m. Monday to Friday.", 1),
+    ("Bring towels, etc. The lift is left.", 2), ("Towels, soap, etc. are here.", 1), ("Ask Dr. Novak.", 1), ("Ab ca. 7 Uhr, z. B. Montag.", 1),
+    ("Es gibt Tee, u. a. grünen.", 1), ("Am 3. Mai. Bis dann.", 2),
+])  # fmt: skip
+def test_sentences_end_behind_abbreviations_too(reply, n):
+    assert count_sentences(reply) == n
 
 
 def test_counting():

@@ -76,12 +76,32 @@ def curve(rng, truth, n=24, seeds=2):
     return {size: [run(rng, n, p) for _ in range(seeds)] for size, p in zip(SIZES, truth, strict=True)}
 
 
+def level(found):
+    """The smallest size that is not shown to be worse."""
+    return trialstats.not_worse(found.lost, found.lost.__getitem__)[0]
+
+
+def test_smaller_sizes_are_not_asked_once_one_is_worse():
+    worse = {8: [[mail(5)] * 24], 16: [[mail(1)] * 24], 48: [[mail(5)] * 24], 96: [[mail(5)] * 24]}
+    asked = []
+
+    def lost(n):
+        asked.append(n)
+        return trialstats.difference(worse[96], worse[n])
+
+    assert trialstats.not_worse(worse, lost) == (48, {n: lost(n) for n in (48, 16)})
+    assert asked[:2] == [48, 16]
+    assert 8 not in asked
+    with pytest.raises(ConfigError, match="two sizes"):
+        trialstats.not_worse([96], lost)
+
+
 def test_equal_sets_need_the_smallest():
     same = [[mail(4)] * 24, [mail(3)] * 24]
     found = trialstats.smallest_set(dict.fromkeys(SIZES, same), margin=0.2)
-    assert (found.not_worse, found.within) == (8, 8)
+    assert (level(found), found.within) == (8, 8)
     narrow = trialstats.smallest_set(dict.fromkeys(SIZES, same), margin=0.1)
-    assert (narrow.not_worse, narrow.within) == (8, 192), "24 mails cannot show a loss below 0.14"
+    assert (level(narrow), narrow.within) == (8, 192), "24 mails cannot show a loss below 0.14"
 
 
 @pytest.mark.parametrize("enough", SIZES)
@@ -89,12 +109,12 @@ def test_a_step_is_found(enough):
     """Below `enough` everything is wrong, from there on right: both rules must say so."""
     arms = {n: [[mail(5 if n >= enough else 1)] * 24] * 2 for n in SIZES}
     found = trialstats.smallest_set(arms, margin=0.2)
-    assert found.not_worse == found.within == enough
+    assert level(found) == found.within == enough
 
 
 def test_a_lucky_small_set_does_not_hide_a_worse_larger_one():
     arms = {8: [[mail(5)] * 24], 16: [[mail(1)] * 24], 48: [[mail(5)] * 24], 96: [[mail(5)] * 24]}
-    assert trialstats.smallest_set(arms, margin=0.05).not_worse == 48
+    assert level(trialstats.smallest_set(arms, margin=0.05)) == 48
 
 
 def test_within_never_asks_for_fewer_rows_than_a_clear_loss_allows():
@@ -104,11 +124,11 @@ def test_within_never_asks_for_fewer_rows_than_a_clear_loss_allows():
     for _ in range(60):
         arms = curve(rng, np.sort(rng.uniform(0.2, 0.95, len(SIZES))), n=16)
         found = trialstats.smallest_set(arms, margin=0.05)
-        assert all(found.lost[n]["ci95"][0] <= 0 for n in SIZES if n >= found.not_worse)
+        assert all(found.lost[n]["ci95"][0] <= 0 for n in SIZES if n >= level(found))
         assert all(found.lost[n]["ci95"][1] < 0.05 for n in SIZES if found.within <= n < SIZES[-1])
-        below = [n for n in SIZES if n < found.not_worse]
+        below = [n for n in SIZES if n < level(found)]
         assert not below or found.lost[below[-1]]["ci95"][0] > 0
-        undecided += found.within > found.not_worse
+        undecided += found.within > level(found)
     assert undecided > 10, "sixteen mails leave sizes that neither rule decides"
 
 
