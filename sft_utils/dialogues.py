@@ -4,7 +4,6 @@ An answer is judged turn by turn; every metric is a list of 0/1 units with the c
 to, so that intervals resample clusters (`clusters.cluster_rate`), not replies.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,8 +16,8 @@ from sft_utils.config import Profile
 from sft_utils.data import rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.generation import Answer
-from sft_utils.languages import stated
-from sft_utils.rules import KINDS, Ask, Rule, Turn, Verdict, check, plain, refused
+from sft_utils.recalls import recalled
+from sft_utils.rules import KINDS, Ask, Rule, Turn, Verdict, check, refused
 
 __all__ = ["Ask", "Dialogue", "Turn", "Units", "constant_floor", "conversation", "differences",
            "judge", "messages", "metrics", "new_domains", "parse", "read", "recalled",
@@ -26,13 +25,6 @@ __all__ = ["Ask", "Dialogue", "Turn", "Units", "constant_floor", "conversation",
 
 FOLDER = "data/dialogues"
 SPLITS = ("train", "val", "test", "fewshot")
-_NUMBERS = {
-    "2": "two zwei deux dos", "3": "three drei trois tres", "4": "four vier quatre cuatro",
-    "5": "five fünf cinq cinco", "6": "six sechs seis", "7": "seven sieben sept siete",
-    "8": "eight acht huit ocho", "9": "nine neun neuf nueve", "10": "ten zehn dix diez",
-    "11": "eleven elf onze once", "12": "twelve zwölf douze doce",
-}  # fmt: skip
-"""Small numbers as words: a reply may say "four" for 4."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,39 +183,6 @@ def conversation(dialogue: Dialogue) -> list[Message]:
     last = len(dialogue.turns) - 1
     gold: Message = {"role": "assistant", "content": dialogue.turns[last].reply}
     return [*messages(dialogue, last), gold]
-
-
-def recalled(value: str, reply: str) -> bool:
-    """Does a reply state a value, as whole words, in whatever case?
-
-    Small numbers may be words, a time may have another separator. What is denied, guessed, one of
-    two, the end of a range or only a part of a larger number is not stated; see `languages.stated`.
-
-    Example:
-        >>> recalled("4", "It is for four people."), recalled("4", "At 4:30, room 14.")
-        (True, False)
-        >>> recalled("4", "Not for 4."), recalled("4", "Four hundred."), recalled("4", "Not 3: 4.")
-        (False, False, True)
-        >>> recalled("14:30", "Vers 14 h 30."), recalled("K48", "The number is K482.")
-        (True, False)
-        >>> recalled("10:35", "At 10:35am."), recalled("10:35", "At 10:35 pm.")
-        (True, False)
-        >>> recalled("K48", "K48 or K49."), recalled("4", "For 4 to 6.")
-        (False, False)
-    """
-    text = " ".join(plain(reply).casefold().split())
-    pattern = r"\s+".join(re.escape(word) for word in value.casefold().split())
-    if clock := re.fullmatch(r"(\d{1,2}):(\d\d)", value):
-        hour, minute = clock.groups()
-        half, other = "ap" if int(hour) < 12 else "pa"
-        tail = "" if int(hour) > 12 else rf"(?:\s?{half}\.?m)?"
-        pattern = rf"{hour}\s?(?:[:.]|h|uhr)\s?{minute}{tail}(?!\s?{other}\.?m)"
-        if int(hour) > 12:
-            pattern += rf"|{int(hour) - 12}[:.]{minute}\s?p\.?m"
-    pattern = "|".join([f"(?:{pattern})", *_NUMBERS.get(value, "").split()])
-    found = re.finditer(rf"(?<![\w:.,-])(?<!\d–)(?:{pattern})(?![\w-]|[:.,–]\d)", text)
-    number = value.isdigit()
-    return any(stated(text[: m.start()], m[0], text[m.end() :], number=number) for m in found)
 
 
 def _relevant(rule: Rule, turn: Turn) -> bool:

@@ -13,7 +13,7 @@ LAYERS = [
      "multiples", "equations"},
     {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
     {"generated", "traces", "intervals", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
-     "duplicates", "constrain", "workers"},
+     "duplicates", "constrain", "workers", "recalls"},
     {"schemafaults"},
     {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
      "htmlparts"},
