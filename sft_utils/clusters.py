@@ -12,8 +12,9 @@ from sft_utils.errors import ConfigError
 from sft_utils.intervals import bootstrap, newcombe, wilson
 
 FEW = 8
-"""Below so many clusters resampling alone is too narrow: of 300 simulated intervals of a difference
-over three clusters of two 76 to 97 % held the truth, and all but 2 % as they are widened here."""
+"""Below so many clusters resampling alone is too narrow. Of 300 simulated intervals of a difference
+69 to 89 % held the truth with two clusters of two, 76 to 97 % with three, 86 to 91 % with four, 93
+to 97 % with six, and at least 98 % as they are widened here. With eight 92 to 96 % do unwidened."""
 
 
 def _cluster_ratio(

@@ -145,8 +145,11 @@ _END = re.compile(
     r"[.!?][\"'”’)]*(?:\s*\[\d+\])*(?=\s+[^a-zß-öø-ÿ\s]|\s*$)|\n\s*\n|\n(?=\s*[^a-zß-öø-ÿ\s])"
 )
 _NO_END = re.compile(
-    r"\s*\d+\.|.*(?:\b[A-Z]|\b(?:Dr|Mr|Mrs|Ms|Prof|St|[Nn]os?|vs|approx|e\.g|i\.e|cf))\.", re.S
+    r"\s*\d+\.|.*(?:\b[A-Z]|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Nos?|vs|approx|e\.g|i\.e|cf))\.", re.S
 )
+# "It is in hall B. The museum", "in the U.S. It opens"; not "J. A. Smith", "A. The museum"
+_LETTER = re.compile(r"(?:[a-zß-öø-ÿ]\s+|\b[A-Z]\.)[A-Z]\.\Z")
+_STARTS = re.compile(r"(?:The|Th[a-z]{2,3}|Its?|We|You|S?[Hh]e|An?|In|On|At|For|If|All)\b(?!\.)")
 _ITEM = re.compile(r"\A\s*(?:[-*+]|\d+[.)])\s+")  # the sign in front of a list item says nothing
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _STOPWORDS = frozenset(
@@ -228,12 +231,9 @@ def sentences(text: str) -> list[str]:
 
 def _goes_on(until: str, rest: str) -> bool:
     """Is the full stop that a text ends with one of a list number, an initial, an abbreviation?"""
-    if not _NO_END.fullmatch(until):
-        return False
-    if re.search(r"\b[Nn]os?\.\Z", until):
-        return rest[0].isdigit()
-    word = re.match(r"(\w+)\b(?!\.)", rest) if re.search(r"\b[A-Z]\.\Z", until) else None
-    return not (word and word[1].casefold() in _STOPWORDS)  # "hall B. The", not "J. A. Smith"
+    if _NO_END.fullmatch(until) and re.search(r"\bNos?\.\Z", until):  # not "No. I think so."
+        return bool(re.match(r"#?[A-Z]{0,3}-?\d|(?:[IVXLC]{2,}|[VX]|I and)\b", rest))
+    return bool(_NO_END.fullmatch(until)) and not (_LETTER.search(until) and _STARTS.match(rest))
 
 
 def support(sentence: str, passage: str) -> tuple[float, list[str]]:

@@ -8,13 +8,15 @@ from fractions import Fraction
 N = r"[$€£]?(?:\d{1,300}(?:,\d{3}){0,99}(?:\.\d{1,300})?|\.\d{1,300})%?"
 _S = r"[^\S\n]*"  # a calculation ends with its line: the next may begin with the dash of a list
 _UNIT = rf"(?:{_S}[A-Za-z€]+){{0,2}}"
-OP = rf"{_S}[-+*/]{_S}"
+OP = rf"{_S}[-+*/]\s*"
 _EQUATION = re.compile(
     rf"(?<![\d.])(?:(?<![\w)%])-)?{N}(?:{_UNIT}{OP}{N}){{1,9}}{_UNIT}\s*=\s*(-?{N})"
 )
 _TOKEN = re.compile(rf"{N}|[-+*/]")
-_ON = re.compile(rf"{_S}[-+*/=]{_S}[$€£(]?\.?\d")  # a calculation that goes on behind a result
-_LEFT = re.compile(r"[\d)%][\s*]*(?:[A-Za-z€]+[\s*]*){0,2}$")
+_ON = re.compile(
+    rf"(?:{_S}[-+*/]|\s*[/=])\s*[$€£(]?\.?\d"
+)  # a calculation that goes on behind a result
+_LEFT = re.compile(r"[\d)%](?:(?:[^\S\n]|\*)*[A-Za-z€]+){0,2}[\s*]*$")
 _RIGHT = re.compile(r"[\s*]*[-$€£(]*\.?\d")
 SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 

@@ -22,11 +22,16 @@ EMPHASIS = re.compile(r"\*\*|__|`+|(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)")
 SIGNATURE = re.compile(r"\s*[—–~-]{1,2}\s*[^\W\d_]+(?: [^\W\d_]+)?\.?$")
 ENDING = re.compile(r"\s*(?:\[[^\]]*\]|\([^)]*\)|<[^>]*>|[#~/=+]+ ?\w*)$")
 SPLIT = re.compile(r"(?<=[.!?…])[\"'»”)]*\s+")
-_DAYS = "Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_GOES_ON = r"[^\W_](?<![A-ZÀ-ÖØ-Þ])|\("  # a small letter, a digit, a bracket
+_DAYS = (
+    r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)(?:[a-z]*days?)?\b|(?:Jan|Feb)(?:[a-z]*ary)?\b|Mar(?:ch)?\b"
+    r"|Apr(?:il)?\b|May \d|June?\b|July?\b|Aug(?:ust)?\b|(?:Sep|Oct|Nov|Dec)(?:[a-z]*ber)?\b"
+)
 ABBREVIATION = re.compile(  # its full stop ends no sentence
-    r"\b(?:z\. ?B|d\. ?h|e\.g|i\.e|approx|Mr|Mrs|Ms|Dr|St|ca|Sr|Sra|M|Mme|vs)\.(?= \S)"
-    r"|\b(?:[Nn]r|[Nn]o)\.(?= \d)|\b(?:u\. ?a|etc)\.(?= [^\W_A-ZÄÖÜÉÀÑ])"
-    rf"|(?<=\d )[ap]\.m\.(?= (?:[^\W_A-Z]|{_DAYS}))"  # "7 a.m. Monday": it may well go on
+    r"\b(?:z\. ?B|d\. ?h|u\. ?a|e\.g|i\.e|approx|Mr|Mrs|Ms|Dr|St|ca|Sr|Sra|M|Mme|vs)\.(?= \S)"
+    r"|\b(?:[Nn]r|No)\.(?= #?[A-Z]{0,3}-?\d)"
+    rf"|\betc\.(?= (?:{_GOES_ON}))"
+    rf"|(?<=\d )[ap]\.m\.(?= (?:{_GOES_ON}|{_DAYS}|[A-Z]{{2,4}}\b))"  # "7 a.m. Monday", "a.m. CET"
     r"|\b\d{1,2}\.(?= (?:Jan|Feb|Mär|Apr|Mai|Jun|Jul|Aug|Sep|Okt|Nov|Dez))"
 )
 CONTRACTION = re.compile(
@@ -39,19 +44,27 @@ ADDRESS = {  # language: (formal words, informal words); German formal words are
     "fr": (r"(?i:\b(?:vous|votre|vos)\b)", r"(?i:\b(?:tu|te|toi|ton|ta|tes)\b|\bt'(?=\w))"),
     "es": (r"(?i:\b(?:usted|ustedes)\b)", r"(?i:\b(?:tú|te|ti|tu|tus|contigo)\b)"),
 }
+_HELP_BUT = r"help(?!\s+but\s+(?!(?:the|our|my|your|an?|please|this|i|we|you|they|there)\b))"
+_GIVE = r"give(?!\s+(?:up(?!\s+(?:any|details|information)\b)|in(?!-)|way)\b)"
+# Who cannot *help* refuses, whoever the subject is ("Mira kann dabei nicht helfen"); that somebody
+# cannot speak or give may be a rule of the house, unless it is the speaker.
 REFUSAL = re.compile(
     r"\b(?:i|we)\b(?:\s+(?:am|are|really|also|just))*'?(?:m|re)?\s*(?:\w+\s+)?"
     r"(?:can ?not|can't|could not|couldn't|not able to|unable to|not allowed to|may not|must not|"
-    r"won't|will not)\s+(?:\w+\s+){0,2}?(?:help(?!\s+but\b)|assist|discuss|talk|speak|answer|"
-    r"comment|advise|give(?!\s+(?:up|in|way)\b)|share|say|provide|tell|go\s+into)\b"
+    rf"won't|will not)\s+(?:\w+\s+){{0,2}}?(?:{_HELP_BUT}|assist|discuss|talk|speak|answer|comment|"
+    rf"advise|{_GIVE}|share|say|provide|tell|go\s+(?:\w+\s+){{0,2}}?(?:into|through|over))\b"
     r"|\bnot (?:something|a topic|a subject) (?:that )?(?:i|we) (?:can|may)\b"
+    r"|\b(?:kann|können|darf|dürfen)\b[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:weiter)?"
+    r"(?:helfen|beantworten|auskunft|beraten)\b"
     r"|\b(?:ich (?:kann|darf)|(?:kann|darf) ich|wir (?:können|dürfen)|(?:können|dürfen) wir)\b"
-    r"[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:weiter)?"
-    r"(?:helfen|sagen|sprechen|beantworten|auskunft|beraten|geben|äußern|reden)\b"
+    r"[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:sagen|sprechen|geben|äußern|reden)\b"
+    r"|\bne (?:peux|peut|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
+    r"(?:aider|répondre|conseiller|renseigner)\b"
     r"|\b(?:je|nous) ne (?:peux|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
-    r"(?:aider|répondre|parler|conseiller|donner|dire|renseigner|discuter)\b"
-    r"|\bno (?:le |te |les )?(?:puedo|podemos)\b[^.!?]{0,30}\b(?:ayudar|responder|hablar|"
-    r"decir|dar|aconsejar|informar|comentar)",
+    r"(?:parler|donner|dire|discuter)\b"
+    r"|\bno (?:le |te |les )?(?:puedo|podemos|puede)\b[^.!?]{0,30}\b(?:ayudar|responder|aconsejar|"
+    r"informar)"
+    r"|\bno (?:le |te |les )?(?:puedo|podemos)\b[^.!?]{0,30}\b(?:hablar|decir|dar|comentar)",
     re.IGNORECASE,
 )
 

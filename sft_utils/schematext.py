@@ -125,7 +125,7 @@ def _merge(
                 elif loose and name not in maybe:
                     continue
                 elif loose:
-                    known[name] = {"anyOf": [known[name], rule]}
+                    known[name] = _either(known[name], rule)
                 elif name in maybe:  # what always holds stands before what holds at times
                     known[name], within[name] = rule, ()
                     maybe.discard(name)
@@ -151,6 +151,19 @@ def _merge(
             into[key] = _NARROWER[key](into[key], value)
         elif key not in into:
             into[key] = value
+
+
+def _either(one: Any, other: Any) -> Any:
+    """What two conditional parts say about one key. References stay with the first: what is being
+    rendered around them is known for one part only.
+    """
+    if other is False or one == other or "$ref" in json.dumps([one, other]):
+        return one
+    if one is False:
+        return other
+    if {} in (one, other) or True in (one, other):
+        return {}
+    return {"anyOf": [one, other]}
 
 
 _LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")

@@ -248,7 +248,8 @@ table([
 # a user of a new schema can write in five minutes.
 
 # %%
-room = max(P.max_new_tokens, *(len(tokenizer.encode(i.answer)) + 1 for i in items.asked()))
+longest = max(P.max_new_tokens, *(len(tokenizer.encode(i.answer)) + 1 for i in items.asked()))
+room = min(longest, SIZE.most_tokens)
 LIMIT = {"free": room, "constrained": 4 * room}
 answers, spent = {}, {}
 
@@ -272,7 +273,7 @@ def ask(arm, model, group, *, constrained=False, shots=None):
 
 def shots(item):
     """Two solved examples of the same schema."""
-    return items.examples(item, 2)
+    return items.examples(item, structured.SHOTS)
 
 
 # %%
@@ -386,7 +387,7 @@ takeaway(f"Loss {curve[0]:.2f} at the first step, {np.mean(curve[-20:]):.2f} ove
 #
 # The same requests, prompts and template for all arms. Constrained answers get more tokens before they
 # are cut off (`LIMIT` above), because a mask may lead where the model would have stopped; gold answers
-# need fewer than either limit, own ones at most as many.
+# need fewer than either limit, own ones at most as many. The profile `smoke` cuts nearly all of them.
 
 # %%
 tuned = model.eval() if P.is_gpu else modeling.merge_into(base, model)

@@ -108,7 +108,9 @@ GOOD = "The museum opened daily at 9:30 [1]. Admission costs 1200 yen, and tours
 
 @pytest.mark.parametrize(("text", "n"), [
     ("Tours start in hall B. The museum opens daily at 9:30 [1].", 2), ("Is it open? No. The museum is shut [1].", 3),
-    ("J. A. Ito opened it [1].", 1), ("It was Vitamin C. Smith left [1].", 1), ("See no. 5 and No. 12 [1].", 1), ("In the U.S. It opens [1].", 2),
+    ("J. A. Ito opened it [1].", 1), ("It was Vitamin C. Smith left [1].", 1), ("See No. 12 and Nos. I and II [1].", 1), ("In the U.S. It opens [1].", 2),
+    ("Symphony No. V is played in gate No. B12 [1].", 1), ("A. The museum opens [1].\nB. It closes [1].", 2), ("Theresa A. May opened it [1].", 1),
+    ("The owner said no. 12 guests left [1].", 2),
 ])  # fmt: skip
 def test_a_letter_may_end_a_sentence(text, n):
     assert len(documents.sentences(text)) == n

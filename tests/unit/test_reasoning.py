@@ -222,6 +222,8 @@ def test_equations_of_free_text():
     assert traces.equations("On 3-4 days, 7 / 8 of it") == []
     bullets = "- 4 * 12 = 48\n- 48 + 37 = 85"
     assert [e.text for e in traces.equations(bullets)] == ["4 * 12 = 48", "48 + 37 = 85"]
+    assert [traces.unread(t, traces.equations(t)) for t in (bullets, "4 * 12 = 48\nTotal = 48", "5 apples +\n7 apples = 12")] == ["", "", ""]
+    assert traces.unread("(5 + 3)\n= 9", [])
     assert [traces.unread(t, traces.equations(t)) for t in (bullets, "4 * 12\n= 48", "- 2 * 2 = 4\n- 5 = 4")] == ["", "", "- 2 * 2 = 4\n- 5 = 4"]
 
 

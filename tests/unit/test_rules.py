@@ -155,7 +155,10 @@ REFUSED = [
     "I am sorry, I cannot help with that.", "Sorry, I can’t talk about that here.", "I'm afraid I am not able to discuss prices.",
     "**We cannot give** medical advice.", "That is not something I can discuss.", "i cannot help with that.", "“I’m unable to answer this.”",
     "Dabei kann ich leider nicht helfen.", "Dazu darf ich keine Auskunft geben.", "Je ne peux pas parler de cela ici.", "Lo siento, no puedo ayudar con eso.",
-    "Unfortunately, I won't comment on politics.",
+    "Unfortunately, I won't comment on politics.", "Ich bin Mira und kann Ihnen dabei nicht helfen.", "Tut mir leid, kann dabei nicht helfen.",
+    "Désolé, on ne peut pas vous répondre sur ce sujet.", "Désolée, mais Mira ne peut pas vous aider.", "Lo siento, Mira no puede ayudarle con eso.",
+    "I can't help but the front desk can.", "I cannot give in-depth medical advice.", "I'm afraid I can't go any further into this topic.",
+    "We cannot give up any details about other guests.", "I can't go through that topic with you.",
 ]  # fmt: skip
 ANSWERED = [
     "The price is 20 euros.", "I can help with that.", "You cannot miss the door.", "Two people cannot share one ticket.", "We do not close at noon.",
@@ -209,10 +212,11 @@ def test_unknown_rules_are_refused(rule):
 
 
 @pytest.mark.parametrize(("reply", "n"), [
-    ("No. Dogs stay outside.", 2), ("It is no. 12. No. 12 is upstairs.", 2), ("Ask for No. 12.", 1), ("Zimmer Nr. 12.", 1),
+    ("No. Dogs stay outside.", 2), ("Ask for No. 12.", 1), ("Booking No. K482 is for Nr. K281.", 1), ("The answer is no. 12 rooms are free.", 2), ("Zimmer Nr. 12.", 1),
     ("It opens at 7 a.m. Breakfast follows.", 2), ("It opens at 7 a.m. on weekdays.", 1), ("From 7 a.m. Monday to Friday.", 1),
     ("Bring towels, etc. The lift is left.", 2), ("Towels, soap, etc. are here.", 1), ("Ask Dr. Novak.", 1), ("Ab ca. 7 Uhr, z. B. Montag.", 1),
-    ("Es gibt Tee, u. a. grünen.", 1), ("Am 3. Mai. Bis dann.", 2),
+    ("Es gibt u. a. Tee und Kaffee.", 1), ("Soap, etc. Ça suffit ?", 2), ("We open at 7 a.m. May I help you?", 2), ("Until 10 a.m. Mary is here.", 2),
+    ("It opens at 7 a.m. CET.", 1), ("It is open at 7 a.m. (seven) daily.", 1), ("Am 3. Mai. Bis dann.", 2),
 ])  # fmt: skip
 def test_sentences_end_behind_abbreviations_too(reply, n):
     assert count_sentences(reply) == n
