@@ -37,7 +37,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(train_rows=8, test_rows=4, new_tokens=12),
+    "smoke": Sizes(train_rows=4, test_rows=4, new_tokens=12),
     "cpu": Sizes(train_rows=240, test_rows=32, new_tokens=48),
     "gpu": Sizes(train_rows=384, test_rows=112, new_tokens=64),
 }

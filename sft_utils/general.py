@@ -50,7 +50,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(grid_rows=8, final_rows=8, val_rows=2, test_rows=2, grid_items=2, items=3,
+    "smoke": Sizes(grid_rows=4, final_rows=4, val_rows=2, test_rows=2, grid_items=2, items=3,
                    questions=2, texts=4, rates=(2e-3,), shares=(0.0, 0.3)),
     "cpu": Sizes(grid_rows=80, final_rows=240, val_rows=24, test_rows=120, grid_items=48,
                  items=400, questions=60, texts=61, rates=(1e-3, 4e-3), shares=(0.0, 0.1, 0.25)),

@@ -42,7 +42,7 @@ class Sizes:
 
 SIZES = {
     "smoke": Sizes(
-        train_rows=12, batch_size=2, test_rows=6, sampled=2, new_tokens=16, max_difficulty=3
+        train_rows=12, batch_size=1, test_rows=6, sampled=2, new_tokens=16, max_difficulty=3
     ),
     "cpu": Sizes(
         train_rows=720, batch_size=4, test_rows=90, sampled=4, new_tokens=160, max_difficulty=3

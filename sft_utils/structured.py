@@ -35,7 +35,7 @@ class Sizes:
 
 
 SIZES = {
-    "smoke": Sizes(train_rows=16, group_rows=2, most_tokens=16),
+    "smoke": Sizes(train_rows=14, group_rows=2, most_tokens=12),
     "cpu": Sizes(train_rows=640, group_rows=40, most_tokens=4096),
     "gpu": Sizes(train_rows=1560, group_rows=96, most_tokens=4096),
 }
