@@ -70,16 +70,18 @@ def _summary(report: Mapping[str, Any]) -> str:
 
 
 def _glance(tracks: list[Mapping[str, Any]]) -> str:
-    """One line per track: the first difference that was recorded, else its headline."""
+    """One line per track: its first claim, else its headline."""
     rows = []
     for one in tracks:
         name = f"<b>{one['number']}</b> {escape(one['title'])}"
         if one["status"] == "not run":
             rows.append([name, '<span class="dim">not run</span>', "", ""])
             continue
-        first = next((c for c in one["claims"] if c["difference"]), None)
+        first = next(iter(one["claims"]), None)
         if first:
-            said = [escape(label(first)), entry(first["difference"], signed=True)]
+            gap = first["difference"]
+            alone = {k: v for k, v in (first["after"] or {}).items() if k != "arm"}  # label has it
+            said = [escape(label(first)), entry(gap or alone, signed=bool(gap))]
             reading = _reading(first["reading"])
         else:
             said = [escape(_words(one["headline"])), entry(one["metrics"][one["headline"]])]

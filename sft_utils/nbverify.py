@@ -12,6 +12,7 @@ from nbformat import NotebookNode
 from sft_utils.artifacts import read_json, sha256_file, sha256_json
 from sft_utils.colab import CELL
 from sft_utils.errors import RunnerError
+from sft_utils.handover import claims
 from sft_utils.nbdeps import dependencies
 from sft_utils.nbsource import (
     RUNNER_TAGS,
@@ -29,6 +30,7 @@ from sft_utils.nbsource import (
     with_setup_cell,
 )
 from sft_utils.readme import (
+    answers_table,
     chain_table,
     cost_table,
     gpu_table,
@@ -94,6 +96,8 @@ def renewed_readme(layout: Layout) -> str:
     old = readme.read_text(encoding="utf-8")
     new = replace_generated(old, "notebooks", notebooks_table(titles, results))
     new = replace_generated(new, "results", results_table(results))
+    answers = {name: claims(name.split("_")[0], result) for name, result in results.items()}
+    new = replace_generated(new, "answers", answers_table(answers))
     gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
     new = replace_generated(new, "gpu", gpu_table(gpus))
     chains = sorted(layout.chains.glob("*.json"))

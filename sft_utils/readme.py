@@ -252,6 +252,32 @@ def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["notebook", "metric", "value", "n", "95 % interval", "measured"], rows)
 
 
+def answers_table(claims: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """What each notebook found, in a line, and below it every recorded loss.
+
+    Args:
+        claims: Notebook -> `handover.claims` of its result, the one that answers it first.
+    Returns:
+        Its first claim, then its paired differences that read "worse"; both arms with their values,
+        so that nobody has to look for the other one.
+    """
+    rows = []
+    for notebook, found in claims.items():
+        lost = [c for c in found[1:] if c["difference"] and c["reading"] == "worse"]
+        for place, one in enumerate([*found[:1], *lost]):
+            link = "" if place else f"[{notebook.split('_')[0]}](notebooks/{notebook}.ipynb)"
+            gap = one["difference"]
+            shown = gap or ({} if one["before"] else one["after"])  # of the last value on the left
+            after, _, before = one["name"].partition(".")[0].partition("_minus_")
+            sides = [f"{s['arm']}: {number(s['value'])}" if s else arm for arm, s in
+                     ((before, one["before"]), (after, one["after"]))]  # fmt: skip
+            cells = [one["metric"], *sides, f"{gap['value']:+.3f}" if gap else ""]
+            cells = [link, *(c.replace("_", " ") for c in cells)]
+            rows.append([*cells, interval(shown), size(shown), one["reading"]])
+    header = ["#", "metric", "before", "after", "difference", "95 % interval", "n", "reading"]
+    return table(header, rows)
+
+
 def gpu_table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """What `make gpu-check` measured: a random 8B Llama, by backend, weights and row length.
 

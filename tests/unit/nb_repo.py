@@ -92,6 +92,7 @@ half(value)
 README = """# Tiny
 <!-- generated:notebooks -->
 <!-- /generated -->
+<!-- generated:answers --><!-- /generated -->
 <!-- generated:results --><!-- /generated -->
 <!-- generated:chain --><!-- /generated -->
 """

@@ -70,6 +70,17 @@ def test_missing_and_failed_tracks_are_named(runs):
     assert "Not all tracks share one template" in text
 
 
+def test_a_glance_shows_the_first_claim_also_where_a_later_one_lost():
+    alone = {"merged.greedy_equal": metric(1.0, 0.9, 1.0), "mean_minus_alone.f1": metric(-0.1, -0.2, -0.05)}
+    result = {"metrics": alone, "readme_metrics": list(alone)}
+    track = {"number": "09", "title": "Merge", "status": "measured", "failed_checks": [],
+             "headline": "merged.greedy_equal", "metrics": alone, "claims": handover.claims("09", result)}  # fmt: skip
+    glance = handpage._glance([track])
+    assert ": merged" in glance
+    assert "measured" in glance
+    assert "alone" not in glance
+
+
 def test_a_track_whose_input_failed_or_is_missing_is_marked(runs):
     def put(name, **changes):
         write_result(runs / f"{name}.json", notebook=name, profile="smoke", headline="tuned.f1", **changes)
@@ -211,6 +222,40 @@ def test_no_recorded_loss_is_left_out(path):
     assert {n: shown.get(n) for n in lost} == dict.fromkeys(lost, "worse")
     table = readme.results_table({path.stem: result})
     assert [n for n in lost if table.count(f"`{n}`") != 1] == []
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=[p.stem for p in RECORDED])
+def test_readme_answers_first_and_hides_no_loss(path):
+    """Also of arms whose own values were not recorded: these are named all the same."""
+    result = read_json(path)
+    found = handover.claims(path.stem[:2], result)
+    first, *others = readme.answers_table({path.stem: found}).splitlines()[2:]
+    assert first.startswith(f"| [{path.stem[:2]}](notebooks/{path.stem}.ipynb) | {found[0]['metric'].replace('_', ' ')} |")
+    lost = [c for c in found[1:] if c["reading"] == "worse" and c["difference"]]
+    assert [row.split(" | ")[-1] for row in others] == ["worse |"] * len(lost)
+    for row, one in zip(others, lost, strict=True):
+        after, before = one["name"].split(".")[0].replace("_", " ").split(" minus ")
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[4].startswith(after)
+        assert cells[3].startswith(before) or before == "best prompt"
+        assert float(cells[5]) == pytest.approx(one["difference"]["value"], abs=1e-3)
+
+
+def test_answers_show_a_pair_a_single_arm_and_arms_that_were_not_recorded():
+    alone = {"mean_minus_alone.field_f1_tickets": metric(-0.1, -0.2, -0.05), **PAIR}
+    unpaired = {k: v for k, v in PAIR.items() if "_minus_" not in k}
+    found = {
+        "03_x": [handover.claim(PAIR, "tuned_minus_base.field_f1")],
+        "04_y": [handover.claim(PAIR, "tuned.field_f1")],
+        "05_z": [handover.claim(unpaired, "tuned_minus_base.field_f1")],
+        "09_y": [handover.claim(alone, "mean_minus_alone.field_f1_tickets")],
+    }  # fmt: skip
+    assert readme.answers_table(found).splitlines()[2:] == [
+        "| [03](notebooks/03_x.ipynb) | field f1 | base: 0.250 | tuned: 0.750 | +0.500 | [0.300, 0.700] | 8 | better |",
+        "| [04](notebooks/04_y.ipynb) | field f1 |  | tuned: 0.750 |  | [0.600, 0.900] | 8 | measured |",
+        "| [05](notebooks/05_z.ipynb) | field f1 | base: 0.250 | tuned: 0.750 |  | - |  | better: the intervals do not touch |",
+        "| [09](notebooks/09_y.ipynb) | field f1 tickets | alone | mean | -0.100 | [-0.200, -0.050] | 8 | worse |",
+    ]
 
 
 def test_a_loss_is_appended_once_and_a_gain_is_not():
