@@ -423,16 +423,18 @@ peak = torch.cuda.max_memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
 curve = [e for e in trainer.state.log_history if "loss" in e]
 takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the process {peak:.2f} GiB, of "
          f"which {rss_before:.2f} GiB were reached before the first step.")
-last = float(np.median([e["loss"] for e in curve[-9:]]))  # a mean would be moved by replay rows
-smooth = np.convolve([e["loss"] for e in curve], np.ones(9) / 9, mode="valid")
+width = min(9, len(curve))  # steps that are smoothed; smoke has fewer
+last = float(np.median([e["loss"] for e in curve[-width:]]))  # a mean would be moved by replay rows
+smooth = np.convolve([e["loss"] for e in curve], np.ones(width) / width, mode="valid")
 with figure(
     f"Training loss goes from {curve[0]['loss']:.2f} to {last:.2f} nats per token",
     f"{len(encoded)} rows, {total_steps} steps, rate {rate:g}, profile {P.name}; end: median of the last "
-    "9 steps; bold: mean of 9 steps",
+    f"{width} steps; bold: mean of {width} steps",
     alt=f"loss {curve[0]['loss']:.2f} at step 1, {curve[-1]['loss']:.2f} at step {total_steps}",
 ) as ax:
     ax.plot([e["step"] for e in curve], [e["loss"] for e in curve], color=COLOURS["qlora"], lw=0.6)
-    ax.plot(range(5, 5 + len(smooth)), smooth, color=COLOURS["qlora"], lw=2)
+    middle = (width + 1) // 2
+    ax.plot(range(middle, middle + len(smooth)), smooth, color=COLOURS["qlora"], lw=2)
     ax.set(xlabel="optimizer step", ylabel="loss (nats per supervised token)", ylim=(0, None))
 
 # %% [markdown]
@@ -671,7 +673,7 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
         c.metric(name, entry)
     c.metric(f"tuned_minus_best_prompt.{MAIN}", gain)
     c.metric("train.steps", len(curve), n=len(encoded))
-    c.metric("train.final_loss", last, n=9)
+    c.metric("train.final_loss", last, n=width)
     c.metric("merged.greedy_equal", scoring.rate(same))
     c.metric("weights.stored_over_predicted", stored / budget.weights, n=1)
     c.equal("preflight findings", [f.id for f in findings], [])
