@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from sft_utils.data import Row
+from sft_utils.artifacts import display_path
+from sft_utils.data import Row, write_jsonl
 from sft_utils.jsonanswers import parse_json, schema_errors
 
 Reason = Callable[[Row], str | None]
@@ -46,6 +48,22 @@ def breaks(rules: Mapping[str, Any], answers: Mapping[int, Any], words: str) -> 
         return f"{words}: {errors[0]}" if errors else None
 
     return reason
+
+
+def listed(excluded: Sequence[tuple[int, str]], unit: str, path: Path) -> str:
+    """Write every exclusion with its number and full reason, and say where.
+
+    Args:
+        excluded: Number and reason of each.
+        unit: What the numbers count, "line" or "row".
+        path: JSONL file; one of an earlier run is replaced.
+    Returns:
+        A sentence for the notebook.
+    """
+    write_jsonl(path, [{unit: number, "reason": reason} for number, reason in sorted(excluded)])
+    if not excluded:
+        return "nothing was left out"
+    return f"{len(excluded)} left out, each with its reason in {display_path(path)}"
 
 
 def counted(excluded: Sequence[tuple[int, str]], unit: str) -> str:

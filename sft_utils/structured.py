@@ -54,18 +54,18 @@ class Item:
     kind: str  # json, xml, citation or report
     name: str  # of the schema
     group: str  # tickets, seen, unseen, own, or the kind
-    text: str  # the request, without instructions
+    text: str  # the request, without instructions; of own rows all that stands before the answer
     answer: str  # what is trained, as text
     rules: str  # the schema in a few lines, for the prompt
     schema: dict[str, Any] | None = None  # of JSON answers
     source: str = ""  # handwritten, grammar or own
+    system: str = ""  # the own system prompt of a row of the reader's
+    asked: tuple[Message, ...] = ()  # its turns before the answer; `text` would lose who spoke
 
     def turns(self) -> list[Message]:
-        """Request and answer as two messages."""
-        return [
-            {"role": "user", "content": self.text},
-            {"role": "assistant", "content": self.answer},
-        ]
+        """The request, with its earlier turns, and the answer."""
+        asked = self.asked or ({"role": "user", "content": self.text},)
+        return [*asked, {"role": "assistant", "content": self.answer}]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Items:
 
     train: list[Item]
     groups: dict[str, list[Item]]  # held out
-    about: list[dict[str, Any]] = field(default_factory=list)  # what became of the reader's file
+    own: tasks.Own | None = None  # what became of the reader's file
     spare: list[Item] = field(default_factory=list)  # unseen schemas, held out, not asked
 
     def asked(self, *names: str) -> list[Item]:
@@ -175,19 +175,22 @@ def from_file(
         tokenizer=tokenizer, max_length=max_length, told=True,
     )  # fmt: skip
     if mine.task.schema is None:
-        raise tasks.not_json(source)
+        raise tasks.not_json(source, mine.train)
     return Items(
         train=[_own(row, mine.task) for row in mine.train],
         groups={"own": [_own(row, mine.task) for row in mine.test]},
-        about=mine.rows(),
+        own=mine,
     )
 
 
 def _own(row: dict[str, Any], task: tasks.Task) -> Item:
+    before = row["messages"][:-1]
+    system = [m["content"] for m in before if m["role"] == "system"]
     return Item(
         id=row["id"], kind="json", name="own", group="own", source="own",
         text=tasks.request(row), answer=task.answer(row), schema=task.schema,
-        rules=schemas.signature(task.schema),
+        rules=schemas.signature(task.schema), system="\n\n".join(system),
+        asked=tuple(m for m in before if m["role"] != "system"),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from sft_utils.artifacts import ROOT, display_path, sha256_text
 from sft_utils.chat import Message
 from sft_utils.duplicates import SAMPLE, HeldOut, common_shingles, exact_key, shingles
 from sft_utils.errors import ConfigError, DataError, MaskError, TemplateError
-from sft_utils.exclusions import Reason, apply, breaks, counted, json_answers
+from sft_utils.exclusions import Reason, apply, breaks, counted, json_answers, listed
 from sft_utils.generation import Answer
 from sft_utils.scoring import Score, score, score_text
 
@@ -119,12 +119,24 @@ class Own:
         for reason, numbers in self.warnings.items():
             if left := kept.intersection(numbers):
                 said[f"kept with a warning: {reason}"] = list(left)
+        first = {}
         for name, _ in self.reasons.most_common():
-            said[f"excluded: {name}"] = [k for k, w in self.excluded if w.split(":")[0] == name]
+            found = [(k, w) for k, w in self.excluded if w.split(":")[0] == name]
+            said[f"excluded: {name}"] = [k for k, _ in found]
+            first[f"excluded: {name}"] = min(found)[1].partition(": ")[2][:100]
         where = "lines" if self.unit == "line" else f"{self.unit} numbers"
         table = [{"part": k, "rows": len(n), where: _lines(n)} for k, n in said.items()]
+        for row in table:
+            if first:
+                row["the first"] = first.get(row["part"], "")
         unread = self.ignored.most_common()
-        return table + [{"part": f"not used: {k}", "rows": n, where: ""} for k, n in unread]
+        return table + [
+            dict.fromkeys(table[0], "") | {"part": f"not used: {k}", "rows": n} for k, n in unread
+        ]
+
+    def write_excluded(self, path: Path) -> str:
+        """List all that was left out in a file, since `rows` shows the first numbers only."""
+        return listed(self.excluded, self.unit, path)
 
 
 def _lines(numbers: Any) -> str:
@@ -187,6 +199,8 @@ def own(
     given = schemas.load_schema(_place(schema)) if schema else None
     answers, others = json_answers(rows)
     structured = given is not None or len(answers) >= JSON_SHARE * len(rows)
+    if not structured and len(answers) > (1 - JSON_SHARE) * len(rows):
+        raise mixed(source, answers, others, normal.unit)
     if structured:
         rows = apply(rows, lambda r: others.get(r["line"]), excluded)
     if given is not None:
@@ -251,22 +265,43 @@ def _asked(row: Row) -> str:
     return "\n".join(m["content"] for m in row["messages"][:-1] if m["role"] == "user")
 
 
-def not_json(source: str) -> DataError:
-    """For work that needs structured answers."""
+def not_json(source: str, rows: Sequence[Row]) -> DataError:
+    """For work that needs structured answers.
+
+    Args:
+        rows: Its training rows.
+    """
+    answers, others = json_answers(list(rows))
+    number, reason = min(others.items(), default=(0, ""))
+    fenced = any(r["messages"][-1]["content"].lstrip().startswith("```") for r in rows)
+    hint = " Take the code fences around them away." if fenced else ""
     return DataError(
-        f"{source}: most answers are not JSON objects, so there is no schema to obey. Give a file "
-        "whose answers are JSON, or train on texts with notebook 03."
+        f"{source}: {len(answers)} of {len(rows)} training answers are JSON objects, so there is "
+        f"no schema to obey; number {number}: {reason}.{hint} Give a file whose answers are JSON, "
+        "or train on texts with notebook 03."
+    )
+
+
+def mixed(
+    source: str, answers: Mapping[int, Any], others: Mapping[int, str], unit: str
+) -> DataError:
+    """For a file of texts and JSON: scored as one kind, the other would be wrong in silence."""
+    number, reason = min(others.items())
+    return DataError(
+        f"{source}: {len(answers)} of {len(answers) + len(others)} answers are JSON objects, the "
+        f"others are not ({unit} {number}: {reason}). Repair these, or give a schema: then they "
+        "are excluded and listed; a file of plain texts holds no JSON answers."
     )
 
 
 def _repeats(rows: list[Row]) -> Reason:
     """Requests that occur more than once: the first answer stays, and a contradiction is named."""
-    first: dict[int, Row] = {}
-    for row in rows:
-        first.setdefault(exact_key(request(row)), row)
+    first: dict[str, Row] = {}
+    for row in rows:  # by the text itself: case and white space may be the point of a request
+        first.setdefault(request(row).strip(), row)
 
     def reason(row: Row) -> str | None:
-        kept = first[exact_key(request(row))]
+        kept = first[request(row).strip()]
         if kept is row:
             return None
         same = kept["messages"][-1]["content"] == row["messages"][-1]["content"]

@@ -67,7 +67,7 @@ from sft_utils import (
     tracking,
     training,
 )  # fmt: skip
-from sft_utils.artifacts import handed_file, require, sha256_json
+from sft_utils.artifacts import handed_file, require, sha256_file, sha256_json
 from sft_utils.errors import ConfigError, expect_error
 from sft_utils.report import COLOURS, checkpoint, figure, table, takeaway
 from sft_utils.runtime import GIB, peak_rss_gib, seed_everything, start
@@ -100,6 +100,7 @@ if data:
                     max_length=P.max_length)  # fmt: skip
     task, train_rows, val_rows = own.task, own.train, own.val
     table(own.rows(), f"{task.name}: {own.layout}; numbers are {own.unit}s of the file")
+    print(own.write_excluded(run.dir / "excluded.jsonl"))
 else:
     prompted = require("00_is_sft_the_right_tool", profile)
     curated = require("01_data_preparation", profile)
@@ -107,6 +108,9 @@ else:
     pool = tickets.read_rows(handed_file(curated, "train"))
     train_rows = tickets.prefer_handwritten(pool, P.train_rows)
     val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
+ROOM = P.max_new_tokens  # tokens of an answer; no gold ticket needs as many
+if data and P.name != "smoke":  # your answers may be longer: the longest held-out one must fit
+    ROOM = max(ROOM, *(len(tokenizer.encode(task.answer(r))) + 1 for r in val_rows + own.test))
 
 # %%
 conversations = [task.conversation(row) for row in train_rows]
@@ -115,6 +119,8 @@ by_hand = sum(r["source"] == "handwritten" for r in train_rows)
 n_tokens = sum(len(r["input_ids"]) for r in encoded)
 takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {n_tokens:,} tokens, "
          f"{sum(map(masking.supervised, encoded)):,} of them supervised; {len(val_rows)} to validate.")
+print("The first row as the model sees it, and which part is trained:")
+print(masking.token_text(tokenizer, encoded[0]))
 
 # %%
 source, revision = modeling.model_source(P)
@@ -313,7 +319,7 @@ def evaluate(m, full):
     n = len(val_rows) if full else n_quick
     generator = served(m)
     answers = generation.generate(
-        generator, tokenizer, val_prompts[:n], max_new_tokens=P.max_new_tokens,
+        generator, tokenizer, val_prompts[:n], max_new_tokens=ROOM,
         batch_size=P.eval_batch_size,
     )  # fmt: skip
     scores = task.score(val_rows[:n], answers)
@@ -345,19 +351,21 @@ replay = [
 conversations += replay
 encoded += [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in replay]
 takeaway(f"{len(replay)} of {len(asked)} requests were answered to the end and join the "
-         f"{len(train_rows)} mails: {len(replay) / len(encoded):.1%} of the rows.")
+         f"{len(train_rows)} rows of the task: {len(replay) / len(encoded):.1%} of all.")
 
 # %% [markdown]
 # ## Train
 #
-# The trainer is TRL's, every setting in view. Loss on supervised tokens only (`chunked_nll`), rows of
-# similar length together, no gradient checkpointing for a model this small, checkpoints often enough
-# that a killed run continues where it was.
+# The trainer is TRL's, every setting in view; what comes from the profile is printed. Loss on
+# supervised tokens only (`chunked_nll`), rows of similar length together, gradient checkpointing on
+# GPUs only, checkpoints often enough that a killed run continues where it was.
 
 # %%
 folder = run.dir / "train"
 steps_per_epoch = math.ceil(len(encoded) / P.effective_batch_size)
 total_steps = max_steps or steps_per_epoch * P.epochs
+takeaway(f"{total_steps} optimizer steps of {P.effective_batch_size} rows ({P.batch_size} at a time, at most "
+         f"{P.max_length} tokens each), {total_steps / steps_per_epoch:.1f} epochs, rate {rate:g}.")
 
 # %%
 arguments = SFTConfig(
@@ -413,7 +421,9 @@ run.fingerprints |= {
     "base_weights": modeling.weights_hash(P),
 }
 facts = manifest.build(run)
-rss_before = peak_rss_gib()
+if P.is_gpu:
+    torch.cuda.reset_peak_memory_stats()  # the range test had no gradient checkpointing
+before = torch.cuda.memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
 identity = {"run_id": facts["run_id"], "rate": rate, "steps": total_steps}
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"], "manifest": facts}):
     training.train_resumable(trainer, folder, identity)
@@ -421,8 +431,8 @@ with tracking.tracked(run, report_to, {"run_id": facts["run_id"], "manifest": fa
 # %%
 peak = torch.cuda.max_memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
 curve = [e for e in trainer.state.log_history if "loss" in e]
-takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the process {peak:.2f} GiB, of "
-         f"which {rss_before:.2f} GiB were reached before the first step.")
+takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the {'GPU' if P.is_gpu else 'process'} "
+         f"{peak:.2f} GiB, of which {before:.2f} GiB were taken before the first step.")
 width = min(9, len(curve))  # steps that are smoothed; smoke has fewer
 last = float(np.median([e["loss"] for e in curve[-width:]]))  # a mean would be moved by replay rows
 smooth = np.convolve([e["loss"] for e in curve], np.ones(width) / width, mode="valid")
@@ -451,7 +461,7 @@ gate.finish(model, trainer.state.global_step, modeling.load_adapter_into, budget
 promoted = training.choose(gate.history, budget=forgetting_budget)
 table([
     {**dataclasses.asdict(c), "promoted": "←" if c == promoted else ""} for c in gate.history
-], f"quick: n = {n_quick}, full: n = {len(val_rows)} validation mails")  # fmt: skip
+], f"quick: n = {n_quick}, full: n = {len(val_rows)} validation rows")  # fmt: skip
 
 # %%
 modeling.load_adapter_into(model, gate.adapter_dir(promoted.step))
@@ -467,10 +477,10 @@ takeaway(f"Step {promoted.step} is promoted: validation F1 {promoted.task:.3f}, 
 # %% [markdown]
 # ## Did it work?
 #
-# The test mails decided nothing in this notebook so far. The tuned model gets one line of instructions; the
-# prompt-only arms come from 00, same mails, same harness, same template (with your own data they are
-# asked here). Hand-written mails are also reported by themselves, because the grammar's mails resemble
-# training data more.
+# The test mails decided nothing in this notebook so far. The tuned model gets one line of instructions;
+# the prompt-only arms come from 00, same mails, same harness, same template. With your own data the tuned
+# model gets the prompts of your file and nothing else, and the prompt-only arms are asked here. Hand-written
+# mails are also reported by themselves, because the grammar's mails resemble training data more.
 
 # %%
 if data:
@@ -479,13 +489,16 @@ else:
     test_rows = tickets.read_rows(tickets.TEST, prompted["parameters"]["test_rows"] or P.test_rows)
 
 
+trained = sha256_file(adapter / "adapter_model.safetensors")
+
+
 def ask(m, prompts, arm):
     """Greedy answers; what is finished survives a kill."""
     return generation.generate(
         m, tokenizer, [chat.prompt_ids(tokenizer, p) for p in prompts],
-        max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
+        max_new_tokens=ROOM, batch_size=P.eval_batch_size,
         cache=run.dir / f"answers-{arm}.json",
-        key=sha256_json([facts["run_id"], promoted.step if arm == "tuned" else arm]),
+        key=sha256_json([facts["run_id"], trained if arm == "tuned" else arm]),
         progress=run.progress_file, what=f"answers, arm {arm}",
     )  # fmt: skip
 
@@ -525,14 +538,15 @@ table([{"arm": a, "n": metrics[f"{a}.{MAIN}"]["n"],
 takeaway(f"Tuned against the best prompt ({best}, chosen on this very test set): "
          f"{scoring.verdict(gain)} ({MAIN}, paired).")
 low, high = metrics[f"tuned.{MAIN}"]["ci95"]
-takeaway(f"{MAIN} between {low:.2f} and {high:.2f}, and {TARGET:.2f} is asked, as in 00: "
-         + ("reached." if low >= TARGET else "missed." if high < TARGET else
-            "undecided by the interval, score more mails."), when=not data)  # fmt: skip
+if not data:  # the target is that of the tickets
+    takeaway(f"{MAIN} between {low:.2f} and {high:.2f}, and {TARGET:.2f} is asked, as in 00: "
+             + ("reached." if low >= TARGET else "missed." if high < TARGET else
+                "undecided by the interval, score more mails."))  # fmt: skip
 
 # %%
 with figure(
     f"Tuned against the best prompt: {gain['value']:+.2f} {MAIN}",
-    f"n = {len(test_rows)} held-out mails, profile {P.name}, 95 % intervals",
+    f"n = {len(test_rows)} held-out rows, profile {P.name}, 95 % intervals",
     alt="; ".join(f"{a} {metrics[f'{a}.{MAIN}']['value']:.3f}" for a in ARMS),
 ) as ax:
     for y, arm in enumerate(ARMS):
@@ -549,7 +563,7 @@ with figure(
 # %%
 shown = sorted(range(len(test_rows)), key=lambda i: scores["tuned"][i].fp + scores["tuned"][i].fn)
 for i in (shown[0], shown[len(shown) // 2], shown[-1]):
-    print("MAIL  ", tasks.request(test_rows[i])[:240].replace("\n", " "))
+    print("INPUT ", tasks.request(test_rows[i])[:240].replace("\n", " "))
     print("GOLD  ", task.answer(test_rows[i]))
     print("ANSWER", tuned_answers[i].text, "\n")
 
@@ -570,21 +584,24 @@ else:
 # %% [markdown]
 # ## Is the fast copy the model that was trained?
 #
-# The scores above come from the merged copy. The same mails through the 4-bit model with its adapter
-# unmerged must give the same answers, up to rounding.
+# On a CPU the scores above come from the merged copy. The same rows through the 4-bit model with its
+# adapter unmerged must give the same answers, up to rounding. On a GPU the model itself answered.
 
 # %%
-few = list(range(0, len(test_rows), max(1, len(test_rows) // 16)))[:16]
+few = list(range(0, len(test_rows), max(1, len(test_rows) // 16)))[:16] if copy is not None else []
 slow = generation.generate(
     model.eval(), tokenizer,
     [chat.prompt_ids(tokenizer, task.prompt(test_rows[i])) for i in few],
-    max_new_tokens=P.max_new_tokens, batch_size=P.eval_batch_size,
+    max_new_tokens=ROOM, batch_size=P.eval_batch_size,
 )  # fmt: skip
 same = [a.text == tuned_answers[i].text for a, i in zip(slow, few, strict=True)]
-slow_f1 = scoring.field_f1(task.score([test_rows[i] for i in few], slow))
-fast_f1 = scoring.field_f1([scores["tuned"][i] for i in few])
-takeaway(f"{sum(same)} of {len(same)} answers are identical; F1 on these mails "
-         f"{slow_f1:.3f} unmerged in 4 bits, {fast_f1:.3f} merged.")
+if few:
+    slow_f1 = scoring.field_f1(task.score([test_rows[i] for i in few], slow))
+    fast_f1 = scoring.field_f1([scores["tuned"][i] for i in few])
+    takeaway(f"{sum(same)} of {len(same)} answers are identical; F1 on these rows "
+             f"{slow_f1:.3f} unmerged in 4 bits, {fast_f1:.3f} merged.")
+else:
+    print("no merged copy on a GPU: there is nothing to compare")
 
 # %% [markdown]
 # ## What did it cost?
@@ -674,14 +691,16 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
     c.metric(f"tuned_minus_best_prompt.{MAIN}", gain)
     c.metric("train.steps", len(curve), n=len(encoded))
     c.metric("train.final_loss", last, n=width)
-    c.metric("merged.greedy_equal", scoring.rate(same))
+    if few:
+        c.metric("merged.greedy_equal", scoring.rate(same))
+        slack = max(0.05, 1 / len(few)) if data else 0.05  # of few own rows one may flip by rounding
+        c.between("merged against unmerged, field F1", fast_f1 - slow_f1, -slack, slack)
     c.metric("weights.stored_over_predicted", stored / budget.weights, n=1)
-    c.equal("preflight findings", [f.id for f in findings], [])
+    c.equal("preflight findings", [f.id for f in findings if ours or f.severity == "FAIL"], [])
     c.between("stored over predicted weights", stored / budget.weights, 0.95, 1.05)
     c.between("gradient cosine after evaluation, guarded", guarded, 0.999, 1.001)
     c.true("an unguarded model is ruined, where affected", unguarded < 0.9 or not affected)
     c.equal("logits after reload differ by", reload_gap, 0.0)
-    c.between("merged against unmerged, field F1", fast_f1 - slow_f1, -0.05, 0.05)
     eligible = [x.task for x in gate.history if x.full and x.forgetting <= forgetting_budget]
     c.equal("promoted task score is the best within the budget", promoted.task, max(eligible))
     c.true("overfit run: an earlier step is picked", pick.step < history[-1].step or not ours)
@@ -702,7 +721,8 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
 # probe. One seed was trained. Rows per step, replay and the share of urgent mails were chosen on validation
 # mails; earlier trials, before the test split was fixed, had some test mails among theirs.
 #
-# **Exercises**: (1) Set `learning_rate=2e-5` and explain the table. (2) Give `max_steps` half the steps:
+# **Exercises**: (1) Set `learning_rate=1e-4`: which arm of the
+# result table moves, and why does the range test not? (2) Give `max_steps` half the steps:
 # does the interval still exclude zero? (3) Set `forgetting_budget` so low that nothing is promoted: is the
 # message enough to act on?
 #

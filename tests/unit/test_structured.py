@@ -1,5 +1,6 @@
 """The examples of 05: every gold answer is worth full marks under its own rules."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -74,7 +75,7 @@ def test_tickets_join_what_is_trained():
     kept = [i for i in mixed.train if i not in added]
     assert sorted(kept, key=lambda i: i.id) == sorted(few.train, key=lambda i: i.id)
     assert len(mixed.train) == len(few.train) + 3
-    assert (mixed.groups, mixed.spare, mixed.about) == (few.groups, few.spare, few.about)
+    assert (mixed.groups, mixed.spare, mixed.own) == (few.groups, few.spare, few.own)
     assert structured.with_tickets(few, rows[::-1]) == mixed, "the order of the file decides nothing"
 
 
@@ -110,8 +111,26 @@ def test_an_own_file():
 def test_texts_have_no_schema_to_obey(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join(f'{{"prompt": "q {i} {i}", "completion": "a {i}"}}\n' for i in range(60)))
-    with pytest.raises(DataError, match="most answers are not JSON objects"):
+    with pytest.raises(DataError, match="0 of 48 training answers are JSON objects"):
         structured.from_file(str(path), seed=17, train_rows=500, group_rows=32)
+    fenced = '{"prompt": "q %d %d", "completion": "```json\\n{\\"a\\": %d}\\n```"}\n'
+    path.write_text("".join(fenced % (i, i, i) for i in range(60)))
+    with pytest.raises(DataError, match="Take the code fences around them away"):
+        structured.from_file(str(path), seed=17, train_rows=500, group_rows=32)
+
+
+def test_own_system_prompts_and_earlier_turns_keep_their_roles(tmp_path):
+    """As one user text they trained 05 on prompts that a server never sends."""
+    rows = [{"messages": [{"role": "system", "content": "Be exact."}, {"role": "user", "content": f"order {i * 7919}?"},
+                          {"role": "assistant", "content": "Which one?"}, {"role": "user", "content": f"number {i}"},
+                          {"role": "assistant", "content": json.dumps({"n": i})}]} for i in range(60)]  # fmt: skip
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    item = structured.from_file(str(tmp_path / "d.json"), seed=17, train_rows=500, group_rows=12).train[0]
+    assert item.system == "Be exact."
+    assert [m["role"] for m in item.turns()] == ["user", "assistant", "user", "assistant"]
+    assert "Be exact." in item.text, "what a value may be taken from"
+    ours = structured.read(train_rows=14, group_rows=2, seed=17).train[0]
+    assert (ours.system, [m["role"] for m in ours.turns()]) == ("", ["user", "assistant"])
 
 
 def test_outlines():

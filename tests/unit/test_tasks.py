@@ -240,9 +240,41 @@ def test_what_nothing_reads_and_what_looks_wrong_is_told(tmp_path):
     said = {r["part"]: r for r in mine.rows()}
     assert said["not used: history"]["rows"] == 59, "the excluded row is used for nothing"
     assert said["kept with a warning: mojibake"] == {
-        "part": "kept with a warning: mojibake", "rows": 1, "lines": "5"}  # fmt: skip
+        "part": "kept with a warning: mojibake", "rows": 1, "lines": "5", "the first": ""}  # fmt: skip
     assert said["excluded: empty completion"]["lines"] == "8"
     assert "not used: tools" not in said
+
+
+def test_all_that_is_left_out_is_listed_in_a_file(tmp_path):
+    """The table shows six numbers and the first reason; with fifty that is not enough to repair them."""
+    rows = colours(60) + [{"prompt": f"what? {i}", "completion": "  "} for i in range(9)]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    mine = tasks.own(str(tmp_path / "d.json"), **SIZES)
+    said = mine.write_excluded(tmp_path / "out" / "excluded.jsonl")
+    assert said.startswith("9 left out, each with its reason in ")
+    listed = [json.loads(x) for x in (tmp_path / "out" / "excluded.jsonl").read_text().splitlines()]
+    assert [x["row"] for x in listed] == list(range(61, 70))
+    assert all(x["reason"].startswith("empty completion: ") for x in listed)
+    assert mine.rows()[-1]["the first"], "why, not only where"
+
+
+def test_case_and_indentation_may_be_the_point_of_a_request(tmp_path):
+    """Keyed without them, right rows were called contradictions of each other and dropped."""
+    odd = ["SMILES name: CO", "SMILES name: Co", "SMILES name: co", "What prints?\nif a:\n  b()\nc()",
+           "What prints?\nif a:\n  b()\n  c()"]  # fmt: skip
+    rows = colours(60) + [{"prompt": p, "completion": c["completion"]} for p, c in zip(odd, colours(5), strict=True)]
+    rows.append({"prompt": " SMILES name: CO\n", "completion": rows[60]["completion"]})
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    mine = tasks.own(str(tmp_path / "d.json"), **SIZES)
+    assert [e for e in mine.excluded if "repeated" in e[1]] == [(66, "repeated request: first in row 61")]
+
+
+def test_texts_and_json_in_one_file_are_named_and_not_trained_as_texts(tmp_path):
+    rows = [{"prompt": f"case {i}: which colour?", "completion": json.dumps({"n": i})} for i in range(85)]
+    rows += [{"prompt": f"other {i}: which colour?", "completion": '{"n": 1'} for i in range(15)]
+    (tmp_path / "d.json").write_text(json.dumps(rows))
+    with pytest.raises(DataError, match=r"85 of 100 answers are JSON objects.*row 86: answer is not JSON"):
+        tasks.own(str(tmp_path / "d.json"), **SIZES)
 
 
 def test_rows_of_a_list_are_called_rows(tmp_path):
@@ -250,7 +282,7 @@ def test_rows_of_a_list_are_called_rows(tmp_path):
     mine = tasks.own(str(tmp_path / "d.json"), **SIZES)
     assert mine.unit == "row"
     assert mine.excluded == [(61, "repeated request: first in row 2")]
-    assert {tuple(r) for r in mine.rows()} == {("part", "rows", "row numbers")}
+    assert {tuple(r) for r in mine.rows()} == {("part", "rows", "row numbers", "the first")}
 
 
 def test_another_seed_holds_out_other_rows(tmp_path):
