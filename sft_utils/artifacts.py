@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -147,14 +148,22 @@ def require(notebook: str, profile: str, *, ours: bool = False) -> dict[str, Any
     if not result.get("passed", True):
         raise HandoffError(
             f"{display_path(path)} holds failed checks. Repair notebook {notebook} first: "
-            f"make nb NB={number} PROFILE={profile}"
+            f"make nb NB={number} PROFILE={profile}{_own_file(result)}"
         )
     if ours and (own := result["parameters"].get("data")):
         raise HandoffError(
             f"{display_path(path)} is of a run on {own}, and its numbers would stand beside those "
-            f"on the project's own data. Run: make nb NB={number} PROFILE={profile}"
+            f"on the project's own data. Copy {display_path(path.with_suffix(''))} away if you want "
+            f"to keep it, since this replaces it: make nb NB={number} PROFILE={profile}"
         )
     return result
+
+
+def _own_file(result: dict[str, Any]) -> str:
+    """The settings with which a run on the reader's file is repeated."""
+    given = result.get("parameters", {})
+    names = [name for name in ("data", "schema", "mapping") if given.get(name)]
+    return "".join(f" {name.upper()}={shlex.quote(str(given[name]))}" for name in names)
 
 
 HANDED: dict[str, dict[str, str]] = {}

@@ -24,9 +24,9 @@ class Profile:
     model: str = BUNDLED  # bundled name, local directory or hub id
     revision: str | None = None  # commit of a hub model; required for a hub id
     precision: Precision = "bf16"  # compute dtype; a T4 has no bf16
-    quantization: Quantization = "none"  # of the frozen base; 03 trains on NF4 everywhere
+    quantization: Quantization = "none"  # for backends.load_for_training; notebooks train on NF4
     attention: Literal["eager", "sdpa"] = "sdpa"  # of transformers
-    gradient_checkpointing: bool = False  # recompute activations: less memory, a third more time
+    gradient_checkpointing: bool = False  # the same; notebooks recompute activations on GPUs only
     min_gpus: int = 0  # refused below this
     vram_gib: float = 0.0  # memory per GPU the profile is made for; 0 on a CPU
     cell_timeout_s: int = 3600  # one cell running longer than this has hung
@@ -147,7 +147,7 @@ _GPU_24 = dataclasses.replace(
     revision="a09a35458c702b33eeacc393d103063234e8bc28",
 )
 
-# 16 bits fit here beside the batch (memory.predict): no rounding of the base, and a faster step.
+# 16 bits fit here beside the batch (memory.predict): what backends.load_for_training then takes.
 _GPU_80 = dataclasses.replace(
     _GPU_24, name="gpu-80gb", vram_gib=79.0, batch_size=16, quantization="none"
 )

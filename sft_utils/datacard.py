@@ -163,7 +163,7 @@ raw.jsonl is to be curated before training; test.jsonl is for final scores only.
 - One labelling per mail, by its author; agreement between labellers was not measured. Topic,
   action and urgency are judgements, the other fields can be checked against the mail.
 - Hand-written and test mails have the same authors: test scores are an upper bound for mails of
-  strangers. Half of the grammar test mails come from scenarios that raw.jsonl does not hold.
+  strangers. Half of the grammar test mails come from scenarios that no clean row of raw.jsonl has.
 - Planted defects are cleaner than those of found data: one per row, of known kinds.
 - Names come from many countries, chosen for variety, not in proportion to any population."""
 

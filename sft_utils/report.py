@@ -23,12 +23,12 @@ COLOURS = {
 }
 """One colour per thing in every figure (readable with colour-blindness; never the only cue)."""
 
-UNJUDGED = ", not judged at this profile"
+UNJUDGED = ", not judged in this run"
 
 
 def takeaway(text: str, *, when: bool = True) -> None:
-    """Print what the numbers above say; `when` limits it to profiles where it is measured."""
-    print(f"→ {text}" if when else f"→ not shown at this profile: {text}")
+    """Print what the numbers above say; `when` limits it to runs in which it is measured."""
+    print(f"→ {text}" if when else f"→ not claimed of this run: {text}")
 
 
 def table(rows: Sequence[dict[str, Any]], caption: str = "") -> None:

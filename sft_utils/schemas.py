@@ -61,7 +61,26 @@ def load_schema(path: Path | str) -> Schema:
     if schema.get("$schema") in (f"http{DIALECT[5:]}", f"http{DIALECT[5:]}#"):
         schema["$schema"] = DIALECT  # the same draft, as older ones wrote their address
     _check(schema, name)
+    _require_rules(schema, name)
     return schema
+
+
+def _require_rules(schema: Schema, name: str) -> None:
+    """A wrapper or an example answer is a valid schema that permits everything.
+
+    Raises:
+        DataError: No key of the root says anything about an answer.
+    """
+    from jsonschema import Draft202012Validator
+
+    if not schema or schema.keys() & Draft202012Validator.VALIDATORS.keys():
+        return  # {} says "anything" on purpose
+    inside = [key for key, value in schema.items() if isinstance(value, dict) and "type" in value]
+    raise DataError(
+        f"schema {name} permits every answer: its keys are {', '.join(map(repr, schema))}, and "
+        f"none of them is a rule of JSON Schema (type, properties, required, ...). "
+        + (f"Give what stands under {inside[0]!r}." if inside else "Is it an example answer?")
+    )
 
 
 def _check(schema: Schema, name: str) -> None:
@@ -77,7 +96,9 @@ def _check(schema: Schema, name: str) -> None:
     try:
         Draft202012Validator.check_schema(schema)
         for place, reference in _references(schema):
-            resolve(schema, reference, f"schema {name}, {place}")
+            # What stands outside of "$defs" is checked by nobody else.
+            target = resolve(schema, reference, f"schema {name}, {place}")
+            Draft202012Validator.check_schema(target)
     except SchemaError as error:
         text = error.message if len(error.message) <= 160 else f"{error.message[:157]}..."
         raise DataError(f"schema {name} is no JSON Schema: {text} at {error.json_path}.") from error

@@ -241,6 +241,15 @@ def test_readme_answers_first_and_hides_no_loss(path):
         assert float(cells[5]) == pytest.approx(one["difference"]["value"], abs=1e-3)
 
 
+def test_targets_that_readme_calls_missed_or_undecided_are():
+    results = {path.stem[:2]: read_json(path)["metrics"] for path in RECORDED}
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "07 asked for an adherence of 0.85; 05 asked for 0.97 valid answers, which its interval leaves undecided" in text
+    assert results["07"]["tuned.adherence"]["ci95"][1] < 0.85
+    low, high = results["05"]["tuned.schema_valid"]["ci95"]
+    assert low < 0.97 <= high
+
+
 def test_answers_show_a_pair_a_single_arm_and_arms_that_were_not_recorded():
     alone = {"mean_minus_alone.field_f1_tickets": metric(-0.1, -0.2, -0.05), **PAIR}
     unpaired = {k: v for k, v in PAIR.items() if "_minus_" not in k}

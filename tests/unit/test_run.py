@@ -125,6 +125,17 @@ def test_failed_checks_raise_but_keep_the_numbers(run):
         artifacts.require(run.notebook, "smoke")
 
 
+def test_a_failed_run_on_a_file_of_the_readers_is_repeated_on_that_file(run):
+    """Without its parameters the command trains on the tickets and replaces the reader's adapter."""
+    run.parameters |= {"data": "my rows.jsonl", "schema": "s.json", "mapping": ""}
+    with pytest.raises(CheckError), checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+        c.true("fine", False)
+    again = r"make nb NB=00 PROFILE=smoke DATA='my rows\.jsonl' SCHEMA=s\.json$"
+    with pytest.raises(HandoffError, match=again):
+        artifacts.require(run.notebook, "smoke")
+
+
 def test_a_value_below_its_bound_fails_at_the_end(run):
     with (
         pytest.raises(CheckError, match=r"1 of 3 checks failed, first: low: 0\.25 is not >= 0\.5"),
@@ -146,8 +157,8 @@ def test_a_bound_that_is_not_judged_is_recorded_as_such(run):
         c.at_least("low", 0.25, 0.5, when=False)
         c.between("wide", 3, 0, 1, when=False)
     assert artifacts.require(run.notebook, "smoke")["checks"] == [
-        {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged at this profile", "passed": True},
-        {"name": "wide", "value": 3, "bound": "in [0, 1], not judged at this profile", "passed": True},
+        {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged in this run", "passed": True},
+        {"name": "wide", "value": 3, "bound": "in [0, 1], not judged in this run", "passed": True},
     ]
 
 
@@ -169,7 +180,7 @@ def test_a_run_on_a_file_of_the_readers_is_not_taken_for_ours(run):
     with checkpoint(run, headline="base.parses") as c:
         c.metric("base.parses", 0.5)
     assert artifacts.require(run.notebook, "smoke")["passed"]
-    message = r"is of a run on flights\.jsonl.* Run: make nb NB=00 PROFILE=smoke$"
+    message = r"is of a run on flights\.jsonl.* Copy .*00_\w+ away .* replaces it: make nb NB=00 PROFILE=smoke$"
     with pytest.raises(HandoffError, match=message):
         artifacts.require(run.notebook, "smoke", ours=True)
     run.parameters["data"] = ""
@@ -371,7 +382,7 @@ def test_freed_memory_can_be_given_back():
 
 def test_words(capsys):
     takeaway("x", when=False)
-    assert "not shown at this profile" in capsys.readouterr().out
+    assert "not claimed of this run" in capsys.readouterr().out
     assert interval_text({"value": 0.5, "ci95": [0.4, 0.6]}) == "0.500 [0.400, 0.600]"
     assert interval_text({"value": 12}) == "12"
     nearly = {"value": 0.9999, "ci95": [0.9996, 0.99997]}

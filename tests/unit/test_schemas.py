@@ -55,6 +55,11 @@ def test_whole_schemas_load(tmp_path, schema):
     )
 
 
+def _component(rule):
+    """What an OpenAPI file refers to stands outside of "$defs", where the meta-schema does not look."""
+    return {"$ref": "#/components/schemas/Order", "components": {"schemas": {"Order": rule}}}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -73,6 +78,12 @@ def test_whole_schemas_load(tmp_path, schema):
         ({"properties": {"a": {"$ref": BASE}}}, f"schema s.json, $.properties.a: $ref '{BASE}' is no path in this file, and nothing is fetched. Copy what it means into \"$defs\" and write \"#/$defs/NAME\"."),
         ({"items": {"$ref": "#/$defs/x"}, "$defs": {}}, "schema s.json, $.items: $ref '#/$defs/x' leads nowhere ('x' is not there)."),
         ({"items": {"$ref": "#/required"}, "required": ["a"]}, "schema s.json, $.items: $ref '#/required' leads to no schema."),
+        ({"name": "x", "strict": True, "schema": {"type": "object"}}, "schema s.json permits every answer: its keys are 'name', 'strict', 'schema', and none of them is a rule of JSON Schema (type, properties, required, ...). Give what stands under 'schema'."),
+        ({"name": "f", "description": "d", "parameters": {"type": "object"}}, "schema s.json permits every answer: its keys are 'name', 'description', 'parameters', and none of them is a rule of JSON Schema (type, properties, required, ...). Give what stands under 'parameters'."),
+        ({"n": 1, "k": "a"}, "schema s.json permits every answer: its keys are 'n', 'k', and none of them is a rule of JSON Schema (type, properties, required, ...). Is it an example answer?"),
+        (_component({"type": "str"}), "schema s.json is no JSON Schema: 'str' is not valid under any of the given schemas at $.type."),
+        (_component({"type": "string", "pattern": r"^\p{L}+$"}), "schema s.json is no JSON Schema: '^\\\\p{L}+$' is not a 'regex' at $.pattern."),
+        (_component({"minimum": 0, "exclusiveMinimum": True}), "schema s.json is no JSON Schema: True is not of type 'number' at $.exclusiveMinimum."),
         ({"allOf": [{}, {"$dynamicRef": "#node"}]}, "schema s.json, $.allOf[1]: $ref '#node' is no path in this file, and nothing is fetched. Copy what it means into \"$defs\" and write \"#/$defs/NAME\"."),
     ],
 )  # fmt: skip
