@@ -19,6 +19,7 @@ from sft_utils.chat import Message, prompt_ids, template_hash
 from sft_utils.config import cpu_threads
 from sft_utils.errors import ServeError
 from sft_utils.generation import Answer, generate
+from sft_utils.workers import end_with_parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +34,11 @@ class Fresh:
 
 def fresh(
     folder: Path, conversations: Sequence[Sequence[Message]], *, dtype: str, device: str,
-    max_new_tokens: int, batch_size: int, probes: Sequence[Any] = (),
+    max_new_tokens: int, batch_size: int, probes: Sequence[Any] = (), timeout_s: float = 3600.0,
 ) -> Fresh:  # fmt: skip
     """Load a folder in a new process and answer greedily.
+
+    On Linux that process ends with this one, however this one ends.
 
     Args:
         folder: An exported model.
@@ -45,8 +48,9 @@ def fresh(
         max_new_tokens: Limit per answer.
         batch_size: Prompts decoded together.
         probes: (token ids, positions) whose logits are wanted (`preflight.compare.probes`).
+        timeout_s: Seconds after which it is killed.
     Raises:
-        ServeError: The process failed; holds the end of what it said.
+        ServeError: The process failed or took too long; holds the end of what it said.
     """
     from safetensors.torch import load_file
 
@@ -57,13 +61,22 @@ def fresh(
                "batch_size": batch_size, "probes": [list(p) for p in probes]}  # fmt: skip
         write_json(place / "job.json", job)
         heap.give_back_freed_memory()
-        done = subprocess.run(
-            [sys.executable, "-m", "sft_utils.answering", str(place)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "sft_utils.answering", str(place)],
+                cwd=ROOT, capture_output=True, text=True, errors="replace", check=False,
+                timeout=timeout_s, preexec_fn=end_with_parent(),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            raise ServeError(
+                f"a fresh process was ended after {timeout_s:g} s: {len(conversations)} answers of "
+                f"{folder.name} were not ready. Ask for fewer or shorter ones, or give it more "
+                "time (timeout_s)."
+            ) from late
         if done.returncode:
             said = (done.stderr or done.stdout).strip().splitlines()[-3:]
-            raise ServeError(f"a fresh process could not use {folder.name}: {' | '.join(said)}")
+            how = " | ".join(said) or f"exit status {done.returncode}"
+            raise ServeError(f"a fresh process could not use {folder.name}: {how}")
         found = read_json(place / "found.json")
         tensors = load_file(place / "logits.safetensors") if probes else {}
     return Fresh(

@@ -8,8 +8,10 @@ from functools import lru_cache
 from typing import Any
 
 from sft_utils.artifacts import ROOT, read_json
-from sft_utils.data import Row, answer_of, mail_of
+from sft_utils.data import Row, answer_of
+from sft_utils.duplicates import composed
 from sft_utils.errors import DataError
+from sft_utils.filters import user_turns
 from sft_utils.grounding import ungrounded
 from sft_utils.scoring import parse_json, schema_errors
 from sft_utils.tickets import SCHEMA
@@ -60,17 +62,28 @@ def answer_schema(row: Row, *, schema: str = SCHEMA) -> str | None:
 
 
 def answer_contradicts(row: Row) -> str | None:
-    """An answer with a fact that its mail does not hold; see `grounding.ungrounded`."""
-    return ungrounded(ticket_of(row), mail_of(row))
+    """An answer with a fact that its mail does not hold; see `grounding.ungrounded`.
+
+    Of a dialogue every user turn counts: the order number stands in the first, "Yes please." last.
+    """
+    return ungrounded(ticket_of(row), "\n".join(user_turns(row)))
 
 
 def facts_key(row: Row) -> str:
     """What makes the case of a row: two rows with different keys are never duplicates.
 
-    Names are compared without case; the rest is canonical by the labelling guidelines.
+    One value may be written in several ways: 55 and 55.0 are one amount, and texts differ in case
+    and in the Unicode form of an accent. More is not levelled: the labelling guidelines say how an
+    order number or a date is written.
     """
     ticket = ticket_of(row)
-    return "\x1f".join(str(ticket.get(name)).casefold() for name in FACTS)
+    return "\x1f".join(_canonical(ticket.get(name)) for name in FACTS)
+
+
+def _canonical(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return composed(str(value)).casefold()
 
 
 def schema_violation(value: Any, schema: str) -> str | None:

@@ -153,8 +153,8 @@ def require(notebook: str, profile: str, *, ours: bool = False) -> dict[str, Any
     if ours and (own := result["parameters"].get("data")):
         raise HandoffError(
             f"{display_path(path)} is of a run on {own}, and its numbers would stand beside those "
-            f"on the project's own data. Copy {display_path(path.with_suffix(''))} away if you want "
-            f"to keep it, since this replaces it: make nb NB={number} PROFILE={profile}"
+            f"on the project's own data. Copy {display_path(path.with_suffix(''))} away if you "
+            f"want to keep it, since this replaces it: make nb NB={number} PROFILE={profile}"
         )
     return result
 

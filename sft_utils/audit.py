@@ -74,7 +74,8 @@ def _keys_by_line(
     """Map each dropped line to the planted line it stands for.
 
     A funnel keeps the first of two equal rows. Where the planted copy comes before its original,
-    it is the original that goes, and the pair was still found.
+    it is the original that goes, as a repeat of that copy, and the pair was still found. A row
+    that goes as a repeat of any other row has found nothing.
     """
     by_original = defaultdict(list)
     for line, entry in planted.items():
@@ -85,10 +86,11 @@ def _keys_by_line(
     for drop in dropped:
         if drop["line"] in planted:
             continue
-        unused = [line for line in by_original[drop["id"]] if line not in gone]
-        if unused and drop.get("of"):
-            stands_for[drop["line"]] = unused[0]
-            gone.add(unused[0])
+        copies = by_original[drop["id"]]
+        found = [n for n in copies if n not in gone and planted[n]["id"] == drop.get("of")]
+        if found:
+            stands_for[drop["line"]] = found[0]
+            gone.add(found[0])
     return stands_for
 
 

@@ -5,9 +5,12 @@ adapter starts from the same numbers, and what was asked for is checked afterwar
 falls back in print only (16 bits where 4 do not work, another repository under the same name).
 """
 
+import copy
+import dataclasses
 import hashlib
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +25,12 @@ from sft_utils.runtime import GIB
 BACKENDS = ("plain", "unsloth")
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a decoder layer: what "all-linear" means for Llama, Qwen2 and relatives."""
+
+PASSED = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora")
+"""Options of a LoraConfig that are handed to Unsloth."""
+
+_LAYER = re.compile(r"\.(\d+)\.")
+"""The number of a layer in the path of a module."""
 
 _REWRITTEN = ("transformers", "peft", "trl")
 
@@ -80,7 +89,8 @@ def load_for_training(
     Args:
         profile: Model, revision, quantisation, attention, batch size.
         rows: The encoded training rows; the longest batch of them decides about memory.
-        lora: A peft LoraConfig; "all-linear" means the projections of `TARGETS`.
+        lora: A peft LoraConfig; "all-linear" and None mean the projections of `TARGETS`. Its
+            start is drawn here (`same_start`), so `init_lora_weights` must be the default.
         backend: "plain" or "unsloth"; `prepare` must have been called for the latter.
         seed: Start of the adapter; equal seeds give equal adapters on every backend.
         dtype: Torch dtype of the base; default the profile's precision.
@@ -89,14 +99,19 @@ def load_for_training(
     Returns:
         The PeftModel, and the memory predicted for it.
     Raises:
-        ConfigError: It will not fit (before anything is loaded), or the backend is not ready.
+        ConfigError: It will not fit or asks for what the backend cannot do (before anything is
+            loaded), or the backend is not ready.
         ModelError: What was loaded is not what was asked for.
     """
     prepare(backend, cpu=not profile.is_gpu)
     from transformers import AutoConfig
 
     checkpointing = profile.gradient_checkpointing if checkpointing is None else checkpointing
-    targets = list(TARGETS) if lora.target_modules == "all-linear" else sorted(lora.target_modules)
+    require_possible(lora, backend)
+    if lora.target_modules is None and not lora.target_parameters:
+        lora = copy.copy(lora)  # peft's own default is two of them, or an error
+        lora.target_modules = set(TARGETS)
+    targets = _targets(lora)
     source, revision = modeling.model_source(profile)
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     wide = _bytes_of(profile, dtype) == 4
@@ -118,8 +133,50 @@ def load_for_training(
     else:
         model = _plain(profile, lora, dtype)
     same_start(model, seed)
-    _require_as_asked(model, profile, targets, config.num_hidden_layers)
+    _require_as_asked(model, profile, lora, targets, config.num_hidden_layers)
     return model, budget
+
+
+def require_possible(lora: Any, backend: str) -> None:
+    """Refuse options of a LoraConfig that would be overwritten, or lost on the way to a backend.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    if lora.init_lora_weights is not True or lora.kasa_config is not None:
+        asked = "kasa_config" if lora.init_lora_weights is True else (
+            f"init_lora_weights={lora.init_lora_weights!r}"
+        )  # fmt: skip
+        raise ConfigError(
+            f"{asked}: every backend starts here from the same A and from B = 0 (same_start). A "
+            "start that also takes its part out of the base, as pissa, olora, loftq, corda and "
+            "KaSA do, would leave a damaged base. Leave the default, or build the model with "
+            "peft.get_peft_model."
+        )
+    if backend == "plain":
+        return
+    usual = type(lora)()
+    lost = [
+        f"{field.name}={getattr(lora, field.name)!r}"
+        for field in dataclasses.fields(lora)
+        if field.name not in (*PASSED, "task_type")
+        and getattr(lora, field.name) != getattr(usual, field.name)
+    ]
+    if isinstance(lora.target_modules, str) and lora.target_modules != "all-linear":
+        lost.append(f"target_modules={lora.target_modules!r} as a pattern (a list is passed)")
+    if lost:
+        raise ConfigError(
+            f"backend {backend!r} is handed {', '.join(PASSED)} and nothing else of a LoraConfig; "
+            f"this one also asks for {', '.join(lost)}. Leave that out, or use "
+            'backend="plain".'
+        )
+
+
+def _targets(lora: Any) -> list[str]:
+    """Names of the adapted modules; none if the config holds a pattern or parameters alone."""
+    if lora.target_modules == "all-linear":
+        return list(TARGETS)
+    return [] if isinstance(lora.target_modules, str) else sorted(lora.target_modules or [])
 
 
 def nf4(profile: Profile) -> Any:
@@ -212,26 +269,39 @@ def same_start(model: Any, seed: int) -> None:
                 parameter.zero_()
 
 
-def _require_as_asked(model: Any, profile: Profile, targets: list[str], layers: int) -> None:
+def _require_as_asked(
+    model: Any, profile: Profile, lora: Any, targets: list[str], layers: int
+) -> None:
     """Compare what is there with what was asked for.
 
     Raises:
         ModelError: Names what differs.
     """
-    quantised, wanted = layers * len(TARGETS), layers * len(targets)
+    quantised = layers * len(TARGETS)
     # peft's wrapper around such a layer has the same name.
     kinds = [f"{type(m).__module__}.{type(m).__name__}" for m in model.modules()]
     four = sum(k.startswith("bitsandbytes.") and k.endswith(".Linear4bit") for k in kinds)
-    names = [n for n, _ in model.named_parameters()]
-    adapters = sum("lora_A" in n for n in names)
     if four != (quantised if profile.quantization == "nf4" else 0):
         raise ModelError(
             f"profile {profile.name!r} asks for quantization {profile.quantization!r}, but "
             f"{four} of {quantised} projections are in 4 bits. The backend fell back and printed "
             "why; check bitsandbytes on this machine or choose another quantization."
         )
-    if adapters != wanted:
-        raise ModelError(
-            f"{adapters} adapters on {profile.model}, {wanted} expected ({layers} layers with "
-            f"{len(targets)} target modules). Its projections have other names: state them."
-        )
+    adapted = [n.split(".lora_A", 1)[0] for n, _ in model.named_parameters() if ".lora_A" in n]
+    if not adapted:
+        raise ModelError(f"{profile.model}: no adapter is there, the backend attached none.")
+    chosen = lora.layers_to_transform
+    chosen = [chosen] if isinstance(chosen, int) else chosen or range(layers)
+    for target in targets:
+        here = [n for n in adapted if n.endswith(f".{target}")]
+        numbers = {int(found[1]) for n in here if (found := _LAYER.search(n))}
+        # A path that names its layer, or a module outside all layers, is no claim about the others.
+        some = _LAYER.search(f".{target}") or lora.exclude_modules or (here and not numbers)
+        lacking = sorted(set(chosen) - numbers)
+        if not here or (lacking and not some):
+            raise ModelError(
+                f"{profile.model}: {target} has an adapter in {len(numbers)} of {len(chosen)} "
+                f"layers, not in layer {lacking[0]}. State the names its projections have there "
+                "in target_modules; where only some layers have one, name these in "
+                "layers_to_transform."
+            )

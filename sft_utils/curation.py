@@ -28,7 +28,6 @@ from sft_utils.duplicates import (
     CONTAINED_SIZE,
     PROPOSED,
     SAMPLE,
-    HeldOut,
     NearDuplicates,
     Shingles,
     common_shingles,
@@ -37,6 +36,7 @@ from sft_utils.duplicates import (
     shingles,
 )
 from sft_utils.errors import DataError, SFTError
+from sft_utils.leaks import Leaks
 from sft_utils.personal import personal_data
 from sft_utils.runtime import GIB, peak_rss_gib
 
@@ -146,27 +146,9 @@ def mail_lengths(path: Path | str) -> Sequence[int]:
     return lengths
 
 
-def _held_out_mails(paths: Sequence[Path | str]) -> dict[str, str]:
-    """Every mail of the held-out files under a name of its own: `id`, or file and line.
-
-    Raises:
-        DataError: A row has no roles to read a mail from, so leaks of it would go unseen.
-    """
-    mails: dict[str, str] = {}
-    for path in map(Path, paths):
-        for line in read_jsonl(path, strict=True):
-            if line.row is None:
-                continue
-            if reason := filters.roles(line.row):
-                raise DataError(
-                    f"{display_path(path)}:{line.number}: this held-out row cannot be compared "
-                    f"({reason}). Give it `messages` that end with a user and an assistant turn."
-                )
-            name = str(line.row.get("id", ""))
-            if not name or name in mails:  # files number their rows alike: no row may hide another
-                name = f"{name} ({path.name}:{line.number})".lstrip()
-            mails[name] = mail_of(line.row)
-    return mails
+def _asked(row: Row) -> str:
+    """All that the user says: two dialogues that end with "Yes please." are no copies."""
+    return "\n".join(filters.user_turns(row))
 
 
 def _boilerplate(path: Path | str) -> Shingles:
@@ -180,7 +162,7 @@ def _boilerplate(path: Path | str) -> Shingles:
                 handle.readline()  # to the next row; nothing of it if `at` begins one
             row, _ = parse_line(handle.readline().removeprefix(codecs.BOM_UTF8))
             if row is not None and filters.roles(row) is None:
-                mails.append(mail_of(row))
+                mails.append(_asked(row))
             at = max(handle.tell(), at + size // SAMPLE)
     return common_shingles(mails, CONTAINED_SIZE)
 
@@ -191,7 +173,7 @@ class _Repeats:
     def __init__(self, path: Path | str, settings: Settings) -> None:
         self.path, self.near = path, settings.near
         self.common = _boilerplate(path)
-        self.held_out = HeldOut(_held_out_mails(settings.held_out), self.common)
+        self.leaks = Leaks(settings.held_out, self.common)
         self.exact: dict[int, int] = {}
         self.places = array("Q")  # byte offset of each kept row
         self.index = NearDuplicates()
@@ -199,19 +181,22 @@ class _Repeats:
 
     def judge(self, line: Line, row: Row) -> Drop | None:
         """Compare, and remember the row if it stays."""
-        mail = mail_of(row)
+        mail = _asked(row)
         drop = partial(Drop, line=line.number, id=str(row.get("id", "")))
         parts, case, key = shingles(mail), answers.facts_key(row), exact_key(mail)
-        if leak := self.held_out.find(mail, parts, key):
+        if leak := self.leaks.find(row, mail, parts, key):
             return drop(filter="leakage", evidence=leak)
         if key in self.exact:
-            name = self._original(self.exact[key])[0]
-            return drop(filter="exact_duplicate", evidence=f"same mail as {name}", of=name)
+            name, _, _, its_answer = self._original(self.exact[key])
+            # One of the two answers is wrong; which, a reader has to say.
+            differs = "" if its_answer == answers.ticket_of(row) else ", another answer"
+            evidence = f"same mail as {name}{differs}"
+            return drop(filter="exact_duplicate", evidence=evidence, of=name)
         number = len(self.places)
         if parts := parts - self.common:  # a mail of nothing else repeats none that is not equal
             sketch = self.index.sketch(parts, case)
             for candidate in self.index.candidates(sketch):
-                name, its_case, its_parts = self._original(candidate)
+                name, its_case, its_parts, _ = self._original(candidate)
                 alike = jaccard(parts, its_parts)
                 if alike >= self.near and its_case == case:
                     evidence = f"same case as {name}, Jaccard {alike:.2f}"
@@ -221,11 +206,11 @@ class _Repeats:
         self.exact[key] = number
         return None
 
-    def _read(self, number: int) -> tuple[str, str, Shingles]:
-        """A kept row once more: its id, its case, its shingles."""
+    def _read(self, number: int) -> tuple[str, str, Shingles, dict[str, Any]]:
+        """A kept row once more: its id, its case, its shingles, its answer."""
         row = read_at(self.path, self.places[number])
-        parts = shingles(mail_of(row)) - self.common
-        return str(row.get("id", "")), answers.facts_key(row), parts
+        parts = shingles(_asked(row)) - self.common
+        return str(row.get("id", "")), answers.facts_key(row), parts, answers.ticket_of(row)
 
 
 def judge_rows(path: Path | str, settings: Settings) -> Iterator[tuple[Line, Drop | None]]:

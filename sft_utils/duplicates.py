@@ -6,6 +6,7 @@ are about the same case. Two customers who describe the same fault in similar wo
 
 import re
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ SAMPLE = 4000
 """Rows that are looked at for boilerplate: one phrase in fifty rows is then seen about 80 times."""
 SEED = 17
 
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")
+"""Soft hyphen, zero-width characters, byte order mark: two texts may differ in them unseen."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 """Thai, Lao, Burmese, Khmer, kana and Han, which are written without spaces between words."""
 _WORD = re.compile(r"\w+")
@@ -41,14 +44,26 @@ _WORD_OR_SIGN = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _SIGN = re.compile(r"\w*\d\w*|[+*/^=<>%×÷−]|(?<=\s)-(?=\s)|(?<=\d)-(?=\d)")
 
 
+def composed(text: str) -> str:
+    """A text as a reader sees it: Unicode form NFC, nothing invisible inside its words.
+
+    Example:
+        >>> composed("Jose\\u0301 re\\u00adfund")
+        'José refund'
+    """
+    if text.isascii():  # most mails, and nothing to do for them
+        return text
+    return unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+
+
 def exact_key(text: str) -> int:
-    """64-bit hash of a text without its case and spacing.
+    """64-bit hash of a text without its case, spacing and way of writing an accent.
 
     Example:
         >>> exact_key("Where IS it?\\n") == exact_key("where is  it?")
         True
     """
-    flat = " ".join(text.casefold().split())
+    flat = " ".join(composed(text).casefold().split())
     return int.from_bytes(blake2b(flat.encode("utf-8", "replace"), digest_size=8).digest(), "big")
 
 
@@ -59,7 +74,7 @@ def words_of(text: str) -> list[str]:
         >>> words_of("Where IS it?"), words_of("KX-1 在哪里？")
         (['where', 'is', 'it'], ['kx', '1', '在', '哪', '里'])
     """
-    return (_WORD if text.isascii() else _WORD_OR_SIGN).findall(text.casefold())
+    return (_WORD if text.isascii() else _WORD_OR_SIGN).findall(composed(text).casefold())
 
 
 def shingles(text: str, size: int = SIZE) -> Shingles:
@@ -70,7 +85,7 @@ def shingles(text: str, size: int = SIZE) -> Shingles:
     return frozenset(zip(*(words[start:] for start in range(size)), strict=False))
 
 
-def common_shingles(texts: Sequence[str], size: int = SIZE) -> Shingles:
+def common_shingles(texts: Sequence[str], size: int = SIZE, *, rows: int = COMMON_ROWS) -> Shingles:
     """The shingles of boilerplate: inside `size` words that many of the texts share.
 
     A text with so many near copies reads as a template, too; equal copies are still equal.
@@ -78,6 +93,7 @@ def common_shingles(texts: Sequence[str], size: int = SIZE) -> Shingles:
     Args:
         texts: Texts of one file, or a fair sample of them.
         size: Words in a row that count as one piece of boilerplate, at least `SIZE`.
+        rows: Texts that must share them, however few texts there are.
     Example:
         >>> cities = [f"what is the capital of place{i}" for i in range(10)]
         >>> sorted(common_shingles(cities))[0]
@@ -85,14 +101,14 @@ def common_shingles(texts: Sequence[str], size: int = SIZE) -> Shingles:
     """
     found = (run for text in texts for run in shingles(text, size))
     counts = Counter(run for run in found if len(run) == size or size == SIZE)
-    least = max(COMMON_ROWS, COMMON_SHARE * len(texts))
+    least = max(rows, COMMON_SHARE * len(texts))
     runs = [run for run, n in counts.items() if n >= least]
     return frozenset(run[k : k + SIZE] for run in runs for k in range(size - SIZE + 1))
 
 
 def _signs(text: str) -> Counter[str]:
     """Numbers and operators, which shingles of words lose or outweigh."""
-    return Counter(_SIGN.findall(text.casefold()))
+    return Counter(_SIGN.findall(composed(text).casefold()))
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
@@ -172,6 +188,9 @@ class HeldOut:
     def find(self, text: str, parts: Shingles, key: int) -> str | None:
         """What a text repeats, as evidence, or None.
 
+        Of several held-out texts the one it repeats most is named, of equal ones the first by
+        name: the evidence is stored, and sets have another order in every process.
+
         Args:
             text: A mail.
             parts: `shingles(text)`.
@@ -181,19 +200,27 @@ class HeldOut:
             return f"exactly {name}"
         parts = parts - self._common
         shared, signs = _hits(self._by_part, parts), _signs(text) if self._signs else Counter()
+        near = []
         for name, both in shared.items():
             overlap = both / (len(parts) + len(self._parts[name]) - both)
             if overlap >= ALIKE and signs == self._signs.get(name, signs):
-                return f"near {name}: Jaccard {overlap:.2f}"
+                near.append((-overlap, name))
+        if near:
+            overlap, name = min(near)
+            return f"near {name}: Jaccard {-overlap:.2f}"
         # One shared n-gram of CONTAINED_SIZE words makes one more shared shingle than this; where
         # boilerplate was taken out of it, at least one is left.
         if max(shared.values(), default=0) <= (0 if self._common else CONTAINED_SIZE - SIZE):
             return None
+        inside = []
         for name, both in _hits(self._by_long, self._runs(text)).items():
-            inside = both / len(self._long[name])
-            if inside >= ALIKE and self._signs.get(name, signs) <= signs:
-                return f"contains {name}: {inside:.0%} of its {CONTAINED_SIZE}-grams"
-        return None
+            share = both / len(self._long[name])
+            if share >= ALIKE and self._signs.get(name, signs) <= signs:
+                inside.append((-share, name))
+        if not inside:
+            return None
+        share, name = min(inside)
+        return f"contains {name}: {-share:.0%} of its {CONTAINED_SIZE}-grams"
 
     def _runs(self, text: str) -> Shingles:
         """The n-grams of the containment test; those of boilerplate alone are left out."""

@@ -22,6 +22,11 @@ def _contents(row: Row) -> list[str]:
     return [message["content"] for message in row["messages"]]
 
 
+def user_turns(row: Row) -> list[str]:
+    """What the user says in a row, turn by turn; a mail is one turn."""
+    return [m["content"] for m in row["messages"] if m["role"] == "user"]
+
+
 def roles(row: Row) -> str | None:
     """Conversations are `system? (user assistant)+`, roles in lower case, content a text.
 
@@ -70,7 +75,8 @@ def length_fence(lengths: Sequence[int]) -> int:
     """Longest unsuspicious length: upper quartile plus three interquartile ranges, in logs.
 
     Lengths are log-normal rather than normal; quartiles do not move when 1 % of the rows are
-    absurd, so the fence can be computed from the raw file.
+    absurd, so the fence can be computed from the raw file. Where the quartiles are one length,
+    nearly or exactly, the rest may still be longer: twice the upper quartile is always allowed.
 
     Args:
         lengths: Words per row, blank rows left out.
@@ -87,7 +93,7 @@ def length_fence(lengths: Sequence[int]) -> int:
             "over-long. Give more rows, or a bound of your own (--max-words)."
         )
     low, high = (math.log(ordered[int(q * (len(ordered) - 1))]) for q in (0.25, 0.75))
-    return round(math.exp(high + 3 * max(high - low, 0.1)))
+    return round(math.exp(high + max(3 * (high - low), math.log(2))))
 
 
 def over_long(row: Row, *, max_words: int) -> str | None:

@@ -18,6 +18,71 @@ ARCHITECTURES = ("llama",)
 SPLITS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 """Pre-tokenizers, and the names llama.cpp knows them by."""
 
+PLAIN = {"add_prefix_space": False, "use_regex": True, "individual_digits": True}
+"""Their options, as llama.cpp has them."""
+
+
+def obstacle(config: Any, tokenizer: Any) -> str:
+    """Why `write` cannot describe a model in a GGUF file, in a few words; empty if it can.
+
+    llama.cpp builds a model from the keys of the file: what they do not say, it computes as a plain
+    Llama does, and answers worse without an error.
+
+    Args:
+        config: Configuration of the model.
+        tokenizer: The one that is served, with its template.
+    """
+    if config.model_type not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        return f"model type {config.model_type!r} is not laid out here; known: {known}"
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
+    head, even = _head(config), config.hidden_size // config.num_attention_heads
+    found = [
+        f"rope type {rope!r}" if rope != "default" else "",
+        "attention_bias" if config.attention_bias else "",
+        "mlp_bias" if config.mlp_bias else "",
+        f"activation {config.hidden_act!r}" if config.hidden_act != "silu" else "",
+        f"heads of {head} instead of {even}" if head != even else "",
+        _unknown_words(tokenizer, config.vocab_size),
+        "" if tokenizer.chat_template else "a tokenizer without chat template",
+    ]
+    named = "; ".join(why for why in found if why)
+    return f"not laid out here: {named}" if named else ""
+
+
+def _unknown_words(tokenizer: Any, size: int) -> str:
+    """What of a tokenizer llama.cpp would not do; empty if nothing."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not hasattr(backend, "to_str"):
+        return f"{type(tokenizer).__name__}, which has no tokenizer.json"
+    state = json.loads(backend.to_str())
+    model, steps = state["model"], _split(state)
+    kinds = tuple(step["type"] for step in steps)
+    normalizer = state["normalizer"] or {}
+    if model["type"] != "BPE" or kinds not in SPLITS:
+        return f"vocabulary {model['type']} with pre-tokenizer {' + '.join(kinds) or 'none'}"
+    for step in steps:  # gpt-2 and smollm of llama.cpp split in one way each
+        for option, value in PLAIN.items():
+            if step.get(option, value) != value:
+                return f"pre-tokenizer {step['type']} with {option}={step[option]}"
+    if normalizer.get("normalizers", [normalizer]) not in ([], [{}]):
+        return f"normalizer {normalizer['type']}"
+    if model.get("ignore_merges"):
+        return "a vocabulary with ignore_merges"
+    last = max(tokenizer.get_vocab().values())
+    return f"token {last} in an embedding of {size} rows" if last >= size else ""
+
+
+def _split(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a pre-tokenizer, which may be none."""
+    splits = state["pre_tokenizer"] or {"pretokenizers": []}
+    return list(splits.get("pretokenizers", [splits]))
+
+
+def _head(config: Any) -> int:
+    """Size of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
 
 def permuted(weight: Any, heads: int) -> Any:
     """Rows of a query or key projection in llama.cpp's order.
@@ -51,16 +116,13 @@ def write(
         kind: "F32", "F16" or "Q8_0"; one-dimensional weights stay F32.
         name: Public name of the model.
     Raises:
-        ModelError: A model or tokenizer that this layout does not describe.
+        ModelError: A model or tokenizer that this layout does not describe (`obstacle`).
         StorageError: The disk is full.
     """
     import gguf
 
-    if config.model_type not in ARCHITECTURES:
-        raise ModelError(
-            f"{config.model_type!r} is not laid out here; known: {', '.join(ARCHITECTURES)}. Use "
-            "convert_hf_to_gguf.py of llama.cpp for others."
-        )
+    if why := obstacle(config, tokenizer):
+        raise ModelError(f"{path.name}: {why}. Use convert_hf_to_gguf.py of llama.cpp.")
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     qtype = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(path, "llama")
@@ -96,10 +158,6 @@ def write(
 
 def _describe(writer: Any, config: Any, name: str, file_type: Any) -> None:
     """The shape of the model, under llama.cpp's keys."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rope = config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        raise ModelError(f"rope type {rope['rope_type']!r} is not laid out here")
     writer.add_name(name)
     writer.add_file_type(file_type)
     writer.add_context_length(config.max_position_embeddings)
@@ -109,8 +167,8 @@ def _describe(writer: Any, config: Any, name: str, file_type: Any) -> None:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(head)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(_head(config))
     writer.add_vocab_size(config.vocab_size)
 
 
@@ -119,10 +177,6 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
     from gguf import TokenType
 
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    splits = state["pre_tokenizer"] or {}
-    kinds = [s["type"] for s in splits.get("pretokenizers", [splits])]
-    if state["model"]["type"] != "BPE" or tuple(kinds) not in SPLITS:
-        raise ModelError(f"vocabulary {state['model']['type']} split by {kinds} is not known here")
     tokens = {i: text for text, i in tokenizer.get_vocab().items()}
     added = tokenizer.added_tokens_decoder
     types = []
@@ -134,7 +188,7 @@ def _vocabulary(writer: Any, tokenizer: Any, size: int) -> None:
         else:
             types.append(TokenType.NORMAL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(SPLITS[tuple(kinds)])
+    writer.add_tokenizer_pre(SPLITS[tuple(step["type"] for step in _split(state))])
     writer.add_token_list([tokens.get(i, f"[unused{i}]") for i in range(size)])
     writer.add_token_types(types)
     writer.add_token_merges(

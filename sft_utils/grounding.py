@@ -1,6 +1,7 @@
 """Is what a ticket claims in its mail? Values are compared as a careful reader would."""
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from typing import Any
@@ -20,6 +21,7 @@ DATES = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"(?<!\d)(?P<year>\d{{4}})-(?P<m>\d{{1,2}})-(?P<d>\d{{1,2}}){_END}",
+        r"(?<![\w/.])(?P<year>\d{4})(?P<mark>[/.])(?P<m>\d{1,2})(?P=mark)(?P<d>\d{1,2})(?![\w/-]|\.\d)",
         rf"(?<![\d.])(?P<d>\d{{1,2}})\. ?(?P<m>\d{{1,2}})"
         rf"(?:(?:\. ?(?P<year>\d{{4}})|\.(?P<short>\d\d)){_END}|\.?(?!\d))",
         r"(?<![\d/])(?P<d>\d{1,2})/(?P<m>\d{1,2})(?:/(?P<year>\d{4}|\d\d))?(?![\d/])",
@@ -38,10 +40,29 @@ _NEAR_MONTH = re.compile(
 )
 _NEAR_MONEY = re.compile(r"\d ?([a-z]{4,8})\b", re.IGNORECASE)
 
+# What may group thousands: also the no-break, thin and narrow no-break space of typeset sums.
+_MARKS = "'’ \u00a0\u2009\u202f"
 NUMBER = re.compile(
-    r"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{3}|[€$£]|Fr\.)?(\d[\d.,'’ \u00a0]*)", re.IGNORECASE
+    rf"(?<![\w.,])(?<![A-Z]-)(?:[A-Z]{{3}}|[€$£]|Fr\.)?(\d[\d.,{_MARKS}]*)", re.IGNORECASE
 )
-_GROUP = re.compile(r"(?<=\d)['’ \u00a0](?=\d{3}(?!\d))")
+_GROUP = re.compile(rf"(?<=\d)[{_MARKS}](?=\d{{3}}(?!\d))")
+_SMALL = [
+    "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+]  # fmt: skip
+_LARGE = (
+    "(?:ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty|forty|fifty|"
+    "sixty|seventy|eighty|ninety|hundred|thousand|million)"
+)
+# "five pounds"; not the five of "twenty-five pounds", "two point five pounds" or "five pounds
+# fifty", nor the one of "the blue one £20".
+_IN_WORDS = re.compile(
+    rf"(?<![\w-])(?P<more>(?:{_LARGE}|point)(?:\s+and\b)?[\s‐‑–-]+)?(?P<word>{'|'.join(_SMALL)})\s+"
+    r"(?:(?:(?:US\s+|British\s+|Swiss\s+)?(?:euros?|dollars?|bucks?|pounds?|quid|francs?)\b)"
+    r"|(?:(?:eur|usd|gbp|chf)\b|[€$£]|fr\.)(?!\s?\d))"
+    rf"(?!\s+(?:and\s+)?(?:{_LARGE}\b|\d\d(?!\d)|\w+\s?(?:cents?|pence|penny|p|rappen)\b))",
+    re.IGNORECASE,
+)
 
 SIGNS = {"EUR": "€", "USD": "$", "GBP": "£", "CHF": "CHF"}
 SYMBOLS = {
@@ -122,6 +143,12 @@ def numbers_in(text: str) -> set[float]:
     return found
 
 
+def _worded(text: str) -> set[float]:
+    """Sums of one to twelve in words; looked for only where no digits fit, it takes long."""
+    words = (match for match in _IN_WORDS.finditer(text) if not match["more"])
+    return {_SMALL.index(match["word"].lower()) + 1.0 for match in words}
+
+
 def _readings(token: str) -> set[float]:
     """Numbers that one run of digits, dots and commas may mean."""
     if not token:
@@ -150,20 +177,34 @@ def _holds(text: str, value: str) -> bool:
     return False
 
 
+_HYPHENS = re.compile("[\u2010\u2011]")
+_DASHES = re.compile("[\u2010-\u2013\u2212]")
+_SPACES = re.compile("[\u00a0\u2009\u202f]")
+
+
+def _typed(text: str) -> str:
+    """A text as a keyboard writes it: accents composed, every short dash a hyphen."""
+    if text.isascii():
+        return text
+    return _DASHES.sub("-", unicodedata.normalize("NFC", text))
+
+
 def _flat(text: str) -> str:
     return " ".join(text.casefold().replace("’", "'").split())
 
 
 def _name(value: str, mail: str) -> bool:
+    value, mail = _typed(value), _typed(mail)
     return _holds(mail, value) or _holds(_flat(mail), _flat(value))
 
 
 def _order_id(value: str, mail: str) -> bool:
+    value, mail = _typed(value), _typed(mail)
     return _holds(mail, value) or _holds(mail.upper(), value)
 
 
 def _amount(value: float, mail: str) -> bool:
-    return any(abs(value - number) < 0.005 for number in numbers_in(mail))
+    return any(abs(value - number) < 0.005 for number in numbers_in(mail)) or value in _worded(mail)
 
 
 def _currency(value: str, mail: str) -> bool:
@@ -175,6 +216,8 @@ def _currency(value: str, mail: str) -> bool:
 
 
 def _date(value: str, mail: str) -> bool:
+    if not mail.isascii():  # a dash may part two dates, so only what is a hyphen becomes one
+        mail = _SPACES.sub(" ", _HYPHENS.sub("-", mail))
     return value in dates_in(mail) or value in _misspelt_dates(mail)
 
 

@@ -1,4 +1,4 @@
-"""What the C library does with the memory of freed tensors on a CPU."""
+"""What is done with the memory of freed tensors: by the C library on a CPU, by torch on a GPU."""
 
 import ctypes
 import gc
@@ -33,10 +33,14 @@ def give_back_freed_memory() -> None:
     """Hand what is free at the moment to the system, before another model or process needs it.
 
     The counterpart of `keep_freed_memory`: kept memory serves the next step of the same work, but
-    beside another process it is only missing.
+    beside another process it is only missing. The same holds for what torch keeps on a GPU: to any
+    other process it is taken.
 
     Source: malloc_trim(3)
     """
     gc.collect()  # a trainer and its model refer to each other
+    torch = sys.modules.get("torch")  # who has not imported it keeps nothing on a GPU
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     if GLIBC:
         ctypes.CDLL(None).malloc_trim(0)

@@ -12,7 +12,8 @@ from sft_utils import filters
 from sft_utils.chat import Message
 from sft_utils.data import Row
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.loading import Excluded, Loaded, load, tally
+from sft_utils.loading import Excluded, Loaded, LoadedRow, load, tally
+from sft_utils.parsing import listed
 
 KEYS = "messages, prompt + completion, conversations (ShareGPT), instruction + output (Alpaca)"
 
@@ -21,7 +22,8 @@ def read(path: Path) -> list[Row]:
     """All rows of a file that must be whole, by `loading.load`: what it excludes is an error here.
 
     Raises:
-        DataError: Missing, empty, of no known format or broken; names the first line or row.
+        DataError: Missing, empty, of no known format or broken, or a column that is trained on
+            holds what JSON cannot; names the first line or row.
     """
     loaded = load(path)
     if loaded.excluded:
@@ -30,6 +32,11 @@ def read(path: Path) -> list[Row]:
             f"{loaded.source}, {loaded.unit} {first.number}: {first}. {n} of "
             f"{n + len(loaded.rows)} rows cannot be read; repair or remove them."
         )
+    for one in loaded.rows:
+        columns = _used(name, {}) if (name := _layout(one.row, {})) else []
+        if why := _lost(one, [*columns, "tools", "chat_template_kwargs"]):
+            raise DataError(f"{loaded.source}, {loaded.unit} {one.number}: {' '.join(why)}. "
+                            "Repair or remove the row.")  # fmt: skip
     return [one.row for one in loaded.rows]
 
 
@@ -50,12 +57,14 @@ def conversation(row: Mapping[str, Any], number: int) -> list[Message]:
     if "conversations" in row:
         return _turns(row, "conversations", number)
     if "instruction" in row and "output" in row:
-        asked = [_text(row, field, number) for field in ("instruction", "input") if row.get(field)]
+        fields = ["instruction", *["input"] * (row.get("input") is not None)]
+        asked = [text for field in fields if (text := _text(row, field, number))]
         return [
             {"role": "user", "content": "\n\n".join(asked)},
             {"role": "assistant", "content": _text(row, "output", number)},
         ]
-    raise DataError(f"row {number}: keys {sorted(row)} are no known layout. Known: {KEYS}")
+    seen = listed(sorted(row))
+    raise DataError(f"row {number}: keys [{seen}] are no known layout. Known: {KEYS}")
 
 
 def _turns(row: Mapping[str, Any], field: str, number: int) -> list[Message]:
@@ -144,7 +153,8 @@ def conversations(loaded: Loaded, *, mapping: str = "", system: str = "") -> Nor
     """The rows of a file as conversations; a row that is none is excluded with its number.
 
     The layout of most rows is the file's; other rows are excluded, a trainer would read one only.
-    A text in a column `system` opens its conversation, whatever the layout.
+    A text in a column `system` opens its conversation, whatever the layout; a row whose first turn
+    is another system prompt is excluded, as is one that lost a value of a column that is read.
 
     Args:
         loaded: What `loading.load` gave.
@@ -170,13 +180,15 @@ def conversations(loaded: Loaded, *, mapping: str = "", system: str = "") -> Nor
     if not counts:
         raise DataError(_unknown(loaded.source, columns))
     layout = counts.most_common(1)[0][0]
+    used = _used(layout, plan)
     chats, numbers, excluded, ignored = [], [], list(loaded.excluded), Counter()
     for one, name in zip(loaded.rows, found, strict=True):
         try:
+            if why := _lost(one, used):
+                raise _Unfit(*why)
             if name != layout:
-                reason = "another layout" if name else "no layout"
-                raise _Unfit(reason, f"{name or sorted(one.row)}, the file is {layout}")
-            used = _used(layout, plan)
+                reason, seen = "another layout" if name else "no layout", listed(sorted(one.row))
+                raise _Unfit(reason, f"{name or f'[{seen}]'}, the file is {layout}")
             row = _mapped(one.row, plan) if plan else {k: one.row[k] for k in used if k in one.row}
             chat, unused = _chat(row, layout, system)
         except _Unfit as error:
@@ -207,6 +219,11 @@ def _used(layout: str, plan: Mapping[str, list[str]]) -> list[str]:
     if plan:
         return [name for names in plan.values() for name in names]
     return [*LAYOUTS[layout], "system", *["input"] * ("Alpaca" in layout)]
+
+
+def _lost(one: LoadedRow, used: list[str]) -> tuple[str, str] | None:
+    """(reason, detail) if a column that is read held what JSON cannot."""
+    return next(((why, f"in column {c!r}") for c, why in one.lost if c in used), None)
 
 
 def _layout(row: Row, plan: Mapping[str, list[str]]) -> str:
@@ -246,11 +263,11 @@ def _plan(mapping: str, columns: list[str]) -> dict[str, list[str]]:
         for name in plan[target]:
             if name not in columns:
                 near = difflib.get_close_matches(name, columns, 1, 0.5)
-                hint = f"Did you mean {near[0]!r}?" if near else f"There are {_listed(columns)}."
+                hint = f"Did you mean {near[0]!r}?" if near else f"There are {listed(columns)}."
                 raise ConfigError(f"mapping {mapping!r}: no row has a column {name!r}. {hint}")
     if plan.keys() - {"system"} not in ({"prompt", "completion"}, {"messages"}):
         raise ConfigError(
-            f"mapping {mapping!r} fills {_listed(list(plan))}: prompt and completion (or messages "
+            f"mapping {mapping!r} fills {listed(list(plan))}: prompt and completion (or messages "
             f"alone) are needed, {example}."
         )
     return plan
@@ -306,8 +323,13 @@ def _chat(row: Row, layout: str, system: str) -> tuple[list[Message], set[str]]:
     unused = {f"messages[].{key}" for turn in turns for key, value in turn.items()
               if key not in ("role", "content") and value is not None}  # fmt: skip
     chat = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
-    if (head := own if filters.visible(own or "") else system) and roles[0] != "system":
+    own, first = own or "", chat[0]["content"] if roles[0] == "system" else ""
+    if filters.visible(own) and filters.visible(first) not in ("", filters.visible(own)):
+        raise _Unfit("two system prompts", "the column 'system' and the first turn differ")
+    if (head := own if filters.visible(own) else system) and roles[0] != "system":
         chat = [{"role": "system", "content": head}, *chat]
+    elif filters.visible(own) and not filters.visible(first):
+        chat[0] = {"role": "system", "content": own}
     return chat, unused
 
 
@@ -323,11 +345,6 @@ def _unknown(source: str, columns: list[str]) -> str:
              for names in (_PROMPTS, _COMPLETIONS)]  # fmt: skip
     guess[0] = "+".join([guess[0], *(c for c in columns if c.lower() in _CONTEXTS)])
     return (
-        f"{source}: no row has a known layout ({KEYS}); its columns are {_listed(columns)}. "
+        f"{source}: no row has a known layout ({KEYS}); its columns are {listed(columns)}. "
         f'Say which is which: mapping="prompt={guess[0]},completion={guess[1]}".'
     )
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
-    return ", ".join(map(repr, names[:12])) + more

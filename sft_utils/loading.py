@@ -25,6 +25,7 @@ class LoadedRow:
 
     number: int  # 1-based line (JSONL, CSV) or row (JSON list, Parquet, hub)
     row: Row
+    lost: tuple[tuple[str, str], ...] = ()  # (column that is null, what it held instead)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Loaded:
             text += f", {len(self.excluded)} excluded: {faults}"
         if self.warnings:
             kinds = [f"{k} ({_numbers(self.unit, found)})" for k, found in self.warnings.items()]
-            text += f"\nkept with a warning: {'; '.join(kinds)}"
+            more = f"; and {len(kinds) - 12} more" if len(kinds) > 12 else ""
+            text += f"\nkept with a warning: {'; '.join(kinds[:12])}{more}"
         return text
 
 
@@ -95,7 +97,8 @@ def load(
     """Read JSONL, JSON, CSV, TSV or Parquet (each also as .gz), or a dataset of the hub.
 
     What a file is, is told by its content first and by its name second. JSONL, CSV and Parquet
-    are streamed; a JSON list is read whole. A fault excludes its own row only.
+    are streamed; a JSON list is read whole. A fault excludes its own row only. A typed value that
+    JSON cannot hold (NaN, bytes) is null, with a warning, until somebody reads its column.
 
     Args:
         source: A path, or a hub id `owner/name[:split]@commit` (split: train if not given).
@@ -144,7 +147,8 @@ def _collect(items: Iterator[Item], limit: int | None, **about: Any) -> Loaded:
     """Sort items into kept and excluded; judge the texts of rows, whatever the format."""
     loaded, limited = Loaded(**about), False
     for item in items:
-        fault, warning = (item.reason, "") if item.row is None else ("", item.reason)
+        fault, warnings = (item.reason, []) if item.row is None else ("", [item.reason])
+        warnings += [f"{why} in column {column!r}, read as null" for column, why in item.lost]
         detail = item.detail
         if item.row is not None:
             texts = list(_texts(item.row))
@@ -154,15 +158,15 @@ def _collect(items: Iterator[Item], limit: int | None, **about: Any) -> Loaded:
                 fault = "lone surrogate"
                 detail = f"U+{ord(half[0]):04X} at character {half.start()}"
             elif odd:
-                warning = odd.split(":")[0] if odd.startswith("mojibake") else odd.split()[0]
+                warnings.append(odd.split(":" if odd.startswith("mojibake") else None)[0])
         if fault:
             loaded.excluded.append(Excluded(item.number, fault, detail))
             continue
         if limit is not None and len(loaded.rows) == limit:
             limited = True
             break
-        loaded.rows.append(LoadedRow(item.number, item.row or {}))
-        if warning:
+        loaded.rows.append(LoadedRow(item.number, item.row or {}, item.lost))
+        for warning in filter(None, warnings):
             loaded.warnings.setdefault(warning, []).append(item.number)
     if not loaded.rows:
         if not loaded.excluded:

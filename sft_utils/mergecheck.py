@@ -43,11 +43,11 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
         original: Weights of the base before quantisation, by name.
     """
     recipes: dict[str, tuple[Recipe, float]] = {  # with the rounding that is granted
-        "original base + adapter": (lambda p: original[p.name].float() + p.delta, 0.0),
+        "original base + adapter": (lambda p: original[p.name].to(p.base) + p.delta, 0.0),
         "adapter added twice": (lambda p: p.base + 2 * p.delta, 0.0),
         "scaling of the adapter lost": (lambda p: p.base + p.delta / p.scaling, 0.0),
         "no adapter": (lambda p: p.base, 0.0),
-        "original base, no adapter": (lambda p: original[p.name].float(), 0.0),
+        "original base, no adapter": (lambda p: original[p.name].to(p.base), 0.0),
         # Scales of blocks depend on the dtype in which the sum was made; its steps are far larger.
         "merged into 4-bit weights": (_rounded_again, 0.02),
     }

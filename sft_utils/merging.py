@@ -5,6 +5,7 @@ base plus the adapter. `mergecheck` tells whether given weights are that.
 """
 
 import copy
+import glob
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from typing import Any
 from sft_utils.artifacts import storage_error, write_json
 from sft_utils.config import Profile
 from sft_utils.errors import ModelError
-from sft_utils.modeling import dequantised, require_sum
+from sft_utils.sums import adapters, dequantised, layers, require_sum
 
 SHARD_BYTES = 4 * 2**30
 """Largest weight file; a merge never holds more than one of them in memory."""
@@ -61,13 +62,11 @@ def parts(model: Any) -> Iterator[Part]:
     Args:
         model: PeftModel, its base in 4 bits or not. Tied weights come once.
     Raises:
-        ModelError: An adapter whose delta is no plain product (DoRA, `modeling.require_sum`).
+        ModelError: An adapter whose delta is no plain product (DoRA, `sums.require_sum`).
     """
     base, seen = model.get_base_model(), set()
-    for path, module in base.named_modules():
-        if any(part.startswith("lora_") or part == "base_layer" for part in path.split(".")):
-            continue
-        require_sum(path, module)
+    require_sum(base)
+    for path, module in layers(base):
         layer = getattr(module, "base_layer", module)
         for name, parameter in layer.named_parameters(recurse=False):
             if id(parameter) in seen:
@@ -85,14 +84,14 @@ def parts(model: Any) -> Iterator[Part]:
 def _delta(path: str, module: Any) -> tuple[Any, float]:
     """Sum of the active adapters of a layer in float32, and the scaling of the last one."""
     total, scaling = None, 1.0
-    for adapter in module.active_adapters:
-        if adapter not in module.lora_A:
-            continue
+    for adapter in adapters(module):
         if getattr(module, "use_dora", {}).get(adapter):
             raise ModelError(f"{path}: DoRA is no sum; merge it with peft's merge_and_unload")
         scaling = module.scaling[adapter]
         up, down = module.lora_B[adapter].weight.detach(), module.lora_A[adapter].weight.detach()
         product = (up.float() @ down.float()) * scaling
+        if getattr(module, "fan_in_fan_out", False):  # GPT-2 stores its weights transposed
+            product = product.T
         total = product if total is None else total + product
     return total, scaling
 
@@ -152,10 +151,14 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
             delattr(config, leftover)
     config.dtype, config._name_or_path = dtype, name
     config.architectures = [type(base).__name__]
-    generation.eos_token_id = config.eos_token_id = tokenizer.eos_token_id
+    for written in (config, generation):
+        stops = getattr(written, "eos_token_id", None)
+        written.eos_token_id = _stops(stops, tokenizer.eos_token_id)
     generation.pad_token_id = config.pad_token_id = tokenizer.pad_token_id
     folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    for left in folder.parent.glob(f".part-{glob.escape(folder.name)}-{'[!-]' * 8}"):
+        shutil.rmtree(left, ignore_errors=True)  # of an export that was killed
+    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".part-{folder.name}-"))
     try:
         _write_shards(part, ((n, t.to(dtype).cpu().contiguous()) for n, t in made(model)))
         config.save_pretrained(part)
@@ -168,6 +171,18 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
         raise storage_error(folder, _as_os_error(error)) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _stops(base: int | list[int] | None, trained: int | None) -> int | list[int] | None:
+    """The stops of a base and the one that was trained; a number if there is one.
+
+    Chat models have stops that their tokenizer does not name as eos: Gemma ends turns with 106 and
+    has eos 1. Without them a server talks on after the turn.
+    """
+    known = [base] if isinstance(base, int) else list(base or [])
+    if trained is not None and trained not in known:
+        known.append(trained)
+    return known[0] if len(known) == 1 else known or None
 
 
 def _as_os_error(error: Exception) -> OSError:

@@ -10,6 +10,7 @@ from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_js
 from sft_utils.basemodel import BUNDLED, STAMP, bundled_model, verify_model_dir
 from sft_utils.config import Profile
 from sft_utils.errors import ModelError
+from sft_utils.sums import adapters, dequantised, require_sum
 
 
 def model_source(profile: Profile) -> tuple[str, str | None]:
@@ -153,7 +154,9 @@ def merge_into(copy: Any, model: Any) -> Any:
 
     Generating with 4-bit weights and unmerged adapters costs two to three times as much on a
     CPU. The copy holds what training really used: the *dequantised* 4-bit base (not the original
-    weights), plus the adapter, summed in float32 and rounded once to bf16.
+    weights), plus the adapter, and trained biases. The product of an adapter is peft's, rounded to
+    the dtype of the adapter; the sum is made in float32 and rounded to that of the copy.
+    `merging.export` writes the sum of an unrounded product.
 
     Args:
         copy: Result of `plain_copy`; overwritten.
@@ -166,61 +169,30 @@ def merge_into(copy: Any, model: Any) -> Any:
     import torch
 
     base = model.get_base_model()
+    require_sum(base)
     with torch.no_grad():
         for name, target in copy.named_modules():
-            if not hasattr(target, "weight"):
-                continue
-            module = base.get_submodule(name)
-            require_sum(name, module)
-            weight = dequantised(getattr(module, "base_layer", module))
-            for adapter in getattr(module, "active_adapters", ()):
-                weight = weight + module.get_delta_weight(adapter).float()
-                lengths = getattr(module, "lora_magnitude_vector", None) or {}
-                if adapter in lengths:  # DoRA is no sum: it also trains the length of each row
-                    length = lengths[adapter].weight.float()
-                    weight = weight * (length / weight.norm(dim=1))[:, None]
-            target.weight.copy_(weight)
+            for key, parameter in target.named_parameters(recurse=False):
+                module = base.get_submodule(name)
+                layer = getattr(module, "base_layer", module)
+                if key == "weight":
+                    parameter.copy_(_effective(module, layer))
+                else:
+                    parameter.copy_(getattr(layer, key))
     copy.eval()
     return copy
 
 
-PEFT_CAN = "peft's merge_and_unload can"
-
-
-def require_sum(path: str, module: Any) -> None:
-    """Refuse a layer whose effective weight is not that of the base plus A and B of an adapter.
-
-    What is left out of a sum is left out of every comparison with it, too, so it must be named.
-
-    Raises:
-        ModelError: A trained copy of a module or of tokens, a layer that is merged already, an
-            adapter of an embedding, or one with a bias.
-    """
-    why = ""
-    if hasattr(module, "modules_to_save") or hasattr(module, "token_adapter"):
-        why = f"a trained copy of a module or of its tokens is no adapter to be added. {PEFT_CAN}"
-    elif not hasattr(module, "lora_B"):
-        return
-    elif module.merged:
-        why = "it is merged already and would be added twice. Call unmerge_adapter() first"
-    else:
-        for adapter in module.active_adapters:
-            if adapter in module.lora_embedding_A:
-                why = f"an adapter of an embedding is not added by this function. {PEFT_CAN}"
-            elif adapter in module.lora_B and module.lora_B[adapter].bias is not None:
-                why = "the bias of its adapter has no place in a weight. Train without lora_bias"
-    if why:
-        raise ModelError(f"{path}: {why}.")
-
-
-def dequantised(layer: Any) -> Any:
-    """Weights of a layer as float32, whatever they are stored as."""
-    state = getattr(layer.weight, "quant_state", None)
-    if state is None:
-        return layer.weight.detach().float()
-    from bitsandbytes.functional import dequantize_4bit
-
-    return dequantize_4bit(layer.weight.data, state).float()
+def _effective(module: Any, layer: Any) -> Any:
+    """The weight with which a layer computes, in float32."""
+    weight = dequantised(layer)
+    for adapter in adapters(module):
+        weight = weight + module.get_delta_weight(adapter).float()
+        lengths = getattr(module, "lora_magnitude_vector", None) or {}
+        if adapter in lengths:  # DoRA is no sum: it also trains the length of each row
+            length = lengths[adapter].weight.float()
+            weight = weight * (length / weight.norm(dim=1))[:, None]
+    return weight
 
 
 def adapter_state(model: Any) -> dict[str, Any]:
@@ -291,7 +263,7 @@ def answer_nll(
     """Mean negative log-likelihood of the supervised tokens of each row, in nats.
 
     Only hidden states of supervised positions reach the vocabulary projection, which is most of
-    the cost of a small model.
+    the cost of a small model. What some models do to their logits after it is done here, too.
     """
     import torch
 
@@ -309,5 +281,26 @@ def answer_nll(
             for states, target in zip(hidden, labels, strict=True):
                 keep = target != IGNORE
                 logits = inner.get_output_embeddings()(states[keep]).float()  # (supervised, V)
+                logits = _as_the_model_ends(logits, inner.config)
                 losses.append(torch.nn.functional.cross_entropy(logits, target[keep]).item())
     return losses
+
+
+def _as_the_model_ends(logits: Any, config: Any) -> Any:
+    """Scale and cap float32 logits as the forward pass of a model does after its projection.
+
+    Source: transformers 5.17.0, modeling_{cohere,granite,hyperclovax,falcon_h1,gemma2,...}.py.
+        TRL's chunked loss leaves `logits_scaling` and `lm_head_multiplier` out (trl 1.14.2,
+        trainer/sft_trainer.py, _patch_chunked_ce_lm_head).
+    """
+    text = config.get_text_config()
+    factor = 1.0
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling"):
+        value = getattr(text, name, None)
+        if isinstance(value, int | float):
+            divides = name == "logits_scaling" and text.model_type != "hyperclovax"
+            factor *= 1 / value if divides else value
+    if factor != 1.0:
+        logits = logits * factor
+    cap = getattr(text, "final_logit_softcapping", None)
+    return logits if cap is None else cap * (logits / cap).tanh()

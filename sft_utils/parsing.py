@@ -4,7 +4,7 @@ import codecs
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,16 @@ class Item(NamedTuple):
     row: Row | None
     reason: str = ""
     detail: str = ""
+    lost: tuple[tuple[str, str], ...] = ()  # (column, why its value cannot be used: it is null)
+
+
+REST_UNREAD = "nothing can be read from here on"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first twelve."""
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return ", ".join(map(repr, names[:12])) + more
 
 
 class Source:
@@ -143,7 +153,7 @@ def lines(source: Source, limit: int) -> Iterator[tuple[int, bytes, str, str]]:
         if len(rest) > limit:
             passed, rest = passed + len(rest) - 1, rest[-1:]
     if source.fault:  # what is left is half a line, even if it looks whole, as in a CSV
-        yield number, rest, source.fault, "nothing can be read from here on"
+        yield number, rest, source.fault, REST_UNREAD
     elif rest:
         yield line(rest)
 
@@ -177,117 +187,3 @@ def unreadable(raw: bytes) -> tuple[str, str]:
     except UnicodeDecodeError as error:
         return "invalid UTF-8", f"at byte {error.start}"
     return "", ""
-
-
-_SPACE = re.compile(r"[ \t\r\n]*")
-_KEY = re.compile(r'\{\s*"((?:[^"\\\n]|\\.)*)"\s*:')
-# A string ends at the end of its line at the latest: a quote that is missing spoils no other line.
-_TOKEN = re.compile(r'"(?:[^"\\\r\n]|\\.)*"?|[\[\]{},]')
-
-
-def elements(source: Source, text: str, start: int, limit: int) -> Iterator[Item]:
-    """The objects of a JSON list one by one, so that a broken one costs no other.
-
-    Args:
-        source: The file, for its fault.
-        text: The whole document; bytes that are no UTF-8 stand in it as lone surrogates.
-        start: Index after the opening bracket.
-        limit: Longest row, in characters.
-    """
-    at, number, key, warning = _SPACE.match(text, start).end(), 0, None, ""
-    line, counted, lost = 1, 0, False
-    while not text.startswith("]", at):
-        number += 1
-        if at == len(text):
-            reason = source.fault or "cut list"
-            yield Item(number, None, reason, "the file ends before the list is closed")
-            return
-        value, end, reason, detail = data.decode(text, at)
-        after = _SPACE.match(text, end).end()
-        if not reason and text[after : after + 1] not in (",", "]", "{", ""):
-            reason, detail = "text after the JSON value", f"at character {end}"
-        here, unsure = _KEY.match(text, at), ""
-        if reason:
-            end_of_row = None if lost else _own_end(text, at, here[1] if here else key)
-            if lost := lost or end_of_row is None:
-                end_of_row = _next_like(text, at, here[1] if here else key)
-                unsure = "after a row whose end is not sure"
-            after = end_of_row
-        elif not isinstance(value, dict):
-            reason = f"a JSON {type(value).__name__} where an object is expected"
-        elif bad := re.search("[\udc80-\udcff]", text[at:end]):
-            reason, detail = "invalid UTF-8", f"byte 0x{ord(bad[0]) - 0xDC00:02X}"
-        elif end - at > limit:
-            reason, detail = "over-long row", f"{end - at} characters, the limit is {limit}"
-        last = bool(reason) and after == len(text)
-        if reason:
-            line, counted = line + text.count("\n", counted, at), at
-            place = f"row begins in line {line}"
-            place += "; the file ends in this row" * last
-            place += "; its end is not sure, nor are later row numbers" * bool(unsure and not last)
-            yield Item(number, None, reason, f"{detail} ({place})".strip())
-        else:
-            key = here[1] if here else key
-            yield Item(number, value, warning)
-        if last:
-            return
-        warning = unsure
-        if not reason and text[after : after + 1] == "{":
-            warning = "no comma before the row"
-        at = _SPACE.match(text, after + 1).end() if text.startswith(",", after) else after
-    if not text[: start - 1].strip() and (rest := text[at + 1 :].strip()):
-        yield Item(number + 1, None, "text after the list", repr(rest[:40]))
-
-
-def _own_end(text: str, at: int, key: str | None) -> int | None:
-    """Where a broken element ends by its brackets: at its comma, or where the next row begins.
-
-    A bracket that closes closes all that was opened inside; one that nothing opened is passed over.
-    The next row begins where an object with the same first key stands at the begin of a line as
-    far in as this one, or inside an object without a name.
-
-    Returns:
-        The place; None if the text ends before the brackets are closed.
-    """
-    open_: list[str] = []
-    margin = _margin(text, at)
-    for token in _TOKEN.finditer(text, at):
-        mark, place = token[0], token.start()
-        if not open_ and mark in (",", "]"):
-            return place
-        if mark in ("{", "["):
-            found = _KEY.match(text, place) if mark == "{" and place > at else None
-            if found and found[1] == key:
-                level = margin is not None and _margin(text, place) == margin
-                unnamed = open_[-1:] == ["}"] and _before(text, place, " \t\r\n") == ","
-                if level or unnamed:
-                    return place
-            open_.append("}" if mark == "{" else "]")
-        elif mark in open_:
-            while open_.pop() != mark:
-                pass
-    return None
-
-
-def _before(text: str, place: int, skipped: str) -> str:
-    """The last character before a place that is none of `skipped`."""
-    while place and text[place - 1] in skipped:
-        place -= 1
-    return text[place - 1 : place]
-
-
-def _margin(text: str, place: int) -> int | None:
-    """How far in an element stands that begins its line (after the list's bracket); else None."""
-    start = place
-    while start and text[start - 1] in " \t[":
-        start -= 1
-    begins = text[start - 1 : start] in ("", "\n", "\r")
-    return place - start - text.count("[", start, place) if begins else None
-
-
-def _next_like(text: str, at: int, key: str | None) -> int:
-    """The next object after a comma that begins with the same key; else the end of the text."""
-    for found in _KEY.finditer(text, at + 1):
-        if found[1] == key and _before(text, found.start(), " \t\r\n") == ",":
-            return found.start()
-    return len(text)

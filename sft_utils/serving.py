@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import signal
 import socket
@@ -28,6 +29,15 @@ NEEDS = ("fastapi", "uvicorn", "openai", "pydantic")
 
 LLAMA = ("xllamacpp",)
 """What llama.cpp's server needs."""
+
+VLLM_START_S = 900.0
+"""vLLM compiles and captures graphs before it is healthy; other servers only load weights."""
+
+VLLM_SHARE = 0.9
+"""Share of a GPU that vLLM takes of itself if all of it is free."""
+
+VLLM_MARGIN = 2**30
+"""Bytes left free: the context of its process is made before it looks at what is free."""
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy for loopback
 
@@ -70,11 +80,30 @@ def transformers_command(folder: Path, port: int, *, dtype: str, device: str) ->
 
 
 def vllm_command(folder: Path, port: int, *, dtype: str, max_tokens: int) -> list[str]:
-    """The server for a GPU; the folder's generation config is believed, nothing is fetched."""
+    """The server for a GPU; the folder's generation config is believed, nothing is fetched.
+
+    It reserves a share of the whole GPU, 0.9 of itself, and since 0.9 it refuses to start where
+    less is free. The models of a notebook lie there too, so it gets what they leave at this moment.
+    """
+    share = _free_share()
+    options = [] if share is None else ["--gpu-memory-utilization", f"{share:.2f}"]
     return [
         "vllm", "serve", str(folder), "--host", HOST, "--port", str(port), "--dtype", dtype,
         "--max-model-len", str(max_tokens), "--generation-config", str(folder), "--seed", "0",
+        *options,
     ]  # fmt: skip
+
+
+def _free_share() -> float | None:
+    """Share of the first GPU that another process can have, rounded down; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    heap.give_back_freed_memory()
+    free, total = torch.cuda.mem_get_info(0)
+    share = min(VLLM_SHARE, (free - VLLM_MARGIN) / total)
+    return max(math.floor(100 * share), 1) / 100  # where nothing is free, vLLM says so itself
 
 
 def llama_command(file: Path, port: int, *, max_tokens: int) -> list[str]:
@@ -84,7 +113,7 @@ def llama_command(file: Path, port: int, *, max_tokens: int) -> list[str]:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], port: int, *, log: Path, timeout_s: float = 180.0
+    command: Sequence[str], port: int, *, log: Path, timeout_s: float | None = None
 ) -> Iterator[str]:
     """Run a server until the block ends.
 
@@ -95,7 +124,7 @@ def running(
         command: The server; listens on HOST and `port`, answers GET /health.
         port: Where it will listen.
         log: File for all it prints.
-        timeout_s: Seconds until it must be healthy.
+        timeout_s: Seconds until it must be healthy; default 180, for vLLM 900.
     Yields:
         The address, "http://127.0.0.1:8123".
     Raises:
@@ -104,6 +133,8 @@ def running(
     log.parent.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if timeout_s is None:
+        timeout_s = VLLM_START_S if Path(command[0]).name == "vllm" else 180.0
     heap.give_back_freed_memory()
     with log.open("w", encoding="utf-8") as output:
         try:
@@ -182,7 +213,8 @@ def complete(
         choice = found["choices"][0]
         text, tokens = choice["message"]["content"], found["usage"]["prompt_tokens"]
     except urllib.error.HTTPError as error:
-        raise ServeError(f"status {error.code}: {error.read()[:300].decode()}") from error
+        said = error.read()[:300].decode(errors="replace")  # the cut may go through a character
+        raise ServeError(f"status {error.code}: {said}") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise ServeError(f"no usable answer from {address}: {error!r}") from error
     return text or "", tokens, choice["finish_reason"] == "stop"

@@ -5,9 +5,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from sft_utils import data, parsing, tables
+from sft_utils import data, jsonfiles, parsing, tables
 from sft_utils.artifacts import display_path
-from sft_utils.data import Row
 from sft_utils.errors import DataError
 from sft_utils.parsing import Item, Source
 
@@ -81,85 +80,28 @@ def _text_format(source: Source, start: bytes, limit: int) -> tuple[str, str, It
     if by_line:
         return "JSONL", "line", parsing.jsonl(source, limit)
     if start[:1] in (b"[", b"{") or suffix == ".json":
-        return _document(source, limit, whole or named)
+        return jsonfiles.document(source, limit, whole or named)
     return _table(source, lines, limit)
 
 
-def _document(source: Source, limit: int, by_line: bool) -> tuple[str, str, Iterator[Item]]:
-    """A list of rows, or an object that holds one.
-
-    Args:
-        by_line: If the document is broken, its lines may be rows.
-    """
-    name = display_path(source.path)
-    text = source.read_all().decode("utf-8", "surrogateescape")
-    start = re.search(r"\S", text).start()
-    if text[start] == "[":
-        return "JSON list", "row", parsing.elements(source, text, start + 1, limit)
-    value, end, reason, detail = data.decode(text, start)
-    if not reason and text[end:].strip():
-        reason, detail = "text after the JSON value", f"at character {end}"
-    if not reason and isinstance(value, dict):
-        key, unread = _list_key(value, name)
-        items = (
-            Item(n, row) if isinstance(row, dict) else
-            Item(n, None, f"a JSON {type(row).__name__} where an object is expected")
-            for n, row in enumerate(value[key], 1)
-        )  # fmt: skip
-        return f"JSON object, list {key!r}{unread}", "row", items
-    if reason:  # a broken row must not cost the others
-        # A row longer than the head stood in the way of seeing that every line is one.
-        by_line = by_line or (end > start and re.match(r"[ \t]*[\r\n]\s*\{", text[end:]) is not None
-                              and not re.search(r"[\r\n]", text[start:end]))  # fmt: skip
-        opened = re.search(r'"(data|rows)"\s*:\s*\[', text[:4096])
-        opened = opened or re.match(
-            r'\s*\{\s*"(?!messages"|conversations"|prompt")([^"]*)"\s*:\s*\[', text
-        )
-        if opened and (not by_line or text[opened.end() :].lstrip(" ")[:1] in ("\r", "\n")):
-            kind = f"JSON object, list {opened[1]!r}"
-            return kind, "row", parsing.elements(source, text, opened.end(), limit)
-        if by_line:
-            source.reopen()
-            return "JSONL", "line", parsing.jsonl(source, limit)
-        raise DataError(f"{name} is no JSON: {reason} {detail}. Repair it, or write one object per "
-                        "line (JSONL).")  # fmt: skip
-    raise DataError(f"{name} holds a JSON {type(value).__name__}: a list of objects is needed.")
-
-
-def _list_key(value: Row, name: str) -> tuple[str, str]:
-    """The key under which an object holds the rows, and what is said of lists that are not read.
-
-    A list of chat turns is no list of rows. The hub's viewer puts its columns into "features".
-    """
-    lists = {
-        key: rows for key, rows in value.items()
-        if isinstance(rows, list) and any(isinstance(row, dict) for row in rows)
-        and not any(isinstance(row, dict) and {"role", "from"} & row.keys() for row in rows)
-    }  # fmt: skip
-    for key in ("data", "rows"):
-        if isinstance(value.get(key), list):
-            others = [f"{k!r} ({len(v)})" for k, v in lists.items() if k not in (key, "features")]
-            return key, f"; not read: {', '.join(others)}" if others else ""
-    if len(lists) == 1:
-        return next(iter(lists)), ""
-    seen = f"lists {sorted(lists)}" if lists else f"keys {sorted(value)}"
-    raise DataError(
-        f"{name} is one JSON object ({seen}), a list of rows is needed: put the rows into a list "
-        'under "data", or write one object per line in a .jsonl file.'
-    )
-
-
 _DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
+_TOLD = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
+"""What Excel reads as the delimiter, if it is the first line."""
 
 
 def _table(source: Source, lines: list[bytes], limit: int) -> tuple[str, str, Iterator[Item]]:
     """A CSV or TSV; its delimiter cuts the second line into as many columns as the header, and
-    the header into most of them."""
+    the header into most of them. Of several a .tsv takes the tab."""
     texts = [line.decode("utf-8", "replace") for line in lines[:2]]
+    if told := _TOLD.fullmatch(texts[0]):
+        kind = _DELIMITERS.get(told[1], f"CSV with {told[1]!r}")
+        return kind, "line", tables.delimited(source, limit, told[1], told=True)
+    suffix = suffix_of(source.path)
     counts = {d: _fields(texts[0], d) for d in _DELIMITERS}
     agree = {d: n > 1 and len(texts) > 1 and _fields(texts[1], d) == n for d, n in counts.items()}
-    best = max(counts, key=lambda d: (agree[d], counts[d]))
-    if suffix_of(source.path) not in (".csv", ".tsv") and not agree[best]:
+    tab = suffix == ".tsv" and counts["\t"] > 1
+    best = max(counts, key=lambda d: (agree[d], tab and d == "\t", counts[d]))
+    if suffix not in (".csv", ".tsv") and not agree[best]:
         raise DataError(
             f"{display_path(source.path)} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
             f"{texts[0][:30]!r}. A table needs a header and the suffix .csv or .tsv."

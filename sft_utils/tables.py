@@ -6,7 +6,7 @@ import decimal
 import io
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sft_utils.artifacts import display_path
@@ -18,16 +18,23 @@ UNNAMED = "Unnamed: 0"
 """What pandas calls a first column without a name: its own row numbers, written by `to_csv`."""
 
 
-def delimited(source: Source, limit: int, delimiter: str) -> Iterator[Item]:
+def delimited(source: Source, limit: int, delimiter: str, *, told: bool = False) -> Iterator[Item]:
     """Rows of a CSV under its header; every value is a text.
 
+    Args:
+        told: The first line names the delimiter, the header follows it.
     Raises:
         DataError: The header is broken, a name after the first is empty, one comes twice, or no
             line follows.
     """
     where = f"{display_path(source.path)}, header"
-    records = (one for one in _records(source, limit, delimiter))
-    line, names, reason, detail = next(one for one in records if one[1] != [])
+    records = _records(source, limit, delimiter)
+    filled = (one for one in records if one[1] != [])
+    if told:
+        next(filled)
+    line, names, reason, detail = next(filled, (0, [], "", ""))
+    if names == []:
+        raise DataError(f"{where}: none follows the line that names the delimiter. Add it.")
     if names is None:
         raise DataError(f"{where} (line {line}): {f'{reason} {detail}'.strip()}. Repair it.")
     names = [name.strip() for name in names]  # no mapping could say the " b" of "a, b"
@@ -80,7 +87,9 @@ def _records(
             except csv.Error as error:
                 waiting.extendleft(reversed(used[1:]))
                 del used[1:]
-                reason = _CSV_FAULTS.get(str(error), str(error))
+                reason = str(error)
+                for seen, words in _CSV_FAULTS:
+                    reason = words if seen in reason else reason
             finally:
                 csv.field_size_limit(before)
             for line, raw, *fault in used:
@@ -92,12 +101,11 @@ def _records(
         yield number, fields, reason, detail
 
 
-_CSV_FAULTS = {
-    "unexpected end of data": "a quote opens here and is never closed",
-    "',' expected after '\"'": "text after a closing quote",
-    "';' expected after '\"'": "text after a closing quote",
-    "'\t' expected after '\"'": "text after a closing quote",
-}
+_CSV_FAULTS = (
+    ("unexpected end of data", "a quote opens here and is never closed"),
+    ("expected after '\"'", "text after a closing quote"),
+)
+"""Part of what the csv module says -> what it means."""
 
 
 def _fed(used: list[Any], pull: Callable[[], Any], limit: int) -> Iterator[str]:
@@ -113,15 +121,7 @@ def _fed(used: list[Any], pull: Callable[[], Any], limit: int) -> Iterator[str]:
 
 
 _UNREADABLE = (ValueError, OverflowError, KeyError)
-"""What pyarrow raises for a date beyond the year 9999 or an unknown time zone."""
-
-
-def _readable(table: Any, column: str, index: int) -> bool:
-    try:
-        table.column(column)[index].as_py()
-    except _UNREADABLE:
-        return False
-    return True
+"""What pyarrow raises for a date beyond the year 9999, an unknown time zone or a broken text."""
 
 
 def parquet(source: Source) -> Iterator[Item]:
@@ -156,27 +156,44 @@ def parquet(source: Source) -> Iterator[Item]:
         for index in range(count):
             number += 1
             try:
-                row = table.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError as error:
-                yield Item(number, None, "invalid UTF-8", f"at byte {error.start} of a text")
+                row, lost = table.slice(index, 1).to_pylist()[0], ()
             except _UNREADABLE:
-                column = next(n for n in names if not _readable(table, n, index))
-                detail = f"{table.schema.field(column).type} in column {column!r}; leave it out"
-                yield Item(number, None, "a value that Python cannot hold", detail)
-            else:
-                yield plain(number, row)
+                row, lost = _cells(table, index)
+            yield plain(number, row, lost)
 
 
-def plain(number: int, row: Row) -> Item:
-    """A row of a typed table with JSON values only: dates become texts, bytes are refused."""
-    column = ""
-    try:
-        new = {}
-        for column, value in row.items():
+def _cells(table: Any, index: int) -> tuple[Row, list[tuple[str, str]]]:
+    """A row cell by cell, and the columns whose cell Python cannot hold, with the reason."""
+    row: Row = {}
+    lost: list[tuple[str, str]] = []
+    for field in table.schema:
+        row[field.name] = None
+        try:
+            row[field.name] = table.column(field.name)[index].as_py()
+        except UnicodeDecodeError:
+            lost.append((field.name, "invalid UTF-8"))
+        except _UNREADABLE:
+            lost.append((field.name, f"a value that Python cannot hold ({field.type})"))
+    return row, lost
+
+
+def plain(number: int, row: Row, lost: Iterable[tuple[str, str]] = ()) -> Item:
+    """A row of a typed table with JSON values only: dates become texts.
+
+    What JSON cannot hold is null, and `lost` says so: it costs the row only where somebody reads
+    its column.
+
+    Args:
+        lost: Columns that are null already, with the reason.
+    """
+    new, gone = {}, list(lost)
+    for column, value in row.items():
+        try:
             new[column] = _json_value(value)
-        return Item(number, new)
-    except ValueError as error:
-        return Item(number, None, str(error), f"in column {column!r}")
+        except ValueError as error:
+            new[column] = None
+            gone.append((column, str(error)))
+    return Item(number, new, lost=tuple(gone))
 
 
 def _json_value(value: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,18 +11,13 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sft_utils.artifacts import display_path, storage_error, write_json
+from sft_utils.checkpoints import COMPLETE, IDENTITY, clear, last_checkpoint
 from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.generation import report_progress
 
-IDENTITY = "identity.json"
-"""What must be equal for a checkpoint to be continued; it also marks a folder as this module's."""
-
-COMPLETE = "complete.json"
-"""Written when a training run has ended; a folder without it is resumed."""
-
 
 class StoppedEarlyError(SFTError):
-    """A resumed run had stopped early: its checkpoint is its end, nothing is left to train."""
+    """The checkpoint of a resumed run is its end: nothing is left to train."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +70,19 @@ class Progress(TrainerCallback):
         self._began = self._began or (now, step)
         pace = (now - self._began[0]) / max(step - self._began[1], 1)
         report_progress(self.path, "training step", step, state.max_steps, pace)
+
+
+class _NothingLeft(TrainerCallback):
+    """Ends a run that was loaded from the checkpoint of its end before it makes a step.
+
+    transformers 5.17.0 makes one more, with the next batch, if the end lies inside an epoch.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The last callback to be asked: the others have taken up the run."""
+        if state.global_step and state.global_step >= state.max_steps:
+            kwargs["model"].train()  # as it is after training
+            raise StoppedEarlyError(f"the run has ended at step {state.global_step}")
 
 
 class TaskGate(TrainerCallback):
@@ -199,39 +206,6 @@ class TaskGate(TrainerCallback):
         return max(quick[-self.patience :]) <= max(quick[: -self.patience])
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Newest complete Trainer checkpoint; half-written ones (killed, disk full) are removed.
-
-    The trainer writes trainer_state.json last, so a folder without it is not complete.
-    """
-    named = (p for p in Path(folder).glob("checkpoint-*") if p.name.split("-", 1)[1].isdecimal())
-    for path in sorted(named, key=lambda p: int(p.name.split("-")[1]), reverse=True):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            return path
-        except (OSError, ValueError):
-            shutil.rmtree(path, ignore_errors=True)
-    return None
-
-
-def _clear(folder: Path) -> None:
-    """Empty a folder that a run of ours has marked, the marks last: it may be killed here, too.
-
-    Raises:
-        ConfigError: Something is there, and no mark says that it is ours.
-    """
-    marks = (COMPLETE, IDENTITY)
-    inside = [p for p in folder.glob("*") if not p.name.startswith(".part-")]
-    if inside and not (folder / IDENTITY).exists():
-        raise ConfigError(
-            f"{folder} holds {inside[0].name!r} and no {IDENTITY}, so it is no training run of "
-            "ours and is left alone. Name a new or empty folder, or empty it yourself."
-        )
-    for path in sorted(inside, key=lambda p: marks.index(p.name) if p.name in marks else -1):
-        whole = path.is_dir() and not path.is_symlink()
-        shutil.rmtree(path, ignore_errors=True) if whole else path.unlink(missing_ok=True)
-
-
 def _keep_dtypes(trainer: Any) -> None:
     """Make a resumed adapter train in the precision it had.
 
@@ -305,7 +279,8 @@ def fit_loss_chunks(tokens: int) -> int:
 def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
-    A finished run, or the remains of a run with another identity, is cleared first.
+    A finished run, or the remains of a run with another identity, is cleared first: who trains
+    again wants to see it happen.
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
@@ -320,7 +295,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     mark = folder / IDENTITY
     same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
     if (folder / COMPLETE).exists() or not same:
-        _clear(folder)
+        clear(folder)
     write_json(mark, identity)
     checkpoint = last_checkpoint(folder)
     began = int(checkpoint.name.split("-")[1]) if checkpoint else 0
@@ -328,6 +303,8 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
         print(f"resuming from {display_path(checkpoint)}")
     fit_adapter_precision(trainer)
     _keep_dtypes(trainer)
+    if checkpoint and hasattr(trainer, "add_callback"):
+        trainer.add_callback(_NothingLeft())
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except StoppedEarlyError:

@@ -58,13 +58,24 @@ def likeness(reference: Sequence[Any], other: Sequence[Any]) -> Likeness:
 def probes(
     record: RunRecord, *, rows: int = 4, length: int = 128, positions: int = 24
 ) -> list[Probe]:
-    """Short conversations of a record, with the positions that predict their answers."""
+    """Short conversations of a record, with the positions that predict their answers.
+
+    Args:
+        record: Holds the conversations.
+        rows: Conversations at most, the shortest ones.
+        length: Tokens of each: its beginning if an answer is there, else the stretch that ends in
+            its first answer. Without what stands before it both models are asked the same, too.
+        positions: Positions of each at most.
+    """
     truths = [o for o in record.oracles if isinstance(o, Oracle) and len(o.ids) > 1]
     chosen: list[Probe] = []
     for truth in sorted(truths, key=lambda o: len(o.ids))[:rows]:
-        mask = truth.mask[1:length]
+        first = next((k for k, m in enumerate(truth.mask) if m and k), 0)
+        end = length if first < length else min(first + positions, len(truth.ids))
+        start = max(0, end - length)
+        mask = truth.mask[start + 1 : end]
         asked = [k for k, m in enumerate(mask) if m] or list(range(len(mask)))
-        chosen.append((truth.ids[:length], asked[:positions]))
+        chosen.append((truth.ids[start:end], asked[:positions]))
     return chosen
 
 

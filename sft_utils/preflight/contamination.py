@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sft_utils.duplicates import words_of
+from sft_utils.duplicates import composed, words_of
 from sft_utils.preflight.rawtext import spot, turns_of
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 
@@ -42,7 +42,7 @@ def exact_key(text: str) -> str:
         >>> exact_key("  What is 2 + 2.5?") == exact_key("what IS 2 +  2.5")
         True
     """
-    return " ".join(_EDGES.sub("", text.casefold()).split())
+    return " ".join(_EDGES.sub("", composed(text).casefold()).split())
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sft_utils import answers, audit, coverage, curation, data, datacard, duplicates, filters
+from sft_utils import answers, audit, coverage, curation, data, datacard, duplicates, filters, leaks
 from sft_utils.artifacts import ROOT
 from sft_utils.duplicates import ALIKE, exact_key, jaccard, shingles
 from sft_utils.errors import DataError, StorageError
@@ -88,6 +88,8 @@ def test_the_length_fence_ignores_absurd_rows():
         fence, rel=0.1
     )
     assert filters.length_fence([50] * 10) > 50
+    assert filters.length_fence([10] * 80 + [14] * 20) == 20, "twice as long is not over-long"
+    assert filters.length_fence(curation.mail_lengths(TICKETS / "raw.jsonl")) == 311
     with pytest.raises(DataError, match="at least 4"):
         filters.length_fence([3, 0, 0])
 
@@ -153,6 +155,15 @@ def test_licence(licence):
      "IBAN NL91 ABNA 0417 1643 00 THANKS", "4242 4242 4242 4242", "card 5555555555554444",
      "3782-822463-10005", "+44 7700 900123", "+1 (212) 555-0142", "Tel. 030 23125 259",
      "Order 948-503-87\nMy number is 030 23125 259.", "call me on 07700900123",
+     "4242 4242 4242 4242 12/27 123", "4111111111111111 123", "5555555555554444 09/28",
+     "4242-4242-4242-4242-123", "3782 822463 10005 12 / 2027 1234", "4242424242424242 0927 123",
+     "CH56 0483 5012 3456 7800 9", "PT50 0002 0123 1234 5678 9015 4 OK", "HR12 1001 0051 8630 0016 0",
+     "LV80 BANK 0000 4351 9500 1", "UA21 3223 1300 0002 6007 2335 6600 1", "NO9386011117947",
+     "de89 3704 0044 0532 0130 00 is my account", "de89370400440532013000",
+     "mt84 malt 0110 0001 2345 mtlc ast0 01s",
+     "In case of questions: 0176 1234567", "in any case 0176 1234567", "Yours, Bill 0176 1234567",
+     "the part broke, my number on file 0176 1234567", "call me on case 12: 0176 1234567",
+     "at +52.520008, 13.404954, or +49 30 1234567", "write to ana@2x.com",
      "my phone number is 2125550142", "212-555-0142", "call me on 12/05/2026 or 0171 555 0123", "call me on 45-06-2024"],
 )  # fmt: skip
 def test_personal_data_is_found_and_masked(text):
@@ -171,7 +182,16 @@ def test_personal_data_is_found_and_masked(text):
      "since 2019 2020 2021", "IMEI 490154203237518", "MT84 of 12 May", "12-345-6789-0",
      "I ordered it on 05-06-2024.", "delivered 01-12-2025, still nothing", "It arrived 05 06 2024.",
      "Please call me on 12/05/2026.", "Could you ring us on 2026-11-05?", "call me (12-05-2026)",
-     "my cell 2026-05-12 14 30", "open 09 00 17 00", "open 09 00 - 17 00"],
+     "my cell 2026-05-12 14 30", "open 09 00 17 00", "open 09 00 - 17 00",
+     "Article number 400-123-4567", "art.-no. 400-123-4567", "Part 555-123-4567 broke",
+     "item 212-555-0123", "case 0176 1234567", "claim 0412 334 556", "bill no. 0800 1234567",
+     "receipt 0176-123-456", "INV 0012345678", "PO 0412-3345-56", "P.O. 0412-3345-56",
+     "delivery no. 0176-123-456", "call me about case 0176 1234567",
+     "It is at +52.520008, 13.404954.", "52.520008 +13.404954", "lat: +52.520008, lon: +13.404954",
+     "the file icon@2x.png", "logo@3x.jpg, scan@home.pdf",
+     "no15 arrived broke and i want it back", "my kx48 is not what i ordered, is it",
+     "GB82 WEST 1234 5698 7654 3", "EAN 4006381333931 250 g", "EAN 4222222222222 123",
+     "tracking 4242 4242 42 4242 4242 123"],
 )  # fmt: skip
 def test_personal_data_spares_other_numbers(text):
     assert personal_data(row(mail=f"Hello. {text}")) is None
@@ -234,6 +254,23 @@ def test_answer_contradicts_spares_the_right_ticket():
     assert answers.answer_contradicts(row()) is None
 
 
+def test_the_case_of_a_row_does_not_depend_on_how_a_value_is_written():
+    def key(**fields):
+        return answers.facts_key(row(answer=json.dumps({**TICKET, **fields})))
+
+    assert key(amount=55) == key(amount=55.0) != key(amount=55.5)
+    assert key(amount=0) == key(amount=-0.0) != key(amount=None)
+    assert key(customer="José") == key(customer="JOSE\u0301") != key(customer="Jose")
+    assert key(amount=10**400) != key(amount=1), "no float is that large"
+
+
+def test_facts_of_a_dialogue_may_stand_in_any_user_turn():
+    talk = dialogue("t", MAIL, "Yes please.")
+    assert answers.answer_contradicts(talk) is None
+    talk["messages"][0]["content"] = MAIL.replace("48213", "48231")
+    assert "KX-48213" in answers.answer_contradicts(talk)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"order_id": "KX-48231"}, {"order_id": "X-48213"}, {"customer": "An"}, {"customer": "Kofi"},
@@ -254,10 +291,20 @@ def test_answer_contradicts_finds_every_changed_fact(change):
      ("14/06/2026", "2026-06-14"),
      ("2026-02-11", "2026-02-11"), ("21st August. 71028777 it is", "2026-08-21"),
      ("28.08. 17-EG-985", "2026-08-28"), ("5 Sept", "2026-09-05"), ("31.12.24", "2024-12-31"),
-     ("6 Jauary", "2026-01-06"), ("on 7 Jyly", "2026-07-07")],
+     ("6 Jauary", "2026-01-06"), ("on 7 Jyly", "2026-07-07"), ("2026/04/13", "2026-04-13"),
+     ("2026/4/3,", "2026-04-03"), ("2026.04.13.", "2026-04-13"), ("2026‑04‑13", "2026-04-13"),
+     ("13\u00a0April", "2026-04-13")],
 )  # fmt: skip
 def test_dates_are_read_as_a_reader_would(text, date):
     assert ungrounded({"date": date}, f"It came {text} and so on") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["2026/13/04", "2025/04/13", "http://x/2026/04/13/a.png", "2026/04/133", "12026/04/13",
+             "v2026.04.13", "2026.04.13.2", "2026/04.13"],
+)  # fmt: skip
+def test_a_number_with_slashes_is_no_date_by_that_alone(text):
+    assert ungrounded({"date": "2026-04-13"}, f"Delivered {text} or so")
 
 
 def test_dates_are_not_invented():
@@ -272,17 +319,53 @@ def test_dates_are_not_invented():
      ("£7.50", 7.5),
      ("EUR15", 15), ("1'299.50 CHF", 1299.5), ("1 299 EUR", 1299),
      ("SPD-2026-135 494,21 €", 494.21),
-     ("12,5", 12.5), ("Fr.49.90", 49.9), ("Fr. 20", 20), ("20-30 €", 30), ("1.299", 1299), ("USD 18.4,", 18.4)],
+     ("12,5", 12.5), ("Fr.49.90", 49.9), ("Fr. 20", 20), ("20-30 €", 30), ("1.299", 1299), ("USD 18.4,", 18.4),
+     ("1\u202f299,00 €", 1299), ("1\u2009299 €", 1299), ("€\u202f1\u202f299.50", 1299.5),
+     ("five pounds", 5), ("Twelve euros", 12), ("one dollar", 1), ("five €", 5), ("ten US dollars", 10),
+     ("three CHF", 3), ("five francs 3 days ago", 5), ("two quid, ten days ago", 2)],
 )  # fmt: skip
 def test_sums_are_read_as_a_reader_would(text, amount):
-    assert amount in numbers_in(f"I paid {text} for it")
+    assert ungrounded({"amount": amount}, f"I paid {text} for it") is None
 
 
 def test_parts_of_words_are_no_sums():
     assert not numbers_in("KX-48213 ab12 x9y")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["twenty-five pounds", "twenty five pounds", "twenty‑five pounds", "a hundred and five pounds",
+     "thousand-and-five euros", "fifty-five euros", "two point five pounds", "five hundred pounds",
+     "five pounds fifty", "five euros 50", "five pounds and 20p", "five euros and three cents",
+     "five minutes, 20 pounds", "I bought five. 20 pounds", "the five £20 notes", "these five CHF 20",
+     "five parcels for €20", "five-pound bag"],
+)  # fmt: skip
+def test_a_number_word_counts_only_as_the_whole_sum(text):
+    assert ungrounded({"amount": 5}, text)
+    assert ungrounded({"amount": 1}, "the blue one £20, that one EUR 20, one hundred pounds")
+
+
+def test_typeset_marks_and_accents_are_the_typed_ones():
+    for dash in "\u2010\u2011\u2012\u2013\u2212":
+        assert ungrounded({"order_id": "KX-48213"}, f"order KX{dash}48213 is late") is None
+        assert ungrounded({"order_id": "X-48213"}, f"order KX{dash}48213 is late")
+        assert ungrounded({"order_id": "KX-4821"}, f"order KX{dash}48213 is late")
+        assert ungrounded({"product": "Fjordal-6"}, f"my Fjordal{dash}6 broke") is None
+    assert ungrounded({"customer": "José"}, "Yours, Jose\u0301 Ruiz") is None
+    assert ungrounded({"customer": "Jose\u0301"}, "Yours, JOSÉ") is None
+    assert ungrounded({"customer": "Jose"}, "Yours, Jose\u0301 Ruiz"), "half a letter"
+
+
 # --- the funnel ---------------------------------------------------------------------------------
+
+
+def dialogue(name, *asked, system=None, answer=None):
+    """A row of several user turns; what the assistant says in between is always the same."""
+    last = row(asked[-1], answer)["messages"]
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for text in asked[:-1]:
+        messages += [{"role": "user", "content": text}, {"role": "assistant", "content": "Of course."}]
+    return row(id=name, messages=messages + last)
 
 
 @pytest.fixture
@@ -446,6 +529,18 @@ def test_a_pair_is_found_whichever_half_is_dropped():
     assert audit.score_filters(both, key)[1][0].false == [9], "both halves gone: one too many"
 
 
+def test_the_loss_of_an_original_finds_its_own_copy_alone():
+    key = [{"line": 5, "id": "t-5", "defect": "near_duplicate", "of": "t-1"}]
+    drop = {"line": 1, "id": "t-1", "filter": "near_duplicate", "of": "t-99"}
+    kinds, by_filter = audit.score_filters([drop], key)
+    assert (kinds[0].right, kinds[0].missed) == (0, [5])
+    assert by_filter[0].false == [1]
+    copies = [*key, {"line": 7, "id": "t-7", "defect": "exact_duplicate", "of": "t-1"}]
+    kinds, by_filter = audit.score_filters([drop | {"of": "t-7", "filter": "exact_duplicate"}], copies)
+    assert {k.kind: k.missed for k in kinds} == {"exact_duplicate": [], "near_duplicate": [5]}
+    assert by_filter[0].false == []
+
+
 def test_an_unknown_defect_is_refused():
     with pytest.raises(DataError, match="no filter is made for gremlins"):
         audit.score_filters([], [{"line": 1, "id": "a", "defect": "gremlins"}])
@@ -492,29 +587,115 @@ def test_the_command_line_reports_counts_and_cost(tmp_path):
 OTHER = "A quite different letter about a lamp that flickers whenever the tram passes. Regards, Bo"
 
 
+FOOTER = ("This message and any attachment are confidential and intended only for the person named "
+          "above. If you are not that person please delete it and tell the sender at once.")  # fmt: skip
+NOTHING = json.dumps(dict.fromkeys(TICKET) | {"topic": "question", "action": "information",
+                                              "urgent": False})  # fmt: skip
+SECRET = "Nobody writes a mail like this one, ever, at all."
+THIRD = "The green kettle hums a tune at night and my cat has begun to answer it. Sincerely, Cy"
+
+
+@pytest.mark.parametrize(
+    ("leaking", "place"),
+    [(dialogue("x", SECRET, "Thanks!", answer=NOTHING), "exactly e-1 (user turn 1)"),
+     (dialogue("x", OTHER, f"So: {SECRET}", "Thanks!", answer=NOTHING), "near e-1: Jaccard 0.89 (user turn 2)"),
+     (dialogue("x", OTHER, SECRET, answer=NOTHING), "exactly e-1 (user turn 2)"),
+     (dialogue("x", OTHER, system=f"Read mails such as this: {OTHER} {SECRET}", answer=NOTHING),
+      "contains e-1: 100% of its 8-grams (system text)")],
+    ids=["first turn", "middle turn", "last turn", "system text"],
+)  # fmt: skip
+def test_a_leak_is_found_in_every_turn(tmp_path, settings, leaking, place):
+    _, kept, dropped = run(tmp_path, [row(), leaking], settings)
+    assert [r["id"] for r in kept] == ["t-1"]
+    assert [(d["filter"], d["evidence"]) for d in dropped] == [("leakage", place)]
+
+
+def test_every_turn_of_a_held_out_dialogue_counts_but_for_common_speech(tmp_path, settings):
+    data.write_jsonl(settings.held_out[0], [dialogue("e-1", SECRET, "Yes please.", OTHER)])
+    words = f"{SECRET} Yes please. {OTHER}".split()
+    pieces = [" ".join(words[k : k + 4]) for k in range(0, len(words), 4)]
+    rows = [row(SECRET, NOTHING, id="a"), row(f"Dear team! {OTHER}", NOTHING, id="b"),
+            dialogue("c", THIRD, "Yes please.", answer=NOTHING), row("Yes please.", NOTHING, id="d"),
+            dialogue("e", *pieces, answer=NOTHING)]  # fmt: skip
+    _, kept, dropped = run(tmp_path, rows, settings)
+    assert [r["id"] for r in kept] == ["c", "d"]
+    assert [d["evidence"] for d in dropped] == [
+        "exactly e-1, turn 1", "near e-1, turn 3: Jaccard 0.87", "exactly e-1",
+    ]  # fmt: skip
+
+
+def test_instructions_that_held_out_mails_carry_are_no_leak_in_a_system_text(tmp_path, settings):
+    """One file has them in the system text, the other in the user turn: no mail is given away."""
+    ask = ("Read the mail of a customer and write down product, order number, amount, currency, date "
+           "and name as JSON, with null for whatever the mail does not say at all.")  # fmt: skip
+    data.write_jsonl(settings.held_out[0], [row(f"{ask} {text}", id=f"e-{k}") for k, text in
+                                            enumerate((SECRET, OTHER))])  # fmt: skip
+    rows = [dialogue("a", THIRD, system=ask, answer=NOTHING),
+            dialogue("b", THIRD.upper()[:30], system=f"{ask} For example: {OTHER}", answer=NOTHING)]  # fmt: skip
+    _, kept, dropped = run(tmp_path, rows, settings)
+    assert [r["id"] for r in kept] == ["a"]
+    assert [d["evidence"] for d in dropped] == ["near e-1: Jaccard 0.68 (system text)"]
+
+
+def test_an_opening_that_many_dialogues_share_is_no_leak(tmp_path, settings):
+    opening = "Hello and good morning, could you please help me with an order of mine?"
+    rng, known = random.Random(0), [f"w{chr(97 + i % 26)}{chr(97 + i // 26)}" for i in range(676)]
+    rows = [dialogue(str(k), opening, " ".join(rng.sample(known, 20)), answer=NOTHING) for k in range(40)]
+    data.write_jsonl(settings.held_out[0], [dialogue("e-1", opening, OTHER)])
+    _, kept, _ = run(tmp_path, rows, settings)
+    assert kept == rows
+
+
+def test_dialogues_are_copies_by_all_that_the_user_says(tmp_path, settings):
+    rows = [dialogue("a", OTHER, "Yes please.", answer=NOTHING),
+            dialogue("b", THIRD, "Yes please.", answer=NOTHING),
+            dialogue("c", OTHER.upper(), "Yes  please.", answer=NOTHING),
+            dialogue("d", f"Hello! {THIRD}", "Yes please.", answer=NOTHING)]  # fmt: skip
+    _, kept, dropped = run(tmp_path, rows, settings)
+    assert [r["id"] for r in kept] == ["a", "b"]
+    assert [(d["filter"], d["of"]) for d in dropped] == [("exact_duplicate", "a"), ("near_duplicate", "b")]
+
+
+def test_copies_with_another_answer_are_named(tmp_path, settings):
+    spaced = json.dumps(TICKET | {"amount": 49.90}, indent=1)
+    rows = [row(id="a"), row(answer=spaced, id="b"), row(answer=json.dumps(TICKET | {"action": "repair"}), id="c")]
+    _, _, dropped = run(tmp_path, rows, settings)
+    assert [d["evidence"] for d in dropped] == ["same mail as a", "same mail as a, another answer"]
+
+
+def test_copies_whose_amount_is_written_otherwise_are_found(tmp_path, settings):
+    mail, ticket = MAIL.replace("49,90", "55"), TICKET | {"amount": 55}
+    rows = [row(mail, json.dumps(ticket), id="a"),
+            row(mail.replace("Hi,", "Hello there,"), json.dumps(ticket | {"amount": 55.0}), id="b")]  # fmt: skip
+    _, _, dropped = run(tmp_path, rows, settings)
+    assert [(d["filter"], d["of"]) for d in dropped] == [("near_duplicate", "a")]
+
+
+def test_a_copy_in_another_unicode_form_is_a_copy(tmp_path, settings):
+    mail, ticket = MAIL.replace("Ana", "José"), json.dumps(TICKET | {"customer": "José"})
+    rows = [row(mail, ticket, id="a"), row(mail.replace("é", "e\u0301"), ticket, id="b")]
+    _, kept, dropped = run(tmp_path, rows, settings)
+    assert [r["id"] for r in kept] == ["a"]
+    assert [(d["filter"], d["of"]) for d in dropped] == [("exact_duplicate", "a")]
+
+
 def test_held_out_files_that_number_their_rows_alike_hide_nothing(tmp_path):
     first, second = tmp_path / "test.jsonl", tmp_path / "examples.jsonl"
     data.write_jsonl(first, [row(id="0")])
     data.write_jsonl(second, [row(mail=OTHER, id="0")])
-    held = curation._held_out_mails((first, second))
-    assert held == {"0": MAIL, "0 (examples.jsonl:1)": OTHER}
+    held = leaks.held_out_turns((first, second))
+    assert held == {"0": [MAIL], "0 (examples.jsonl:1)": [OTHER]}
 
 
 def test_held_out_rows_need_no_id(tmp_path):
     data.write_jsonl(tmp_path / "held.jsonl", [{"messages": row()["messages"]}])
-    assert curation._held_out_mails((tmp_path / "held.jsonl",)) == {"(held.jsonl:1)": MAIL}
+    assert leaks.held_out_turns((tmp_path / "held.jsonl",)) == {"(held.jsonl:1)": [MAIL]}
 
 
 def test_a_held_out_row_without_a_mail_is_named(tmp_path, settings):
     data.write_jsonl(settings.held_out[0], [row(), {"id": "x", "prompt": "p", "completion": "c"}])
     with pytest.raises(DataError, match=r"held.jsonl:2: this held-out row .*no list of messages"):
         run(tmp_path, [row()], settings)
-
-
-FOOTER = ("This message and any attachment are confidential and intended only for the person named "
-          "above. If you are not that person please delete it and tell the sender at once.")  # fmt: skip
-NOTHING = json.dumps(dict.fromkeys(TICKET) | {"topic": "question", "action": "information",
-                                              "urgent": False})  # fmt: skip
 
 
 def with_footer(n, words, seed=0):

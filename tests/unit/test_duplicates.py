@@ -1,8 +1,13 @@
 """Duplicates and leaks: copies are found, two customers with the same problem are not copies."""
 
+import subprocess
+import sys
+import unicodedata
+
 import pytest
 
 from sft_utils import duplicates as d
+from sft_utils.artifacts import ROOT
 from sft_utils.errors import DataError
 
 LONG = (
@@ -26,6 +31,52 @@ def near(text, case, index, key):
 def test_exact_key_ignores_case_and_spacing_only():
     assert d.exact_key("Where IS\n it?") == d.exact_key("where is it? ")
     assert d.exact_key("where is it?") != d.exact_key("where is it")
+
+
+ACCENTED = (
+    "Grüße aus Köln, José Muñoz hier: Die Kaffeemühle für 49,90 € ist schon wieder zerbrochen, "
+    "bitte schicken Sie möglichst schnell eine neue nach Łódź. Größte Eile, danke schön"
+)
+
+
+@pytest.mark.parametrize("hidden", ["\u00ad", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff"])
+def test_what_nobody_sees_makes_no_other_text(hidden):
+    for twin in (unicodedata.normalize("NFD", ACCENTED), ACCENTED.replace("e", f"e{hidden}")):
+        assert twin != ACCENTED
+        assert d.exact_key(twin) == d.exact_key(ACCENTED)
+        assert d.words_of(twin) == d.words_of(ACCENTED)
+        edited = f"Hallo! {twin} und tschüss"
+        for text, evidence in ((twin, "exactly e-1"), (edited, "near e-1")):
+            found = d.HeldOut({"e-1": ACCENTED}, signs=True).find(text, d.shingles(text), d.exact_key(text))
+            assert (found or "").startswith(evidence)
+    assert d.exact_key("Jose") != d.exact_key("José"), "an accent is not nothing"
+
+
+def test_the_held_out_text_that_is_repeated_most_is_named():
+    words = [f"w{k}" for k in range(40)]
+    half, most = " ".join([*words[:30], *"abcdefgh"]), " ".join([*words[:38], "x", "y"])
+    text, best = " ".join(words), f"Jaccard {36 / 40:.2f}"
+    for held in ({"a": half, "b": most, "c": most}, {"c": most, "b": most, "a": half}):
+        assert d.HeldOut(held).find(text, d.shingles(text), d.exact_key(text)) == f"near b: {best}"
+    longer = f"{' '.join(f'v{k}' for k in range(90))} {text}"
+    held = d.HeldOut({"a": half, "b": most, "c": most})
+    found = held.find(longer, d.shingles(longer), d.exact_key(longer))
+    assert found == "contains b: 94% of its 8-grams"
+
+
+def test_evidence_is_the_same_in_every_process():
+    code = (
+        "from sft_utils import duplicates as d; words = [f'w{k}' for k in range(60)];"
+        "held = d.HeldOut({f'e-{k}': ' '.join(words[k : k + 32]) for k in reversed(range(29))});"
+        "one, two = ' '.join(words), ' '.join([*(f'v{k}' for k in range(90)), *words]);"
+        "print([held.find(t, d.shingles(t), d.exact_key(t)) for t in (one, two)])"
+    )
+    found = {
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": seed},
+                       capture_output=True, text=True, check=True).stdout
+        for seed in "1234"
+    }  # fmt: skip
+    assert found == {"['near e-0: Jaccard 0.52', 'contains e-0: 100% of its 8-grams']\n"}
 
 
 def test_shingles_of_short_texts_are_not_empty():
@@ -103,6 +154,7 @@ def test_boilerplate_is_what_many_texts_share():
     assert d.common_shingles([*mails, OTHER], 40) == frozenset(), "a shorter run than asked for"
     assert d.common_shingles([f"{k} b c" for k in range(500)] + ["x y z"] * 9) == frozenset()
     assert d.common_shingles(["Go on!"] * 10) == {("go", "on")}
+    assert ("where", "is", "my") in d.common_shingles(mails, rows=9)
 
 
 def test_a_footer_makes_no_leak_and_hides_none():

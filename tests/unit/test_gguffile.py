@@ -78,6 +78,72 @@ def test_stretched_rope_is_refused(model, tokenizer, tmp_path):
         gguffile.write(tmp_path / "x.gguf", [], config, tokenizer, kind="F32", name="x")
 
 
+def with_state(tokenizer, change):
+    """A copy whose tokenizer.json is changed."""
+    import json
+
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(state)
+    other = copy.deepcopy(tokenizer)
+    other._tokenizer = Tokenizer.from_str(json.dumps(state))
+    return other
+
+
+def test_the_bundled_kind_has_no_obstacle(model, tokenizer):
+    assert gguffile.obstacle(model.config, tokenizer) == ""
+    digits = [{"type": "Digits", "individual_digits": True},
+              {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]  # fmt: skip
+    other = with_state(
+        tokenizer, lambda s: s.update(pre_tokenizer={"type": "Sequence", "pretokenizers": digits})
+    )
+    assert gguffile.obstacle(model.config, other) == ""
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"model_type": "gemma2"}, "model type 'gemma2' is not laid out here; known: llama"),
+    ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3"}}, "rope type 'llama3'"),
+    ({"attention_bias": True, "mlp_bias": True}, "attention_bias; mlp_bias"),
+    ({"hidden_act": "gelu"}, "activation 'gelu'"),
+    ({"head_dim": 16}, "heads of 16 instead of 8"),
+    ({"vocab_size": 100}, r"token \d+ in an embedding of 100 rows"),
+])  # fmt: skip
+def test_what_the_file_cannot_say_is_named_before_any_work(model, tokenizer, tmp_path, changes, said):
+    """llama.cpp would compute a plain Llama from it."""
+    config = copy.deepcopy(model.config)
+    for name, value in changes.items():
+        setattr(config, name, value)
+    with pytest.raises(ModelError, match=rf"x\.gguf: .*{said}.*convert_hf_to_gguf"):
+        gguffile.write(tmp_path / "x.gguf", unread(), config, tokenizer, kind="F32", name="x")
+    assert not list(tmp_path.iterdir())
+
+
+def unread():
+    """Tensors that nobody should have asked for."""
+    pytest.fail("the work began")
+    yield
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    (lambda s: s.update(pre_tokenizer=None), "BPE with pre-tokenizer none"),
+    (lambda s: s.update(pre_tokenizer={"type": "Whitespace"}), "BPE with pre-tokenizer Whitespace"),
+    (lambda s: s["pre_tokenizer"].update(add_prefix_space=True), "ByteLevel with add_prefix_space=True"),
+    (lambda s: s.update(normalizer={"type": "NFC"}), "normalizer NFC"),
+    (lambda s: s["model"].update(ignore_merges=True), "ignore_merges"),
+])  # fmt: skip
+def test_other_ways_to_split_are_named_before_any_work(model, tokenizer, tmp_path, change, said):
+    other = with_state(tokenizer, change)
+    with pytest.raises(ModelError, match=said):
+        gguffile.write(tmp_path / "x.gguf", unread(), model.config, other, kind="F32", name="x")
+
+
+def test_a_template_that_is_missing_is_named(model, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = None
+    assert gguffile.obstacle(model.config, other).endswith("a tokenizer without chat template")
+
+
 def test_unknown_weights_are_refused(model, tokenizer, tmp_path):
     with pytest.raises(ModelError, match=r"no place for model\.extra\.weight"):
         gguffile.write(

@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.layouts import conversations
+from sft_utils.layouts import conversation, conversations, read
 from sft_utils.loading import Excluded, Loaded, LoadedRow, load
 
 
@@ -66,6 +66,81 @@ def test_alpaca_input_follows_the_instruction():
     assert got.conversations[0][0] == msg("user", "Translate.\n\ncat")
 
 
+@pytest.mark.parametrize("absent", [{}, {"input": None}, {"input": ""}])
+def test_an_alpaca_input_may_be_absent(absent):
+    row = {"instruction": "Translate.", **absent, "output": "a"}
+    assert conversation(row, 1) == [msg("user", "Translate."), ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"input": 5}, "'input' is a number"),
+        ({"input": 0}, "'input' is a number"),
+        ({"input": 0.0}, "'input' is a number"),
+        ({"input": False}, "'input' is a boolean"),
+        ({"input": []}, "'input' is a list"),
+        ({"instruction": None}, "'instruction' is null"),
+        ({"instruction": 0}, "'instruction' is a number"),
+        ({"instruction": None, "input": "cat"}, "'instruction' is null"),
+    ],
+)
+def test_nothing_of_an_alpaca_row_vanishes(fields, words):
+    good = {"instruction": "Translate.", "input": "cat", "output": "Katze"}
+    got = conversations(loaded(good, {**good, **fields}))
+    assert [str(one) for one in got.excluded] == [f"non-text content: {words}, a text is needed"]
+
+
+@pytest.mark.parametrize("column", ["s", " s\n"])
+def test_a_system_column_may_repeat_the_first_turn(column):
+    got = conversations(loaded({"messages": [SYSTEM, USER, ANSWER], "system": column}))
+    assert got.conversations == [[SYSTEM, USER, ANSWER]]
+
+
+def test_a_system_column_fills_a_blank_first_turn():
+    got = conversations(loaded({"messages": [msg("system", " "), USER, ANSWER], "system": "s"}))
+    assert got.conversations == [[SYSTEM, USER, ANSWER]]
+
+
+# --- columns that held what JSON cannot -------------------------------------------------------
+
+
+def with_lost(row, *columns):
+    return LoadedRow(2, row, tuple((column, "NaN or Infinity") for column in columns))
+
+
+@pytest.mark.parametrize("lost", ["prompt", "completion", "system"])
+def test_a_value_that_is_lost_costs_a_row_that_reads_it(lost):
+    good = {"prompt": "q", "completion": "a", "score": 1.0}
+    table = loaded(good, {**good, "score": None}, {**good, lost: None})
+    table.rows[1] = with_lost(table.rows[1].row, "score")
+    table.rows[2] = with_lost(table.rows[2].row, lost)
+    got = conversations(table)
+    assert got.conversations == [[USER, ANSWER]] * 2
+    assert [str(one) for one in got.excluded] == [f"NaN or Infinity in column {lost!r}"]
+
+
+def test_a_value_that_is_lost_costs_a_row_whose_mapping_reads_it():
+    table = loaded({"t": "x", "b": "y", "c": "a", "d": "z"})
+    table.rows.append(with_lost({"t": "x", "b": None, "c": "a", "d": None}, "b", "d"))
+    got = conversations(table, mapping="prompt=t+b,completion=c")
+    assert [str(one) for one in got.excluded] == ["NaN or Infinity in column 'b'"]
+    assert len(conversations(table, mapping="prompt=t,completion=c").conversations) == 2
+
+
+def test_a_file_that_must_be_whole_may_lose_what_nobody_reads(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    rows = {"prompt": ["q", "q"], "completion": ["a", "a"], "score": [1.0, float("nan")]}
+    parquet.write_table(pyarrow.table(rows), path)
+    assert [row["score"] for row in read(path)] == [1.0, None]
+    parquet.write_table(pyarrow.table({**rows, "completion": ["a", b"a"]}), path)
+    with pytest.raises(DataError, match=r"x.parquet, row 1: a value that JSON cannot hold \(bytes\) in column 'completion'\. Repair or remove the row\."):
+        read(path)
+
+
 ROW_FAULTS = [
     ({"messages": []}, "no messages: the list is empty"),
     ({"messages": "q"}, "non-text content: 'messages' is a string, a list of messages is needed"),
@@ -103,11 +178,19 @@ ROW_FAULTS = [
     ({"messages": [USER, msg("assistant", "\u200b")]}, "empty completion: message 2 is '\\u200b'"),
     ({"messages": [USER, ANSWER], "system": 3}, "non-text content: 'system' is a number"),
     (
+        {"messages": [SYSTEM, USER, ANSWER], "system": "t"},
+        "two system prompts: the column 'system' and the first turn differ",
+    ),
+    (
         {"prompt": "q", "completion": "a"},
         "another layout: prompt + completion, the file is messages",
     ),
     ({"text": "x", "id": 1}, "no layout: ['id', 'text'], the file is messages"),
     ({}, "no layout: [], the file is messages"),
+    (
+        dict.fromkeys("abcdefghijklmno", 1),
+        "no layout: ['a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'i', 'j', 'k', 'l' and 3 more], the file is messages",
+    ),
 ]
 
 

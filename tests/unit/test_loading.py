@@ -35,6 +35,13 @@ def lines(bad, end=b"\n"):
 gzipped = partial(gzip.compress, mtime=0)  # the same bytes each time: they are in names of tests
 
 
+def under(*rows, more=b""):
+    """An object whose list has a name of its own; `more` stands at the end of the first row."""
+    first, *others = rows
+    rows = [first[:-1] + more + b"}", *others] if more else rows
+    return b'{"version": "1", "examples": [' + b", ".join(rows) + b"]}"
+
+
 def table(bad):
     return TABLE + bad + b"2,B\n"
 
@@ -102,6 +109,22 @@ ROW_FAULTS = [
     ("over-long row", ".json", b"[" + A + b', {"q": "' + b"x" * 30000 + b'"}, ' + B + b"]", 2, "over-long row: 30009 characters, the limit is 20000 (row begins in line 1)"),
     ("broken row under data", ".json", b'{"v": 1, "data": [' + A + b', {"q" 1}, ' + B + b"]}", 2, "not JSON: Expecting ':' delimiter at character 46 (row begins in line 1)"),
     ("no object under rows", ".json", b'{"rows": [' + A + b", 3, " + B + b"]}", 2, "a JSON int where an object is expected"),
+    ("NaN under another key", ".json", under(A, b'{"q": NaN}', B), 2, "not JSON: NaN is not JSON (row begins in line 1)"),
+    ("NaN beside a list called rows in a row", ".json", under(A, b'{"q": NaN}', B, more=b', "rows": [{"x": 1}]'), 2, "not JSON: NaN is not JSON (row begins in line 1)"),
+    ("trailing comma under another key", ".json", under(A, b'{"q": 1,}', B), 2, "not JSON: Expecting property name enclosed in double quotes at character 61 (row begins in line 1)"),
+    ("cut in a row under another key", ".json", under(A, B, b'{"q": "xy')[:-2], 3, "not JSON: Unterminated string starting at at character 81 (row begins in line 1; the file ends in this row)"),
+    ("cut between rows under another key", ".json", under(A, B, b"")[:-2], 3, "cut list: the file ends before the list is closed"),
+    ("cut behind the list", ".json", under(A, B)[:-1], 3, "cut object: the file ends before the object is closed"),
+    ("cut in a second list", ".json", b'{"data": [' + A + b", " + B + b'], "test": [{"q": "3"}, {"q"', 3, "cut object: the file ends before the object is closed"),
+    ("NaN beside the list", ".json", under(A, B).replace(b'"1"', b"NaN"), 3, "not JSON: NaN is not JSON (in 'version')"),
+    ("NaN in a list of numbers", ".json", under(A, B)[:-1] + b', "scores": [1, NaN]}', 3, "not JSON: NaN is not JSON (in 'scores')"),
+    ("comma missing beside the list", ".json", under(A, B)[:-1] + b' "n": 2}', 3, "not JSON: Expecting ',' delimiter at character 75"),
+    ("duplicate key beside the list", ".json", under(A, B)[:-1] + b', "version": "2"}', 3, "duplicate key: 'version'"),
+    ("no key beside the list", ".json", under(A, B)[:-1] + b", 3}", 3, "not JSON: a key is expected at character 76"),
+    ("bracket missing behind the list", ".json", under(A, B)[:-2] + b', "n": 2}', 3, "not JSON: Expecting ']' at character 75"),
+    ("bracket missing at the end", ".json", under(A, B).replace(b"]", b""), 3, "not JSON: Expecting ']' at character 73"),
+    ("text after an object", ".json", b'{"data": [' + A + b", " + B + b"]} oops", 3, "text after the object: 'oops'"),
+    ("Latin-1 under a key", ".json", under(A, b'{"q": "\xe9"}', B), 2, "invalid UTF-8: byte 0xE9 (row begins in line 1)"),
     ("too many fields", ".csv", table(b"1,2,3\n"), 3, "wrong number of fields: 3 where the header has 2"),
     ("too few fields", ".csv", table(b"1\n"), 3, "wrong number of fields: 1 where the header has 2"),
     ("blank line in a CSV", ".csv", table(b"\n"), 3, "blank line between rows"),
@@ -114,9 +137,10 @@ ROW_FAULTS = [
     ("over-long field of many lines", ".csv", table(b'x,"' + b"y\n" * 15000), 3, "a quote opens here and is never closed"),
     ("lone CR in a CSV", ".csv", b"q,a\r\xc3\xa91,A\r1\r2,B\r", 3, "wrong number of fields: 1 where the header has 2"),
     ("gzip cut in a CSV", ".csv.gz", gzipped(table(b"") + b"3,Cxyz")[:-9], 4, "cut gzip file: nothing can be read from here on"),
+    ("gzip cut under a key", ".json.gz", gzipped(under(A, B, b'{"q": "0123456789abcdefghij"}'))[:-16], 3, "cut gzip file (row begins in line 1; the file ends in this row)"),
     ("gzip with a wrong checksum", ".jsonl.gz", gzipped(A + b"\n" + B + b"\n")[:-8] + bytes(8), 3, None),
-    ("NaN in Parquet", ".parquet", packed([{**ONE, "s": 1.0}, {**ONE, "s": float("nan")}, {**TWO, "s": 1.0}]), 2, "NaN or Infinity in column 's'"),
-    ("bytes in Parquet", ".parquet", packed([{**ONE, "s": None}, {**ONE, "s": b"x"}, {**TWO, "s": None}]), 2, "a value that JSON cannot hold (bytes) in column 's'"),
+    ("gzip of an object with a wrong checksum", ".json.gz", gzipped(under(A, B))[:-8] + bytes(8), 3, None),
+    ("gzip of a list with a wrong checksum", ".json.gz", gzipped(b"[" + A + b", " + B + b"]")[:-8] + bytes(8), 3, None),
 ]  # fmt: skip
 
 
@@ -160,6 +184,15 @@ FILE_FAULTS = [
     ("object", "x.json", b'{"q": 1}', "x.json is one JSON object (keys ['q']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
     ("one chat", "x.json", b'{"messages": [{"role": "user", "content": "x"}]}', "x.json is one JSON object (keys ['messages']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
     ("two lists", "x.json", b'{"b": [{"q": 1}], "a": [{"q": 1}]}', "x.json is one JSON object (lists ['a', 'b']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("two lists, one broken", "x.json", b'{"b": [{"q": 1}, {"q": NaN}], "a": [{"q": 1}]}', "x.json is one JSON object (lists ['a', 'b']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("two lists, one of broken rows alone", "x.json", b'{"b": [{"q": NaN}], "a": [{"q": 1}]}', "x.json is one JSON object (lists ['a', 'b']), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("a list twice", "x.json", b'{"data": [{"q": 1}], "data": [{"q": 2}]}', "x.json is no JSON: the list 'data' comes twice. Rename one or join them."),
+    ("two pages", "x.json", b"\n".join(json.dumps({"data": [ONE, TWO], "next": n}, indent=1).encode() for n in (1, 2)), "x.json holds several JSON documents: a second JSON document begins at character 103 (line 14). Write one object per line (JSONL), or all rows into one list."),
+    ("two pages, the first broken", "x.json", b'{\n"data": [' + A + b', {"q": NaN}]\n} {\n"data": []}', "x.json holds several JSON documents: a second JSON document begins at character 48 (line 3). Write one object per line (JSONL), or all rows into one list."),
+    ("two chats over several lines", "x.json", b"\n".join([b'{"messages": [\n{"role": "user", "content": "q"}\n]}'] * 2), "x.json holds several JSON documents: a second JSON document begins at character 51 (line 4). Write one object per line (JSONL), or all rows into one list."),
+    ("cut gzip without a list", "x.json.gz", gzipped(b'{"q": "0123456789abcdefghij"}')[:-16], "x.json.gz is no JSON: not JSON Unterminated string starting at at character 6 (cut gzip file). Repair it, or write one object per line (JSONL)."),
+    ("a frame of pandas by its index", "x.json", json.dumps(dict.fromkeys(range(5000), ONE)).encode(), "x.json is one JSON object (keys ['0', '1', '10', '100', '1000', '1001', '1002', '1003', '1004', '1005', '1006', '1007' and 4988 more]), a list of rows is needed: put the rows into a list under \"data\", or write one object per line in a .jsonl file."),
+    ("delimiter alone", "x.csv", b"sep=;\r\n", "x.csv, header: none follows the line that names the delimiter. Add it."),
     ("number", "x.json", b"42", "x.json holds a JSON int: a list of objects is needed."),
     ("text named JSON", "x.json", b"oops", "x.json is no JSON: not JSON Expecting value at character 0. Repair it, or write one object per line (JSONL)."),
     ("prose", "x.txt", b"Dear all, hello.\nBye.", "x.txt is no JSON, JSONL, CSV, TSV or Parquet: it begins with 'Dear all, hello.'. A table needs a header and the suffix .csv or .tsv."),
@@ -306,10 +339,11 @@ def test_what_is_not_sure_after_a_broken_row_is_said(tmp_path):
     assert loaded.warnings == {"after a row whose end is not sure": [3]}
 
 
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"n": 1, "examples": [', '], "m": 1}')])
 @pytest.mark.parametrize("gap", [",\n", ", "])
 @pytest.mark.parametrize("answer", ["NaN", '["a"', '{"b": "a"', '"a'])
-def test_many_broken_rows_take_time_that_grows_with_the_file(tmp_path, answer, gap):
-    text = "[" + gap.join(row_of(n, answer) + " " * 900 for n in range(6000)) + f"{gap}{row_of(0)}]"
+def test_many_broken_rows_take_time_that_grows_with_the_file(tmp_path, answer, gap, begin, end):
+    text = begin + gap.join(row_of(n, answer) + " " * 900 for n in range(6000)) + f"{gap}{row_of(0)}{end}"
     began = time.perf_counter()
     loaded = load(put(tmp_path, "x.json", text.encode()))
     assert time.perf_counter() - began < 5
@@ -346,6 +380,29 @@ def test_a_comma_in_the_header_of_a_file_with_semicolons(tmp_path):
     assert [list(one.row.values()) for one in loaded.rows] == [["Was?", "Das"], ["Wer, wie?", "Der"]]
 
 
+def test_of_several_delimiters_a_tsv_takes_the_tab(tmp_path):
+    text = b"q, long\ta\n1, 2\t3\n"
+    loaded = load(put(tmp_path, "x.tsv", text))
+    assert (loaded.kind, loaded.rows[0].row) == ("TSV", {"q, long": "1, 2", "a": "3"})
+    assert load(put(tmp_path, "x.csv", text)).kind == "CSV"
+    assert load(put(tmp_path, "x.tsv", b"q,a\n1,2\n")).kind == "CSV"
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [("sep=;", "CSV with semicolons"), ('"sep=,"', "CSV"), ("SEP=\t", "TSV"), ("sep=|", "CSV with '|'")],
+)
+def test_the_delimiter_that_excel_is_told_is_taken(tmp_path, told, kind):
+    text = f"{told}\r\nq|a\r\n1, x; y|2\r\n\r\n\"3\"x|4\r\n5|6\r\n"
+    if told != "sep=|":
+        text = text.replace(", x; y", "").replace("|", told.strip('"')[-1])
+    loaded = load(put(tmp_path, "x.csv", text.encode()))
+    assert loaded.kind == kind
+    assert [(one.number, one.row["a"]) for one in loaded.rows] == [(3, "2"), (6, "6")]
+    assert [(one.number, one.reason) for one in loaded.excluded] == [
+        (4, "blank line between rows"), (5, "text after a closing quote")]  # fmt: skip
+
+
 def test_names_of_columns_have_no_space_around_them(tmp_path):
     assert load(put(tmp_path, "x.csv", b"q, a\n1,2\n")).rows[0].row == {"q": "1", "a": "2"}
     with pytest.raises(DataError, match="header: two columns are called 'q'"):
@@ -371,6 +428,52 @@ def test_a_second_list_of_rows_is_named(tmp_path):
     assert kind(b'{"validation": [{"q": "3"}], "data": ' + rows + b', "n": [3]}') == (
         "JSON object, list 'data'; not read: 'validation' (1)")  # fmt: skip
     assert kind(b'{"features": [{"name": "q"}], "rows": ' + rows + b"}") == "JSON object, list 'rows'"
+    for other in (b'{"validation": [{"q": "3"}], "data": [%s, {"q": NaN}, %s]}',
+                  b'{"data": [%s, {"q": NaN}, %s], "validation": [{"q": "3"}]}',
+                  b'{"data": [%s, %s], "validation": [{"q": NaN}]}'):  # fmt: skip
+        assert kind(other % (A, B)) == "JSON object, list 'data'; not read: 'validation' (1)"
+
+
+@pytest.mark.parametrize("between", [b"", b'"n": 2, "note": "x", '])
+@pytest.mark.parametrize("broken", [b'{"q": {"x": 1}\n', b'{"q": 1, x": "y"}'])
+def test_rows_of_another_list_are_not_those_of_a_broken_one(tmp_path, between, broken):
+    """Brackets or quotes of the last row of a list do not match; its like begin the next list."""
+    content = b'{"data": [\n%s,\n%s], %s"test": [\n%s,\n%s\n]}' % (A, broken, between, B, B)
+    loaded = load(put(tmp_path, "x.json", content))
+    assert [one.row for one in loaded.rows] == [ONE]
+    assert [one.number for one in loaded.excluded] == [2]
+    assert loaded.kind == "JSON object, list 'data'; not read: 'test' (2)"
+    with pytest.raises(DataError, match=r"one JSON object \(lists \['test', 'train'\]\)"):
+        load(put(tmp_path, "x.json", content.replace(b'"data"', b'"train"')))
+
+
+def test_a_bracket_too_many_in_a_row_does_not_end_the_list(tmp_path):
+    rows = b'{"q": "1", "l": [{"x": 1}]}, {"q": "2"], "l": [{"x": 1}]}, {"q": "3"}'
+    loaded = load(put(tmp_path, "x.json", b'{"data": [' + rows + b"]}"))
+    assert [one.number for one in loaded.rows] == [1, 3]
+    assert loaded.kind == "JSON object, list 'data'"
+
+
+@pytest.mark.parametrize("first", [b'{"q": 1, "x": oops', b'{"q":', b"{", b'{"rows": [{"q": 1', b"{'q': 1}\n{'q': 2}", b'{"q": 1,\n"a": 2}'])
+def test_lines_behind_a_broken_first_one_are_rows(tmp_path, first):
+    loaded = load(put(tmp_path, "x.jsonl", first + b"\n" + A + b"\n" + B + b"\n"))
+    assert (loaded.kind, [one.row for one in loaded.rows]) == ("JSONL", [ONE, TWO])
+
+
+def served(*rows):
+    return json.dumps({"features": [{"name": "q"}], "rows": list(rows), "num_rows_total": 2}).encode()
+
+
+def test_rows_of_the_dataset_server_are_taken_out_of_their_wrapping(tmp_path):
+    rows = [{"row_idx": 0, "row": ONE}, {"row_idx": 1, "row": TWO, "truncated_cells": []}]
+    loaded = load(put(tmp_path, "x.json", served(*rows)))
+    assert [one.row for one in loaded.rows] == [ONE, TWO]
+    assert loaded.kind == "JSON object, list 'rows', under 'row'"
+    loaded = load(put(tmp_path, "x.json", served({**rows[0], "truncated_cells": ["a"]}, rows[1])))
+    assert [one.row for one in loaded.rows] == [{**ONE, "a": None}, TWO]
+    assert loaded.warnings == {"a text that the dataset server cut in column 'a', read as null": [1]}
+    own = [{**rows[0], "note": "x"}, rows[1]]
+    assert [one.row for one in load(put(tmp_path, "x.json", served(*own))).rows] == own
 
 
 def test_paths_that_no_system_takes():
@@ -508,20 +611,40 @@ def test_a_broken_row_group_costs_no_other(tmp_path):
     assert str(loaded.excluded[0]).startswith("broken row group: rows 2 to 2: ")
 
 
-def test_parquet_values_that_python_has_not_cost_their_row_alone(tmp_path):
-    far = pyarrow.array([1, 2**62, 3], pyarrow.timestamp("us"))
-    zone = pyarrow.array([1, 2, 3], pyarrow.timestamp("us", tz="Mars/Phobos"))
-    for name, column, good in (("far", far, [1, 3]), ("zone", zone, [])):
-        path = tmp_path / f"{name}.parquet"
-        parquet.write_table(pyarrow.table({"q": ["a", "b", "c"], "t": column}), path)
-        if good:
-            loaded = load(path)
-            assert [one.number for one in loaded.rows] == good
-            assert str(loaded.excluded[0]) == (
-                "a value that Python cannot hold: timestamp[us] in column 't'; leave it out")  # fmt: skip
-        else:
-            with pytest.raises(DataError, match=r"3 excluded; the first, row 1: a value that Python cannot hold: .*Mars/Phobos. in column 't'"):
-                load(path)
+MARS = pyarrow.timestamp("us", tz="Mars/Phobos")
+BROKEN_TEXT = pyarrow.Array.from_buffers(
+    pyarrow.string(), 3, [None, pyarrow.py_buffer(bytes([0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0])), pyarrow.py_buffer(b"x\xffz")]
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "good", "why"),
+    [
+        (pyarrow.array([0.5, float("nan"), 1.5]), [0.5, None, 1.5], "NaN or Infinity"),
+        (pyarrow.array([[0.5], [float("-inf")], None]), [[0.5], None, None], "NaN or Infinity"),
+        (pyarrow.array([None, b"x", None]), [None] * 3, "a value that JSON cannot hold (bytes)"),
+        (pyarrow.array([None, 7, None], pyarrow.duration("s")), [None] * 3, "a value that JSON cannot hold (timedelta)"),
+        (pyarrow.array([0, 2**62, None], pyarrow.timestamp("us")), ["1970-01-01T00:00:00", None, None], "a value that Python cannot hold (timestamp[us])"),
+        (pyarrow.array([None, 2, None], MARS), [None] * 3, f"a value that Python cannot hold ({MARS})"),
+        (BROKEN_TEXT, ["x", None, "z"], "invalid UTF-8"),
+    ],
+)  # fmt: skip
+def test_a_typed_value_that_json_has_not_is_null_with_a_warning(tmp_path, column, good, why):
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pyarrow.table({"q": ["a", "b", "c"], "t": column}), path)
+    loaded = load(path)
+    assert [one.row for one in loaded.rows] == [{"q": q, "t": t} for q, t in zip("abc", good, strict=True)]
+    assert [one.lost for one in loaded.rows] == [(), (("t", why),), ()]
+    assert loaded.warnings == {f"{why} in column 't', read as null": [2]}
+    assert not loaded.excluded
+
+
+def test_a_row_may_have_several_warnings(tmp_path):
+    nan = float("nan")
+    loaded = load(put(tmp_path, "x.parquet", packed([{"q": "fa\u00c3\u00a7ade", **{f"s{n}": nan for n in range(20)}}])))
+    assert len(loaded.warnings) == 21
+    assert loaded.warnings["mojibake"] == [1]
+    assert loaded.summary().endswith("in column 's11', read as null (row 1); and 9 more")
 
 
 def test_the_row_numbers_of_pandas_are_a_column_of_their_own(tmp_path):
@@ -566,8 +689,8 @@ def test_a_pinned_hub_dataset(monkeypatch):
     calls = hub(monkeypatch, [ONE, {"q": b"x"}, TWO])
     loaded = load(f"owner/name:test@{COMMIT}")
     assert calls == [("owner/name", {"split": "test", "revision": COMMIT})]
-    assert [(one.number, one.row) for one in loaded.rows] == [(1, ONE), (3, TWO)]
-    assert str(loaded.excluded[0]) == "a value that JSON cannot hold (bytes) in column 'q'"
+    assert [(one.number, one.row) for one in loaded.rows] == [(1, ONE), (2, {"q": None}), (3, TWO)]
+    assert loaded.warnings == {"a value that JSON cannot hold (bytes) in column 'q', read as null": [2]}
     load(f"owner/name@{COMMIT}")
     assert calls[-1] == ("owner/name", {"split": "train", "revision": COMMIT})
 

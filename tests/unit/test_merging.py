@@ -5,7 +5,8 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import KasaConfig
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -108,6 +109,12 @@ def test_trained_copies_are_refused(tiny):
     ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens: an adapter of an embedding"),
     ({"lora_bias": True}, "the bias of its adapter"),
     ({"trainable_token_indices": [3, 5]}, "embed_tokens: a trained copy of a module or of its tokens"),
+    ({"target_modules": ["q_proj", "lm_head"]},
+     "lm_head: its weight is also that of model.embed_tokens .tied.*Leave lm_head out"),
+    ({"target_modules": None, "target_parameters": ["mlp.up_proj.weight"]},
+     "up_proj: an adapter of the parameter 'weight'"),
+    ({"alora_invocation_tokens": [5, 6]}, "ALoraLinearVariant computes something else"),
+    ({"kasa_config": KasaConfig()}, "KasaLinearVariant computes something else"),
 ])  # fmt: skip
 def test_what_is_no_product_is_refused(tiny, options, said):
     """Left out of the sum and of the comparison with it, they were called a right merge."""
@@ -116,6 +123,47 @@ def test_what_is_no_product_is_refused(tiny, options, said):
         list(merging.parts(model))
     with pytest.raises(ModelError, match=said):
         modeling.merge_into(copy.deepcopy(tiny), model)
+
+
+def test_other_kinds_of_adapters_are_refused(tiny):
+    model = get_peft_model(tiny, IA3Config(
+        target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"], task_type="CAUSAL_LM"
+    ))  # fmt: skip
+    with pytest.raises(ModelError, match=r"k_proj: Linear is no adapter of LoRA"):
+        list(merging.parts(model))
+
+
+def test_weights_whose_scales_are_elsewhere_are_refused(tiny):
+    """load_in_8bit: the codes from -127 to 127 were taken for weights."""
+    from bitsandbytes.nn import Linear8bitLt
+
+    layer = tiny.model.layers[0].mlp.up_proj
+    eight = Linear8bitLt(32, 64, bias=False, has_fp16_weights=False)
+    eight.load_state_dict(layer.state_dict())
+    tiny.model.layers[0].mlp.up_proj = eight.to("cpu")
+    model = trained(tiny, target_modules=["q_proj"])
+    eight.weight.data = layer.weight.data.mul(127).to(torch.int8)
+    said = "mlp.up_proj: its weight holds torch.int8 codes, whose scales are not read"
+    with pytest.raises(ModelError, match=said):
+        list(merging.parts(model))
+    with pytest.raises(ModelError, match=said):
+        modeling.merge_into(copy.deepcopy(tiny), model)
+    with pytest.raises(ModelError, match="a weight of Linear8bitLt holds torch.int8 codes"):
+        modeling.dequantised(eight)
+
+
+def test_transposed_weights_get_a_transposed_delta():
+    """GPT-2: its square projections would have taken the delta as it is, without an error."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+    model = trained(base, target_modules=["c_proj"], fan_in_fan_out=True)
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        plain = merging.load_into(GPT2LMHeadModel(base.config), weights(model).items())
+        assert torch.allclose(plain(input_ids=ids).logits, expected, atol=1e-5)
 
 
 def test_a_model_that_is_merged_already_is_refused(pair):
@@ -186,6 +234,40 @@ def test_an_export_stands_alone(pair, tokenizer, tmp_path, monkeypatch):
     assert loaded.generation_config.eos_token_id == tokenizer.eos_token_id
     assert all(t.equal(weights(model, dtype=torch.bfloat16)[n]) for n, t in loaded.named_parameters())
     assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
+
+
+@pytest.mark.parametrize(("base", "written"), [
+    (2, 2), ([2], 2), (None, 2), (1, [1, 2]), ([1, 7], [1, 7, 2]), ([7, 2], [7, 2]),
+])  # fmt: skip
+def test_the_stops_of_the_base_are_kept(pair, tokenizer, tmp_path, base, written):
+    """Gemma ends turns with 106 and its tokenizer has eos 1: a server must know both."""
+    plain = pair[0].get_base_model()
+    plain.config.eos_token_id = plain.generation_config.eos_token_id = base
+    assert tokenizer.eos_token_id == 2
+    merging.export(pair[0], tokenizer, tmp_path / "out", dtype=torch.float32, name="x")
+    for file in ("config.json", "generation_config.json"):
+        assert json.loads((tmp_path / "out" / file).read_text())["eos_token_id"] == written
+    assert plain.config.eos_token_id == base, "the model in memory stays as it is"
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next_one(pair, tokenizer, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def killed(*_, **__):
+        raise Killed
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(merging, "_write_shards", killed)
+        patched.setattr(merging.shutil, "rmtree", lambda *_, **__: None)  # nothing runs after SIGKILL
+        merging.export(pair[0], tokenizer, tmp_path / "out", dtype=torch.float32, name="x")
+    left = [p.name for p in tmp_path.iterdir()]
+    assert [name[:10] for name in left] == [".part-out-"]
+    others = {".part-out-x-abcdefgh", ".part-exact-abcdefgh"}  # of exports to out-x and to exact
+    for name in others:
+        (tmp_path / name).mkdir()
+    merging.export(pair[0], tokenizer, tmp_path / "out", dtype=torch.float32, name="x")
+    assert {p.name for p in tmp_path.iterdir()} == {"out", *others}
 
 
 def test_weights_that_were_not_given_are_missed(pair):

@@ -225,6 +225,34 @@ def test_answer_nll_matches_the_model_loss(tiny, tokenizer, conversations):
     assert modeling.answer_nll(tiny, [row], 0)[0] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize(("kind", "options"), [
+    ("Gemma2", {"final_logit_softcapping": 2.0, "head_dim": 8}),
+    ("Cohere", {"logit_scale": 0.3}),
+    ("Granite", {"logits_scaling": 4.0}),
+    ("HyperCLOVAX", {"logits_scaling": 4.0}),
+])  # fmt: skip
+def test_answer_nll_is_that_of_the_model_where_logits_are_scaled_or_capped(kind, options):
+    import transformers
+
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(
+        vocab_size=60, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=1, eos_token_id=2, **options,
+    )).eval()  # fmt: skip
+    row = {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9]}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.4)
+        logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, 1:4]
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor([7, 8, 9])).item()
+        bare = torch.nn.functional.cross_entropy(
+            model.lm_head(model.model(torch.tensor([row["input_ids"]])).last_hidden_state[0, 1:4]),
+            torch.tensor([7, 8, 9]),
+        ).item()
+    assert modeling.answer_nll(model, [row], 0)[0] == pytest.approx(expected, rel=1e-5)
+    assert abs(bare - expected) > 0.01 * expected, "else this test shows nothing"
+
+
 def test_predicted_weights_match_the_real_model(profile):
     from transformers import AutoConfig
 
@@ -264,4 +292,45 @@ def test_dora_is_merged_with_the_length_of_its_rows(tiny, local):
         untrained = copy(input_ids=ids).logits
         merged = modeling.merge_into(copy, model)(input_ids=ids).logits
     assert (untrained - expected).abs().max() > 0.05
+    assert torch.allclose(merged, expected, atol=1e-4)
+
+
+def test_trained_biases_are_in_the_merged_copy(tiny):
+    """bias="all" trains those of the base; only weights were copied."""
+    from transformers import LlamaForCausalLM
+
+    config = deepcopy(tiny.config)
+    config.attention_bias = config.mlp_bias = True
+    base = LlamaForCausalLM(config)
+    copy = deepcopy(base)
+    model = get_peft_model(base, LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj"], bias="all", task_type="CAUSAL_LM"
+    ))  # fmt: skip
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        assert any("up_proj.bias" in n for n, p in model.named_parameters() if p.requires_grad)
+        ids = torch.arange(12)[None]
+        expected = model.eval()(input_ids=ids).logits
+        untrained = copy.eval()(input_ids=ids).logits
+        merged = modeling.merge_into(copy, model)(input_ids=ids).logits
+    assert (untrained - expected).abs().max() > 0.05
+    assert torch.allclose(merged, expected, atol=1e-4)
+
+
+def test_an_adapter_that_a_layer_does_not_have_adds_nothing(tiny):
+    """Two adapters in force, on different projections."""
+    copy = deepcopy(tiny)
+    model = get_peft_model(tiny, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    model.add_adapter("two", LoraConfig(r=2, target_modules=["up_proj"], task_type="CAUSAL_LM"))
+    model.base_model.set_adapter(["default", "two"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.1)
+        ids = torch.arange(12)[None]
+        expected = model.eval()(input_ids=ids).logits
+        merged = modeling.merge_into(copy, model)(input_ids=ids).logits
     assert torch.allclose(merged, expected, atol=1e-4)

@@ -8,7 +8,14 @@ import torch
 
 from sft_utils.artifacts import write_text
 from sft_utils.preflight import artefact, exported
-from sft_utils.preflight.compare import artefact_hash, base_hash, likeness, tensor_hash, untouched
+from sft_utils.preflight.compare import (
+    artefact_hash,
+    base_hash,
+    likeness,
+    probes,
+    tensor_hash,
+    untouched,
+)
 from sft_utils.preflight.record import EvalPlan, RunRecord
 from tests.mutation import exports
 
@@ -29,6 +36,21 @@ def chats():
 @pytest.fixture
 def record(tokenizer, chats):
     return RunRecord(tokenizer=tokenizer, conversations=chats)
+
+
+@pytest.mark.parametrize(("words", "beginning"), [(10, True), (60, True), (130, False), (400, False)])
+def test_probes_predict_answers_however_long_the_prompt_is(tokenizer, words, beginning):
+    """Behind 127 tokens the first positions of the prompt were compared, as if they were answers."""
+    chat = [{"role": "system", "content": ""}, {"role": "user", "content": "long " * words},
+            {"role": "assistant", "content": "Paris, in the north of France, on the river Seine"}]  # fmt: skip
+    one = RunRecord(tokenizer=tokenizer, conversations=[chat])
+    (truth,) = one.oracles
+    ((ids, asked),) = probes(one, positions=8)
+    assert len(ids) <= 128
+    start = next(k for k in range(len(truth.ids)) if truth.ids[k : k + len(ids)] == ids)
+    assert (start == 0) == beginning
+    answer = [k for k, m in enumerate(truth.mask) if m][:8]
+    assert [start + k + 1 for k in asked] == answer
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from sft_utils.errors import ServeError
 pytestmark = pytest.mark.usefixtures("loopback")
 
 # A server of OpenAI's protocol in a few lines; it also starts a child that ignores SIGTERM.
-FAKE = textwrap.dedent("""
+FAKE = textwrap.dedent(r"""
     import json, subprocess, sys
     from http.server import BaseHTTPRequestHandler, HTTPServer
     child = subprocess.Popen([sys.executable, "-c",
@@ -37,6 +37,10 @@ FAKE = textwrap.dedent("""
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if body["model"] == "absent":
                 return self.reply(404, {"error": "no such model"})
+            if body["model"] == "cut":
+                self.send_response(500)
+                self.end_headers()
+                return self.wfile.write(("x" + "\u00e9" * 400).encode())
             if body["model"] == "odd":
                 return self.reply(200, {"choices": []})
             said = body["messages"][-1]["content"]
@@ -83,6 +87,8 @@ def test_asked_and_ended_with_its_children(fake, tmp_path, monkeypatch):
         assert found == ("HELLO", 5, True)
         with pytest.raises(ServeError, match=r"status 404.*no such model"):
             serving.complete(address, "absent", [], max_new_tokens=5)
+        with pytest.raises(ServeError, match="status 500: xé.*é\ufffd$"):  # 300 bytes end inside an é
+            serving.complete(address, "cut", [], max_new_tokens=5)
         with pytest.raises(ServeError, match="no usable answer"):
             serving.complete(address, "odd", [{"role": "user", "content": "x"}], max_new_tokens=5)
         pid = int(child.read_text())
@@ -193,6 +199,57 @@ def test_the_commands_serve_only_to_this_machine(tmp_path):
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """Sets what torch says about a GPU of 80 GiB; lists what was asked of it."""
+    import torch
+
+    asked = []
+
+    def has(free_gib):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "empty_cache", lambda: asked.append("empty_cache"))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (
+            asked.append("mem_get_info"), (int(free_gib * 2**30), 80 * 2**30)
+        )[1])  # fmt: skip
+        return asked
+
+    return has
+
+
+@pytest.mark.parametrize(("free_gib", "share"), [(80, "0.90"), (60, "0.73"), (1, "0.01"), (0.5, "0.01")])
+def test_vllm_gets_what_the_notebook_leaves_of_the_gpu(gpu, tmp_path, free_gib, share):
+    """Its default, 0.9 of all, is refused where models of the notebook lie on the GPU."""
+    asked = gpu(free_gib)
+    vllm = serving.vllm_command(tmp_path, 8123, dtype="bfloat16", max_tokens=512)
+    assert vllm[vllm.index("--gpu-memory-utilization") + 1] == share
+    assert asked == ["empty_cache", "mem_get_info"], "what torch only keeps is not taken"
+
+
+def test_without_a_gpu_vllm_is_told_no_share(monkeypatch, tmp_path):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    vllm = serving.vllm_command(tmp_path, 8123, dtype="bfloat16", max_tokens=512)
+    assert "--gpu-memory-utilization" not in vllm
+
+
+@pytest.mark.parametrize(("given", "name", "waited"), [
+    (None, "vllm", 900), (None, "python", 180), (7, "vllm", 7), (7, "python", 7),
+])  # fmt: skip
+def test_vllm_has_longer_to_start(tmp_path, monkeypatch, given, name, waited):
+    """It compiles before it is healthy; that alone takes minutes for a large model."""
+    server = tmp_path / name
+    server.write_text("#!/bin/sh\nexec sleep 600\n")
+    server.chmod(0o755)
+    seen = []
+    monkeypatch.setattr(serving, "_wait", lambda *rest: seen.append(rest[-1]))
+    with serving.running([str(server)], 1, log=tmp_path / "log", timeout_s=given):
+        pass
+    assert seen == [waited]
+
+
+@pytest.fixture
 def exported(tiny, tokenizer, tmp_path):
     """A folder of a tiny model, and its weights in memory."""
     import torch
@@ -231,6 +288,37 @@ def test_a_folder_that_cannot_be_used_says_why(exported):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ServeError, match="could not use exported"):
         answering.fresh(folder, ASKED, dtype="float32", device="cpu", max_new_tokens=2, batch_size=1)
+
+
+def test_a_fresh_process_that_takes_too_long_is_ended(exported):
+    folder, _ = exported
+    began = time.monotonic()
+    with pytest.raises(ServeError, match=r"ended after 0\.2 s: 3 answers of exported were not ready.*timeout_s"):
+        answering.fresh(folder, ASKED, dtype="float32", device="cpu", max_new_tokens=2, batch_size=1,
+                        timeout_s=0.2)  # fmt: skip
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG")
+def test_a_fresh_process_ends_with_the_notebook(tmp_path):
+    """A kernel that is killed must not leave a loaded model behind."""
+    child, hangs = tmp_path / "child", tmp_path / "python"
+    hangs.write_text(f"#!/bin/sh\necho $$ > {child}.part && mv {child}.part {child}\nexec sleep 600\n")
+    hangs.chmod(0o755)
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom sft_utils import answering\n"
+        f"sys.executable = {str(hangs)!r}\n"
+        "answering.fresh(Path('x'), [], dtype='float32', device='cpu', max_new_tokens=1, batch_size=1)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    deadline = time.monotonic() + 60
+    while not child.exists():
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert gone(int(child.read_text()))
 
 
 def test_transformers_serves_the_same_text(exported, tokenizer, tmp_path):

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from sft_utils import artifacts, training
+from sft_utils import artifacts, checkpoints, training
 from sft_utils.errors import ConfigError, StorageError
 from sft_utils.training import Candidate, choose
 
@@ -201,7 +201,7 @@ def test_clearing_that_is_killed_can_be_repeated(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training.shutil, "rmtree", killed)
+        patched.setattr(checkpoints.shutil, "rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             training.train_resumable(FinishingTrainer(), tmp_path, {"rate": 2})
     assert (tmp_path / "identity.json").exists()
@@ -265,3 +265,57 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert artifacts.read_json(path) == {"old": True}
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
+
+
+@pytest.fixture
+def built(tokenizer):
+    """Makes a TRL trainer of a tiny model with an adapter; five rows, so three steps an epoch."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"input_ids": list(range(5, 15 + k)), "labels": [-100] * 4 + list(range(9, 15 + k))}
+            for k in range(5)]  # fmt: skip
+
+    def make(folder, steps, *callbacks, **options):
+        torch.manual_seed(0)
+        model = get_peft_model(
+            LlamaForCausalLM(LlamaConfig(
+                vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16, num_hidden_layers=1,
+                num_attention_heads=2, num_key_value_heads=1, eos_token_id=2, pad_token_id=0, bos_token_id=1,
+            )),
+            LoraConfig(r=2, target_modules=["q_proj"], lora_dropout=0.1, task_type="CAUSAL_LM"),
+        )  # fmt: skip
+        config = SFTConfig(**{
+            "output_dir": str(folder), "max_steps": steps, "per_device_train_batch_size": 2,
+            "learning_rate": 1e-2, "lr_scheduler_type": "constant", "save_steps": 2, "logging_steps": 1,
+            "seed": 5, "data_seed": 5, "use_cpu": True, "bf16": False, "gradient_checkpointing": False,
+            "report_to": "none", "disable_tqdm": True, "max_length": 100, **options,
+        })  # fmt: skip
+        return SFTTrainer(model, config, train_dataset=Dataset.from_list(rows),
+                          processing_class=tokenizer, callbacks=list(callbacks))  # fmt: skip
+
+    return make
+
+
+def adapter_of(trainer):
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(one[n].equal(two[n]) for n in one)
+
+
+@pytest.mark.parametrize("steps", [4, 6])  # inside an epoch, and at the end of one
+def test_a_run_killed_after_its_last_step_makes_no_further_one(built, tmp_path, steps):
+    """transformers trains one more where the end lies inside an epoch."""
+    first = built(tmp_path, steps)
+    training.train_resumable(first, tmp_path, {"rate": 1})
+    (tmp_path / training.COMPLETE).unlink()  # killed while its end was scored
+    again = built(tmp_path, steps)
+    assert training.train_resumable(again, tmp_path, {"rate": 1}) == steps
+    assert again.state.global_step == steps
+    assert same(adapter_of(again), adapter_of(first))
+    assert json.loads((tmp_path / training.COMPLETE).read_text()) == {"steps": steps}
