@@ -5,8 +5,9 @@ import random
 
 import pytest
 
-from sft_utils import masking, tasks, tickets
+from sft_utils import masking, structured, tasks, tickets
 from sft_utils.artifacts import ROOT
+from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, DataError, MaskError
 
 SIZES = {"seed": 17, "train_rows": 1000, "val_rows": 100, "test_rows": 100}
@@ -310,3 +311,18 @@ def test_a_system_prompt_of_the_file_stays():
     assert task.prompt(row, task.instructions)[0]["content"] == "Be brief.\n\nTold."
     shots = task.prompt(row, "", [row])
     assert [m["role"] for m in shots] == ["system", "user", "assistant", "user"]
+
+
+def test_readme_says_how_much_of_a_file_is_used():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    cpu, gpu = PROFILES["cpu"], [p for p in PROFILES.values() if p.is_gpu]
+    five = structured.SIZES
+    assert {(p.train_rows, p.test_rows, p.val_rows, p.max_length, p.max_new_tokens) for p in gpu} == {
+        (4096, 168, 96, 1024, 96)
+    }
+    assert f"| {cpu.train_rows}, 4,096 | {five['cpu'].train_rows}, {five['gpu'].train_rows:,} |" in text
+    assert f"{cpu.test_rows} to test and {cpu.val_rows} to validate, 168 and 96" in text
+    assert f"| {five['cpu'].group_rows}, {five['gpu'].group_rows} |" in text
+    assert f"| {cpu.max_length}, 1,024 |" in text
+    assert f"| {cpu.max_new_tokens}, or the longest held-out answer |" in text
+    assert f"{tasks.MIN_TRAIN} to train on and {tasks.MIN_HELD} to test are the least" in text
