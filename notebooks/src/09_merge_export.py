@@ -354,6 +354,8 @@ RECIPES = {
     "scaling lost": lambda p: with_delta(p.base, p, 1 / p.scaling),
     "wrong base, same shape": lambda p: with_delta(original[block_swapped(p.name)].to(p.base), p),
 }
+
+# %%
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     naive = PeftModel.from_pretrained(modeling.load_model(P, quantization=nf4), adapter)

@@ -41,7 +41,8 @@ def test_texts_train_and_report_in_03(tmp_path):
     ]  # fmt: skip
     lines[5:5] = ['{"messages": [', json.dumps({"messages": [{"role": "user", "content": "Hello?"}]})]
     (tmp_path / "chats.jsonl").write_text("\n".join(lines) + "\n")
-    result, folder = run("03", tmp_path / "runs", data=tmp_path / "chats.jsonl")
+    # A few steps at a rate that smoke cannot find out forget more than the usual budget.
+    result, folder = run("03", tmp_path / "runs", data=tmp_path / "chats.jsonl", forgetting_budget=50)
     assert result["passed"]
     assert result["headline"] == "tuned.word_f1"
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
