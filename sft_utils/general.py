@@ -44,17 +44,18 @@ class Sizes:
     grid_items: int  # general items of each task for a grid run
     items: int  # general items of each task before and after; 400 are all
     questions: int  # ordinary ones that measure format bleed; the grid asks half as many others
+    texts: int  # paragraphs whose perplexity is measured; 61 are all
     rates: tuple[float, ...]
     shares: tuple[float, ...]  # replay rows as a share of all rows
 
 
 SIZES = {
     "smoke": Sizes(grid_rows=4, final_rows=4, val_rows=2, test_rows=2, grid_items=2, items=3,
-                   questions=2, rates=(2e-3,), shares=(0.0, 0.3)),
+                   questions=2, texts=4, rates=(2e-3,), shares=(0.0, 0.3)),
     "cpu": Sizes(grid_rows=80, final_rows=240, val_rows=24, test_rows=120, grid_items=48,
-                 items=400, questions=60, rates=(1e-3, 4e-3), shares=(0.0, 0.1, 0.25)),
+                 items=400, questions=60, texts=61, rates=(1e-3, 4e-3), shares=(0.0, 0.1, 0.25)),
     "gpu": Sizes(grid_rows=512, final_rows=2048, val_rows=96, test_rows=168, grid_items=200,
-                 items=400, questions=80, rates=(1e-4, 3e-4, 1e-3),
+                 items=400, questions=80, texts=61, rates=(1e-4, 3e-4, 1e-3),
                  shares=(0.0, 0.02, 0.04)),
 }  # fmt: skip
 
