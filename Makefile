@@ -38,7 +38,7 @@ $(foreach v,YES FORCE RECORD,$(if $(filter-out 1 yes true 0 no false,$($v)),\
 on = $(if $(filter 1 yes true,$($1)),$2)
 
 py := "$$VENV/bin/python"
-nbrun := $(py) -m sft_utils.nbrun
+nbrun := $(py) -m sft_utils.runner.nbrun
 # A value goes over as one argument: nbrun takes everything behind the first "=" of NAME==VALUE.
 own := $(if $(DATA),--param "data==$$DATA") $(if $(SCHEMA),--param "schema==$$SCHEMA") \
   $(if $(MAPPING),--param "mapping==$$MAPPING")
@@ -106,11 +106,11 @@ verify: setup ## name every published notebook that is stale, edited by hand or 
 
 .PHONY: regress
 regress: setup ## compare this machine's results with the committed ones (PROFILE=, NB=)
-	@$(py) -m sft_utils.regress compare --profile "$$PROFILE" $(if $(NB),--nb "$$NB")
+	@$(py) -m sft_utils.runner.regress compare --profile "$$PROFILE" $(if $(NB),--nb "$$NB")
 
 .PHONY: reproduce
 reproduce: setup ## replay a recorded run and compare exactly: RUN=id
-	@$(py) -m sft_utils.regress reproduce --run "$$RUN"
+	@$(py) -m sft_utils.runner.regress reproduce --run "$$RUN"
 
 .PHONY: test
 test: setup ## run the tests, JOBS=2 files at a time (ARGS= for pytest)
@@ -122,7 +122,7 @@ mutation: setup ## the full mutation benchmark of the preflight (a quarter of an
 
 .PHONY: gpu-check
 gpu-check: setup ## what this machine's GPU does, in at most 9 minutes; resumes (ARGS=--force)
-	@$(py) -m sft_utils.gpucheck $(ARGS)
+	@$(py) -m sft_utils.gpu.gpucheck $(ARGS)
 
 .PHONY: bench
 bench: setup ## speed against the usual ways, half an hour; ARGS="--only train" takes a part

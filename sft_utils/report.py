@@ -10,7 +10,7 @@ from typing import Any
 from sft_utils import manifest
 from sft_utils.artifacts import HANDED, display_path, result_path, sha256_path, write_json
 from sft_utils.errors import CheckError, ConfigError
-from sft_utils.readme import number
+from sft_utils.formats import number
 from sft_utils.runtime import Run, hardware, peak_rss_gib
 
 COLOURS = {

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 if os.environ.get("PYTEST_XDIST_WORKER"):  # two busy test processes of two threads each take far
-    from sft_utils.nbjobs import THREAD_SETTINGS  # longer than of one: threads spin for cores
+    from sft_utils.runner.nbjobs import (
+        THREAD_SETTINGS,  # longer than of one: threads spin for cores
+    )
 
     for name in THREAD_SETTINGS:
         os.environ.setdefault(name, "1")
@@ -53,7 +55,7 @@ def profile():
 
 @pytest.fixture(scope="session")
 def tokenizer(profile):
-    from sft_utils import modeling
+    from sft_utils.model import modeling
 
     return modeling.load_tokenizer(profile)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 
 from dialogues import pieces
-from sft_utils import rules as judge
+from sft_utils.task import rules as judge
 
 SPEECH = pieces.speech()
 ATTEMPTS = 80

@@ -4,7 +4,7 @@
     python data/dialogues/generate.py --check         exit 1 if a committed file differs
 
 Dialogues are composed from the hand-written phrases in phrases/. Each reply is drawn until it keeps
-every rule of its system prompt (`sft_utils.rules`); a plan for which that fails is dropped.
+every rule of its system prompt (`sft_utils.task.rules`); a plan for which that fails is dropped.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from dialogues import measure
 from dialogues.plans import FAMILIES, Writer
-from sft_utils import generated
-from sft_utils.data import dump_row, fingerprint
-from sft_utils.rules import KINDS, count_words
+from sft_utils.data import generated
+from sft_utils.data.rows import dump_row, fingerprint
+from sft_utils.task.rules import KINDS, count_words
 
 FOLDER = Path(__file__).resolve().parent
 SEED = 707

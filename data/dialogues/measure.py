@@ -1,7 +1,7 @@
 """How often the language detection of the package is right, on the phrases of this folder."""
 
 from dialogues import pieces
-from sft_utils.languages import detect
+from sft_utils.task.languages import detect
 
 
 def texts() -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from random import Random
 
 from dialogues import compose, pieces, rulebook
 from dialogues.compose import Spec
-from sft_utils import rules as judge
+from sft_utils.task import rules as judge
 
 DOMAINS, GENERAL, FACTS = pieces.domains(), pieces.general(), pieces.facts()
 TOPICS, TRAPS, OPENINGS = pieces.topics(), pieces.traps(), pieces.openings()

@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from general import arithmetic, grammar
-from sft_utils import generated
-from sft_utils.data import dump_row
+from sft_utils.data import generated
+from sft_utils.data.rows import dump_row
 
 HERE = Path(__file__).resolve().parent
 Row = dict[str, Any]

@@ -16,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, i
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from reasoning.rows import DOMAINS, HELD, SPLITS, Row, build
-from sft_utils import generated
-from sft_utils.data import dump_row, fingerprint
-from sft_utils.traces import render
+from sft_utils.cot.traces import render
+from sft_utils.data import generated
+from sft_utils.data.rows import dump_row, fingerprint
 
 HERE = Path(__file__).resolve().parent
 SEED = 606

@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from reasoning.pools import COLOURS, FOODS, NAMES, PETS
-from sft_utils.puzzles import solution, worlds
+from sft_utils.cot.puzzles import solution, worlds
 
 THEMES = (  # a stands before b; the same said of b and a; the first; the last; place k
     ("{a} is taller than {b}.", "{b} is shorter than {a}.", "the tallest", "the shortest", "{k} tallest"),

@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from reasoning import logic, programs, words
-from sft_utils import sandbox
+from sft_utils.cot import sandbox
 
 Row = dict[str, Any]
 SPLITS = ["train", "val", "test", "fewshot"]

@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for sft_utils, if not installed
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sft_utils import generated
-from sft_utils.data import dump_row, fingerprint
+from sft_utils.data import generated
+from sft_utils.data.rows import dump_row, fingerprint
 from structured import example
 from structured.rows import DOCUMENTS, SEEN, SPLITS, UNSEEN, Row, build
 

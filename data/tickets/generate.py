@@ -28,7 +28,7 @@ from grammar import Mail, retell, write_mail
 from rows import Item, Row, dump, make_row, read_rows
 from scenarios import case_table, load_scenarios, pick_case
 
-from sft_utils import generated
+from sft_utils.data import generated
 
 HERE = Path(__file__).resolve().parent
 SEED = 20260

@@ -24,5 +24,5 @@ srun --kill-on-bad-exit=1 bash -c '
     --nnodes "$SLURM_NNODES" --nproc-per-node "$SLURM_GPUS_ON_NODE" \
     --node-rank "$SLURM_NODEID" --master-addr "$HEAD" --master-port 29400 \
     --max-restarts 0 --shutdown-timeout 10 --redirects 3 --log-dir "$LOGS" \
-    -m sft_utils.ranktrain "$RUN"
+    -m sft_utils.ranks.ranktrain "$RUN"
 '

@@ -41,8 +41,8 @@ import numpy as np
 
 from sft_utils import answers, audit, coverage, curation, data, datacard, duplicates
 from sft_utils.artifacts import ROOT
+from sft_utils.data.filters import LICENCES, length_fence, roles
 from sft_utils.errors import DataError, expect_error
-from sft_utils.filters import LICENCES, length_fence, roles
 from sft_utils.report import COLOURS, checkpoint, figure, show_source, table, takeaway
 from sft_utils.runtime import start
 

@@ -64,7 +64,7 @@ from sft_utils.artifacts import ROOT, handed_file, require, sha256_json, write_t
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, LaunchError, expect_error
 from sft_utils.preflight import ranks as rank_checks
-from sft_utils.rankrun import RankRun
+from sft_utils.ranks.rankrun import RankRun
 from sft_utils.report import COLOURS, checkpoint, figure, show_source, table, takeaway
 from sft_utils.runtime import start
 

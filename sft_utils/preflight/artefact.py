@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import sha256_file, sha256_json, write_json
-from sft_utils.chat import Message, Oracle, render
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import Message, Oracle, render
 from sft_utils.preflight.compare import base_hash, tensor_hash
 from sft_utils.preflight.record import RunRecord
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from sft_utils.chat import Oracle
-from sft_utils.masking import IGNORE
+from sft_utils.masks.chat import Oracle
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.collated import as_lists, batch_rows, is_packed, ragged
 from sft_utils.preflight.known import Known
 from sft_utils.preflight.labels import Masks

@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sft_utils.chat import Message, Oracle, Turn, render
 from sft_utils.errors import TemplateError
-from sft_utils.rendering import SENTINEL, content_text, with_content
+from sft_utils.masks.chat import Message, Oracle, Turn, render
+from sft_utils.masks.rendering import SENTINEL, content_text, with_content
 
 SLOW = 300
 """Rows of one record that are tokenised or rendered again to explain a finding."""

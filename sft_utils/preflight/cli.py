@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sft_utils import layouts, schemas
 from sft_utils.artifacts import display_path
+from sft_utils.data import layouts, schemas
 from sft_utils.errors import DataError, ModelError, SFTError
 from sft_utils.preflight import columns
 from sft_utils.preflight.capture import library_warnings

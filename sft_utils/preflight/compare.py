@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import sha256_files
-from sft_utils.chat import Oracle
+from sft_utils.masks.chat import Oracle
 from sft_utils.preflight.record import RunRecord
 
 WEIGHTS = ("*.safetensors", "*.gguf", "*.bin")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sft_utils.duplicates import composed, words_of
+from sft_utils.data.duplicates import composed, words_of
 from sft_utils.preflight.rawtext import spot, turns_of
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sft_utils.chat import Oracle
-from sft_utils.masking import IGNORE
+from sft_utils.masks.chat import Oracle
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight import compare
 from sft_utils.preflight.onestep import runner
 from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord

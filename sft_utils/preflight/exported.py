@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sft_utils.chat import SENTINEL, Oracle, render
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import SENTINEL, Oracle, render
 from sft_utils.preflight import artefact, formats, lineage, merging
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 

@@ -3,10 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from sft_utils.chat import Oracle
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import Oracle
+from sft_utils.masks.rendering import is_conversation, renders
 from sft_utils.preflight.record import RunRecord
-from sft_utils.rendering import is_conversation, renders
 
 
 class Known:

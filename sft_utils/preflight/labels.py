@@ -21,10 +21,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
+from sft_utils.masks.rendering import REASONING_FIELDS, content_text
 from sft_utils.preflight.characters import SLOW, Characters
 from sft_utils.preflight.record import Finding, Severity
-from sft_utils.rendering import REASONING_FIELDS, content_text
 
 TOOLS = frozenset({"tool", "function", "ipython", "environment", "observation"})
 """Roles whose text comes from a program."""

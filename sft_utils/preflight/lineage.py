@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sft_utils.chat import Oracle
+from sft_utils.masks.chat import Oracle
 from sft_utils.preflight import artefact
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.compare import untouched
 from sft_utils.preflight.record import Batch, RunRecord
 from sft_utils.preflight.smallbatch import cross_entropy, logits_at, row_of, small_batch

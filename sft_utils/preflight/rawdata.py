@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft_utils.chat import render
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import render
 from sft_utils.preflight import columns, contamination, rawanswers, rawfiles, rawverify
 from sft_utils.preflight.rawtext import control_tokens, mojibake, spot
 from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity

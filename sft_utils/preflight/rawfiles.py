@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sft_utils.chat import render
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import render
 from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity
 
 

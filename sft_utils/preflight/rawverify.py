@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
-from sft_utils.multiples import decimal_multiples
 from sft_utils.preflight.rawanswers import trained_answers
 from sft_utils.preflight.rawtext import spot, text_of
 from sft_utils.preflight.record import Detector, Finding, RunRecord
-from sft_utils.scoring import parse_json
+from sft_utils.scores.multiples import decimal_multiples
+from sft_utils.scores.scoring import parse_json
 
 _THOUGHT = re.compile(r"\s*<(think|thinking|reasoning)>.*?</\1>\s*", re.S)
 _FENCE = re.compile(r"\s*```\w*\n(.*?)\n?```\s*", re.S)

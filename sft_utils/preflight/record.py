@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from sft_utils.chat import Message, Oracle, oracles
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import Message, Oracle, oracles
 
 Severity = Literal["FAIL", "WARN"]
 Batch = dict[str, Any]

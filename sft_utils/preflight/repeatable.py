@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sft_utils.chat import Message, prompt_ids
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import Message, prompt_ids
 from sft_utils.preflight.compare import likeness, untouched
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from sft_utils.chat import Oracle
+from sft_utils.masks.chat import Oracle
 from sft_utils.preflight import ranks, schedule, stack
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 from sft_utils.preflight.stack import value_of

@@ -8,10 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sft_utils.chat import Message
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import Message
+from sft_utils.masks.rendering import (
+    content_text,
+    is_conversation,
+    reasoning_text,
+    renders,
+    with_content,
+)
 from sft_utils.preflight.record import Detector, Finding, RunRecord
-from sft_utils.rendering import content_text, is_conversation, reasoning_text, renders, with_content
 
 Prompt = tuple[str, list[int]]
 """Text and token ids of what is served before an answer."""

@@ -4,7 +4,7 @@ import inspect
 import math
 from typing import Any, Literal
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.record import Batch, RunRecord
 
 TOKENS = 256

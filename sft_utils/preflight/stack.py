@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from sft_utils.chat import Oracle
-from sft_utils.masking import IGNORE
+from sft_utils.masks.chat import Oracle
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity
 
 

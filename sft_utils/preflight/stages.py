@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sft_utils.chat import Message
 from sft_utils.errors import ConfigError, PreflightError
+from sft_utils.masks.chat import Message
+from sft_utils.masks.rendering import content_text, thought_length
 from sft_utils.preflight import batches, dryrun, exported, judged, rawdata, settings, templates
 from sft_utils.preflight.collated import batch_rows
 from sft_utils.preflight.record import Batch, Detector, Finding, RunRecord
-from sft_utils.rendering import content_text, thought_length
 
 STAGES: dict[str, tuple[Detector, ...]] = {
     "settings": settings.DETECTORS,

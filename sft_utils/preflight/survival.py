@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sft_utils.chat import SENTINEL, Message, Oracle, render
 from sft_utils.errors import TemplateError
+from sft_utils.masks.chat import SENTINEL, Message, Oracle, render
+from sft_utils.masks.rendering import content_text, is_conversation, reasoning_text, with_content
 from sft_utils.preflight.record import Finding, RunRecord, Severity
-from sft_utils.rendering import content_text, is_conversation, reasoning_text, with_content
 
 FIXES = {
     "C0": "print(chat.render(tokenizer, row)) and compare it with the row",

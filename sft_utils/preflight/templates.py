@@ -10,13 +10,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from sft_utils.chat import MAX_GAP, SENTINEL, Message, Oracle, Turn, oracles
 from sft_utils.errors import TemplateError
-from sft_utils.masking import IGNORE
+from sft_utils.masks.chat import MAX_GAP, SENTINEL, Message, Oracle, Turn, oracles
+from sft_utils.masks.masking import IGNORE
+from sft_utils.masks.rendering import content_text, is_conversation, renders, specials, with_content
 from sft_utils.preflight import sides, survival
 from sft_utils.preflight.record import Detector, Finding, RunRecord
 from sft_utils.preflight.sides import prompts, sample
-from sft_utils.rendering import content_text, is_conversation, renders, specials, with_content
 
 MARKER = re.compile(
     r"<\|[^\s|<>]{1,40}\|?>|<[a-z_]{1,40}\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_[a-z_]+>"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sft_utils.masking import token_html
+from sft_utils.masks.masking import token_html
 from sft_utils.preflight.collated import batch_rows
 from sft_utils.preflight.record import Finding, RunRecord
 

@@ -16,12 +16,12 @@ import sys
 import time
 from pathlib import Path
 
-from sft_utils import modeling
 from sft_utils.artifacts import ROOT, write_json
 from sft_utils.config import get_profile
-from sft_utils.data import rows_of
-from sft_utils.jsonanswers import schema_errors
+from sft_utils.data.rows import rows_of
+from sft_utils.model import modeling
 from sft_utils.runtime import hardware
+from sft_utils.scores.jsonanswers import schema_errors
 
 N_VOCAB = 49152
 LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": " ?"}

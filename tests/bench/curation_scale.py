@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft_utils import curation
 from sft_utils.artifacts import ROOT
-from sft_utils.filters import length_fence
-from sft_utils.nbprogress import say
-from sft_utils.readme import clock
+from sft_utils.curation import funnel as curation
+from sft_utils.data.filters import length_fence
+from sft_utils.formats import clock
+from sft_utils.runner.nbprogress import say
 
 TICKETS = ROOT / "data/tickets"
 SIZES = (10_000, 100_000, 1_000_000)

@@ -6,9 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils import chat, decoding, general, generation, harness, modeling, runtime, tickets
+from sft_utils import runtime
+from sft_utils.ability import general, harness
 from sft_utils.config import get_profile
-from sft_utils.nbprogress import say
+from sft_utils.masks import chat
+from sft_utils.model import decoding, generation, modeling
+from sft_utils.runner.nbprogress import say
+from sft_utils.task import tickets
 
 NEW_TOKENS = 96
 BATCH = 32

@@ -27,8 +27,10 @@ from transformers import (  # noqa: E402
 )
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from sft_utils import basemodel, memory, modeling, training  # noqa: E402
+from sft_utils import basemodel  # noqa: E402
 from sft_utils.config import get_profile  # noqa: E402
+from sft_utils.model import modeling  # noqa: E402
+from sft_utils.train import memory, training  # noqa: E402
 
 BOUND = 0.15
 MIB = 2**20

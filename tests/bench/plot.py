@@ -5,7 +5,7 @@ from textwrap import fill
 from typing import Any
 
 from sft_utils.artifacts import read_json
-from sft_utils.readme import number
+from sft_utils.formats import number
 from sft_utils.report import COLOURS
 
 

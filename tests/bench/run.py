@@ -25,7 +25,7 @@ from sft_utils import manifest, runtime
 from sft_utils.artifacts import ROOT, display_path, read_json, write_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, SFTError
-from sft_utils.readme import aligned, clock, number
+from sft_utils.formats import aligned, clock, number
 from tests.bench import curation_scale
 
 RESULT = ROOT / "outputs" / "reference" / "bench.json"

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 from sft_utils.artifacts import ROOT
-from sft_utils.nbprogress import say
+from sft_utils.runner.nbprogress import say
 
 IMPORTS = {
     "python": "pass",
     "config": "import sft_utils.config",
-    "nbrun": "import sft_utils.nbrun",
-    "loading": "import sft_utils.layouts, sft_utils.loading",
+    "nbrun": "import sft_utils.runner.nbrun",
+    "loading": "import sft_utils.data.layouts, sft_utils.data.loading",
     "torch": "import torch",
     "transformers": "from transformers import AutoModelForCausalLM",
     "peft": "from peft import get_peft_model",

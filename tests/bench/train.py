@@ -6,13 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft_utils import curation, masking, modeling, tickets
 from sft_utils.artifacts import ROOT
 from sft_utils.config import get_profile
-from sft_utils.data import rows_of
+from sft_utils.curation import funnel as curation
+from sft_utils.data.filters import length_fence
+from sft_utils.data.rows import rows_of
 from sft_utils.errors import CheckError
-from sft_utils.filters import length_fence
-from sft_utils.nbprogress import say
+from sft_utils.masks import masking
+from sft_utils.model import modeling
+from sft_utils.runner.nbprogress import say
+from sft_utils.task import tickets
 from tests.bench import train_worker, turns
 from tests.bench.train_worker import ARMS, FLOOR, ROWS_PER_STEP
 

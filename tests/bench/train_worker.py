@@ -78,8 +78,9 @@ def make_trainer(arm: Arm, rows: list[dict[str, Any]], spec: dict[str, Any], fol
     from transformers import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
-    from sft_utils import modeling, training
     from sft_utils.config import get_profile
+    from sft_utils.model import modeling
+    from sft_utils.train import training
 
     exact = spec["exact"]
     profile = dataclasses.replace(get_profile("cpu"), attention=arm.attention)
@@ -231,8 +232,8 @@ def products(spec: dict[str, Any], answer: Callable[..., None], wait: Callable[[
     """
     import torch
 
-    from sft_utils import modeling
     from sft_utils.config import get_profile
+    from sft_utils.model import modeling
 
     torch.set_num_threads(spec["threads"])
     model = modeling.load_model(get_profile("cpu"), dtype=torch.bfloat16)

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.errors import ServeError
-from sft_utils.nbprogress import say
-from sft_utils.readme import clock
+from sft_utils.formats import clock
+from sft_utils.runner.nbprogress import say
 from sft_utils.runtime import GIB, peak_rss_gib
 
 REST_S = 0.25

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.cli import stand_in
 from sft_utils.preflight.collated import batch_rows

@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sft_utils import masking
 from sft_utils.errors import ModelError
+from sft_utils.masks import masking
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.conversations import (
     FLAVOURS,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sft_utils.chat import Message
+from sft_utils.masks.chat import Message
 from tests.mutation.probes import call, in_parts, turn
 
 Conversation = list[Message]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import write_json
-from sft_utils.chat import Oracle
-from sft_utils.modeling import merge_into
+from sft_utils.masks.chat import Oracle
+from sft_utils.model.modeling import merge_into
 from sft_utils.preflight import artefact
 from sft_utils.preflight.compare import answer_logits, likeness, probes
 from sft_utils.preflight.record import RunRecord

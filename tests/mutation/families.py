@@ -13,9 +13,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from sft_utils import modeling
 from sft_utils.config import get_profile
 from sft_utils.errors import ModelError
+from sft_utils.model import modeling
 from tests.mutation.probes import first_stop, traits
 from tests.mutation.vocabularies import find_wheel_file, vocabulary
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sft_utils import masking
-from sft_utils.chat import oracle
+from sft_utils.masks import masking
+from sft_utils.masks.chat import oracle
 from sft_utils.preflight.collated import batch_rows
 from sft_utils.preflight.record import RunRecord
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from sft_utils.chat import Message
-from sft_utils.masking import IGNORE, Row
+from sft_utils.masks.chat import Message
+from sft_utils.masks.masking import IGNORE, Row
 
 THOUGHTS = ("reasoning_content", "thinking")
 """Fields in which templates look for the reasoning of an answer."""

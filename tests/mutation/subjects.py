@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from sft_utils import masking
+from sft_utils.masks import masking
 from sft_utils.preflight.record import EvalPlan, RunRecord
 from tests.mutation.conversations import Conversation, held_out, ordinary, tools
 from tests.mutation.families import Family

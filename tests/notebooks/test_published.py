@@ -9,7 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sft_utils import nbrun, nbsource, nbverify
+from sft_utils.notebook import nbsource
+from sft_utils.runner import nbrun, nbverify
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNTIME_GONE = ("PYTEST_CURRENT_TEST",)
@@ -34,7 +35,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     environment = {**os.environ, "SFT_RUNS": str(folder)}
     done = subprocess.run(
-        [sys.executable, "-m", "sft_utils.nbrun", "run", "--nb", "01", "--profile", "smoke"],
+        [sys.executable, "-m", "sft_utils.runner.nbrun", "run", "--nb", "01", "--profile", "smoke"],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]

@@ -123,8 +123,8 @@ def test_what_it_takes_from_our_modules_is_defined_there(notebook):
             and node.module == "sft_utils" for a in node.names}  # fmt: skip
     missing = []
     for name in sorted(ours):
-        path = package / f"{name}.py"
-        path = path if path.exists() else package / name / "__init__.py"
+        places = [package / f"{name}.py", package / name / "__init__.py", *sorted(package.glob(f"*/{name}.py"))]
+        path = next(p for p in places if p.is_file())
         known = _defined(ast.parse(path.read_text(encoding="utf-8")), package)
         missing += [
             f"{name}.{node.attr}" for t in trees for node in ast.walk(t)

@@ -5,8 +5,9 @@ import json
 import evaluate
 import pytest
 
-from sft_utils import scoring, taxonomy, tickets
 from sft_utils.artifacts import ROOT
+from sft_utils.scores import scoring, taxonomy
+from sft_utils.task import tickets
 
 
 def test_same_numbers(tmp_path, monkeypatch):

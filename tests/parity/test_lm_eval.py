@@ -3,8 +3,9 @@
 
 import pytest
 
-from sft_utils import general, harness, modeling
+from sft_utils.ability import general, harness
 from sft_utils.errors import TemplateError
+from sft_utils.model import modeling
 
 pytest.importorskip("lm_eval")
 EACH = 6

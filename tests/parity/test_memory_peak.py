@@ -16,7 +16,7 @@ def test_prediction_is_within_15_percent_of_the_measured_peak(name):
 
 def test_the_bound_can_fail():
     """Without the activations, or with logits of every token, no case would pass."""
-    from sft_utils import memory
+    from sft_utils.train import memory
 
     config = bench.SHAPES["llama"]()
     options = {"rank": 16, "batch_size": 2, "bits": 16, "padded": False}

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis.configuration import set_hypothesis_home_dir
 from jsonschema import Draft202012Validator
 
-from sft_utils import scoring
-from sft_utils.taxonomy import CLASSES, classify
+from sft_utils.scores import scoring
+from sft_utils.scores.taxonomy import CLASSES, classify
 
 WANTED = 1000
 """Pairs of a schema and an answer that must have been compared."""

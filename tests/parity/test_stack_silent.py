@@ -27,7 +27,7 @@ from transformers import DataCollatorForLanguageModeling
 from transformers.integrations.ggml import GGUFLlamaConverter
 from trl import SFTConfig, SFTTrainer
 
-from sft_utils import modeling
+from sft_utils.model import modeling
 
 SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Paris"}]
 

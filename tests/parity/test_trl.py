@@ -8,8 +8,10 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from sft_utils import masking, preflight, training
+from sft_utils import preflight
+from sft_utils.masks import masking
 from sft_utils.preflight.collated import batch_rows
+from sft_utils.train import training
 
 TURN = "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
 MARKED = (

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_utils import backends, gpuruns, masking, tickets
 from sft_utils.artifacts import ROOT
 from sft_utils.config import cpu_threads
 from sft_utils.errors import ConfigError, ModelError
+from sft_utils.gpu import gpuruns
+from sft_utils.masks import masking
+from sft_utils.task import tickets
+from sft_utils.train import backends
 
 SCRIPT = Path(__file__).with_name("train_unsloth.py")
 STEPS = 3
@@ -102,7 +105,7 @@ def test_a_silent_fallback_to_16_bits_is_caught(profile, rows, monkeypatch):
     """A backend that prints and loads 16 bits instead of 4, as Unsloth does where 4 do not work."""
     import dataclasses
 
-    from sft_utils import modeling
+    from sft_utils.model import modeling
 
     load = modeling.load_model
     monkeypatch.setattr(

@@ -8,14 +8,14 @@ import json
 import sys
 from pathlib import Path
 
-from sft_utils import backends
+from sft_utils.train import backends
 
 backends.prepare("unsloth", cpu=True)  # above all other imports
 
 import torch  # noqa: E402
 
-from sft_utils import gpuruns  # noqa: E402
 from sft_utils.config import cpu_threads  # noqa: E402
+from sft_utils.gpu import gpuruns  # noqa: E402
 
 settings = json.loads(Path(sys.argv[1]).read_text())
 torch.set_num_threads(cpu_threads())

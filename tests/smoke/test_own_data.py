@@ -16,7 +16,7 @@ def run(number, folder, **given):
     """Run a notebook at smoke, below a folder of its own; returns its result and its folder."""
     parameters = [word for name, value in given.items() for word in ("--param", f"{name}={value}")]
     done = subprocess.run(
-        [sys.executable, "-m", "sft_utils.nbrun", "run", "--nb", number, "--profile", "smoke", *parameters],
+        [sys.executable, "-m", "sft_utils.runner.nbrun", "run", "--nb", number, "--profile", "smoke", *parameters],
         cwd=ROOT, env={**os.environ, "SFT_RUNS": str(folder)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-1000:]

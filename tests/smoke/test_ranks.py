@@ -17,9 +17,9 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from sft_utils import launching, rankresult, rankrun
 from sft_utils.errors import LaunchError
-from sft_utils.rankrun import RankRun
+from sft_utils.ranks import launching, rankresult, rankrun
+from sft_utils.ranks.rankrun import RankRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("loopback")]
 ROOT = Path(__file__).resolve().parents[2]
@@ -261,8 +261,8 @@ def test_kills_again_and_again(place):
 FAKE = """
 import os, sys, time
 from sft_utils import rankrun
-from sft_utils.rankreport import Report
-from sft_utils.ranktrain import end_with_parent
+from sft_utils.ranks.rankreport import Report
+from sft_utils.ranks.ranktrain import end_with_parent
 end_with_parent()
 run = rankrun.read(sys.argv[1])
 report = Report(run, int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))

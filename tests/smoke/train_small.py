@@ -20,7 +20,10 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import BitsAndBytesConfig, TrainerCallback  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
-from sft_utils import masking, modeling, tickets, training  # noqa: E402
+from sft_utils.masks import masking  # noqa: E402
+from sft_utils.model import modeling  # noqa: E402
+from sft_utils.task import tickets  # noqa: E402
+from sft_utils.train import training  # noqa: E402
 
 STEPS = 6
 folder = Path(sys.argv[1])

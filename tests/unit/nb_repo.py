@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sft_utils.nbdeps import state_hash
-from sft_utils.nbsource import Layout
+from sft_utils.notebook.nbdeps import state_hash
+from sft_utils.notebook.nbsource import Layout
 
 MODELS = {"smoke": "tiny", "cpu": "tiny", "gpu-16gb": "big"}
 

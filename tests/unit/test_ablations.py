@@ -12,11 +12,13 @@ import sys
 import pytest
 from peft import LoraConfig, get_peft_model
 
-from sft_utils import ablations, artifacts, jsonanswers, scoring, sweeps, trialstore
-from sft_utils.ablations import Trial
+from sft_utils import artifacts
+from sft_utils.ablate import ablations, sweeps, trialstore
+from sft_utils.ablate.ablations import Trial
 from sft_utils.config import PROFILES, get_profile
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import Score
+from sft_utils.scores import jsonanswers, scoring
+from sft_utils.scores.scoring import Score
 
 CONTEXT = {"data": {"curated": "c", "raw": "r", "faults": "f"}, "base_weights": "w", "code": "x"}
 OTHER = {"learning_rate": 2e-3, "rank": 8, "alpha": 16.0, "targets": "mlp", "method": "dora", "rows": 9,
@@ -225,7 +227,7 @@ def cpu_grid():
 def test_the_sweep_file_is_the_grid_of_the_notebook():
     default, size, definition = cpu_grid()
     text = (artifacts.ROOT / sweeps.SWEEP).read_text(encoding="utf-8")
-    assert text == sweeps.sweep_text(definition), "run: python -m sft_utils.sweeps"
+    assert text == sweeps.sweep_text(definition), "run: python -m sft_utils.ablate.sweeps"
     import yaml
 
     configs = sweeps.sweep_configs(yaml.safe_load(text))

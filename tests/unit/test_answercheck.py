@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sft_utils import answercheck, traces
+from sft_utils.cot import answercheck, traces
 from sft_utils.errors import DataError
 
 FOUND = [

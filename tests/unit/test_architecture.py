@@ -1,6 +1,8 @@
-"""The layers of the package: imports go strictly downward, modules stay small."""
+"""The rooms of the package and their layers: imports go strictly downward, modules stay small."""
 
 import ast
+import graphlib
+import importlib
 import re
 from pathlib import Path
 
@@ -9,71 +11,83 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "sft_utils"
 
 LAYERS = [
-    {"errors", "grounding", "bootstrap", "nbcompare", "decoding", "sandboxed", "languages", "heap",
-     "multiples", "equations"},
-    {"artifacts", "schematext", "answercheck", "puzzles", "sandbox", "rules", "colab"},
-    {"generated", "traces", "intervals", "basemodel", "rendering", "jsonanswers", "manifest", "readme",
-     "duplicates", "constrain", "workers", "recalls", "sums", "checkpoints"},
-    {"schemafaults"},
-    {"statetraces", "tracefaults", "chat", "scoring", "taxonomy", "documents", "outlines",
-     "htmlparts"},
-    {"clusters", "config", "masking", "generation", "data", "nbsource", "audit", "handpage",
-     "handfiles"},
-    {"schemas", "parsing", "runtime", "tickets", "modeling", "tracking", "filters", "personal",
-     "dialogues", "harness", "preferences", "rankrun", "ablations", "trialstats"},
-    {"rankreport", "rankresult", "merging", "serving", "gguffile", "answering", "modelcard",
-     "trialstore", "sweeps", "trialplots", "jsonlists"},
-    {"launching", "sharded", "mergecheck", "tables", "jsonfiles", "memory", "training", "report", "answers", "leaks", "nbdeps",
-     "nbparams", "nbprogress", "general", "trialreport"},
-    {"sniffing", "exclusions", "coverage", "curation", "datacard", "nbexec", "nbtimes", "handover", "ranktrain",
-     "backends", "gpucheck"},
-    {"loading", "gpuruns"},
-    {"layouts", "reasoning", "gpuarms"},
-    {"tasks"},
-    {"structured"},
-    {"preflight"},
-    {"nbflow", "nbverify"},
-    {"nbjobs", "nbreplay", "nbpublish"},
-    {"nbchain"},
-    {"nbrun", "regress"},
+    {""},  # modules of no room: what every room stands on
+    {"masks", "scores", "notebook"},
+    {"model", "data", "ablate", "reporting"},
+    {"task", "cot", "ability", "train", "export", "preflight", "runner"},
+    {"curation", "ranks", "gpu"},
 ]
-"""sft_utils/README.md says what each module is for."""
+"""Rooms, from the ground up; sft_utils/README.md says what each is for. A room imports lower layers
+only, also inside functions, so never another room of its own layer."""
 
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
 FILES = {p.relative_to(PACKAGE).with_suffix("").as_posix(): p for p in sorted(PACKAGE.rglob("*.py"))}
 FILES.pop("__init__")
 MODULES = sorted(FILES)
-RUNNER = {name for name in MODULES if name.startswith("nb")} | {"readme", "regress", "bootstrap", "colab", "workers"}
+ROOM = {name: name.rpartition("/")[0] for name in MODULES}
+RUNNER = {name for name in MODULES if ROOM[name] in ("notebook", "runner")} | {
+    "bootstrap", "colab", "workers", "formats"}  # fmt: skip
 
 
-def imported(path: Path, *, top_level_only: bool) -> set[str]:
-    """Names of sft_utils modules (or of any package) that a file imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
+def foreign(path: Path, *, top_level_only: bool) -> set[str]:
+    """Top-level packages that a file imports."""
     found = set()
-    for node in nodes:
+    for node in _nodes(path, top_level_only):
         if isinstance(node, ast.ImportFrom) and node.module:
-            parts = node.module.split(".")
-            if node.module == "sft_utils":
-                found |= {f"sft_utils.{alias.name}" for alias in node.names}
-            else:
-                found.add(".".join(parts[:2]) if parts[0] == "sft_utils" else parts[0])
+            found.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
     return found
 
 
-def test_every_module_has_a_layer():
-    assert {name.split("/")[0] for name in MODULES} == set(LEVEL), "add the module to LAYERS and to sft_utils/README.md"
+def own(path: Path, *, top_level_only: bool) -> set[str]:
+    """Modules of this package that a file imports, as "room/module"; "?name" where there is none."""
+    found = set()
+    for node in _nodes(path, top_level_only):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "sft_utils":
+            base = "/".join(node.module.split(".")[1:])
+            for alias in node.names:
+                name = f"{base}/{alias.name}".strip("/")
+                found.add(next((n for n in (name, f"{name}/__init__", base, f"{base}/__init__") if n in FILES),
+                               "" if name == "__version__" else f"?{name}"))  # fmt: skip
+    return found - {""}
+
+
+def _nodes(path, top_level_only):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tree.body if top_level_only else list(ast.walk(tree))
+
+
+def test_every_room_has_a_layer():
+    assert set(ROOM.values()) == set(LEVEL), "add the room to LAYERS and to sft_utils/README.md"
+    said = [name for name in MODULES if ast.get_docstring(ast.parse(FILES[name].read_text())) is None]
+    assert not said, f"{said} do not say what they are for"
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name):
-    room = name.split("/")[0]
-    own = {m.split(".")[1] for m in imported(FILES[name], top_level_only=True)
-           if m.startswith("sft_utils.") and m != "sft_utils.__version__"} - {room}  # fmt: skip
-    upward = {m for m in own if m in LEVEL and LEVEL[m] >= LEVEL[room]}
-    assert not upward, f"{name} (layer {LEVEL[room]}) imports {upward}"
+    """Modules of this package are named with their room; only notebooks do without it."""
+    upward = {m for m in own(FILES[name], top_level_only=False)
+              if m.startswith("?") or (ROOM[m] != ROOM[name] and LEVEL[ROOM[m]] >= LEVEL[ROOM[name]])}  # fmt: skip
+    assert not upward, f"{name} (layer {LEVEL[ROOM[name]]}) imports {upward}"
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {name: own(FILES[name], top_level_only=True) for name in MODULES}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_notebooks_find_every_module_without_its_room():
+    """`from sft_utils import name`: one module each, the one that the package itself would name."""
+    names = [n.split("/")[1] for n in MODULES if ROOM[n] not in ("", "preflight") and "__" not in n]
+    twice = {n for n in names if names.count(n) > 1 or n in FILES or n in LEVEL}
+    assert not twice, f"{twice} are ambiguous: notebooks name modules without their room"
+    import sft_utils
+
+    assert sft_utils.intervals is importlib.import_module("sft_utils.scores.intervals")
+    assert not hasattr(sft_utils, "batches")
+    with pytest.raises(AttributeError, match="module 'sft_utils' has no attribute 'nothing'"):
+        _ = sft_utils.nothing
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -85,14 +99,14 @@ def test_modules_stay_small(name):
 @pytest.mark.parametrize("name", sorted(RUNNER))
 def test_the_runner_never_imports_torch(name):
     heavy = {"torch", "transformers", "peft", "trl", "datasets", "unsloth", "wandb"}
-    assert not imported(FILES[name], top_level_only=False) & heavy
+    assert not foreign(FILES[name], top_level_only=False) & heavy
 
 
-@pytest.mark.parametrize("name", [m for m in MODULES if m != "training"])
+@pytest.mark.parametrize("name", [m for m in MODULES if m != "train/training"])
 def test_optional_packages_are_imported_lazily(name):
     lazy = {"torch", "bitsandbytes", "unsloth", "wandb", "matplotlib", "ftfy", "transformers",
             "jsonschema", "lxml", "llguidance", "lm_eval", "datasets", "mlflow", "yaml"}  # fmt: skip
-    assert not imported(FILES[name], top_level_only=True) & lazy
+    assert not foreign(FILES[name], top_level_only=True) & lazy
 
 
 def test_modules_are_documented():

@@ -7,9 +7,10 @@ import torch
 from peft import LoraConfig
 from peft.tuners.lora import KasaConfig
 
-from sft_utils import backends, masking
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, ModelError
+from sft_utils.masks import masking
+from sft_utils.train import backends
 
 
 @pytest.fixture

@@ -131,7 +131,7 @@ def test_float32_compares_each_arithmetic_once():
 def test_the_bare_products_are_those_of_the_grouped_steps(tiny, monkeypatch):
     rows = [{"input_ids": [1] * (3 + i % 5), "labels": [-100, -100, *[1] * (1 + i % 5)]} for i in range(16)]
     said, waited = [], []
-    monkeypatch.setattr("sft_utils.modeling.load_model", lambda *_, **__: tiny.bfloat16())
+    monkeypatch.setattr("sft_utils.model.modeling.load_model", lambda *_, **__: tiny.bfloat16())
     spec = {"arm": train_worker.FLOOR, "rows": rows, "steps": 2, "threads": 1}
     train_worker.work(spec, said.append, lambda: waited.append(1))
     assert said[0] == {}

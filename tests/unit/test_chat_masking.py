@@ -6,8 +6,8 @@ import re
 import pytest
 import torch
 
-from sft_utils import chat, masking
 from sft_utils.errors import MaskError, TemplateError
+from sft_utils.masks import chat, masking
 from sft_utils.preflight.sides import trl_templates
 
 LONG = 400

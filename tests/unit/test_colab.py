@@ -15,9 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from sft_utils import colab, nbsource, nbverify
+from sft_utils import colab
 from sft_utils.artifacts import ROOT
 from sft_utils.bootstrap import LOCK, pins
+from sft_utils.notebook import nbsource
+from sft_utils.runner import nbverify
 
 PIP = """
 import json, os, sys
@@ -128,7 +130,7 @@ def test_the_first_code_cell_of_every_published_notebook_sets_up():
 
 
 def test_the_address_is_one_constant():
-    said = [p for p in ROOT.glob("sft_utils/*.py") if colab.REPOSITORY in p.read_text()]
+    said = [p for p in ROOT.glob("sft_utils/**/*.py") if colab.REPOSITORY in p.read_text()]
     assert [p.name for p in said] == ["colab.py"]
     assert (ROOT / "sft_utils" / "colab.py").read_text().count(colab.REPOSITORY) == 1
     assert "SFT_REPOSITORY" in (ROOT / "README.md").read_text()

@@ -5,8 +5,9 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
-from sft_utils import artifacts, constrain, generation
+from sft_utils import artifacts
 from sft_utils.errors import ConfigError
+from sft_utils.model import constrain, generation
 
 SCHEMAS = [
     {

@@ -10,13 +10,16 @@ import sys
 
 import pytest
 
-from sft_utils import answers, audit, coverage, curation, data, datacard, duplicates, filters, leaks
 from sft_utils.artifacts import ROOT
-from sft_utils.duplicates import ALIKE, exact_key, jaccard, shingles
+from sft_utils.curation import answers, audit, coverage, datacard, leaks
+from sft_utils.curation import funnel as curation
+from sft_utils.curation.grounding import dates_in, numbers_in, ungrounded
+from sft_utils.curation.personal import personal_data
+from sft_utils.data import duplicates, filters
+from sft_utils.data import rows as data
+from sft_utils.data.duplicates import ALIKE, exact_key, jaccard, shingles
 from sft_utils.errors import DataError, StorageError
-from sft_utils.grounding import dates_in, numbers_in, ungrounded
-from sft_utils.personal import personal_data
-from sft_utils.scoring import schema_errors
+from sft_utils.scores.scoring import schema_errors
 
 TICKETS = ROOT / "data" / "tickets"
 MAIL = "Hi, order KX-48213 of 3.4. was 49,90 €. The Fjordal-6 is broken, please refund. Ana"
@@ -564,7 +567,7 @@ def test_crosstab_shows_empty_cells():
 
 def test_the_committed_data_card_is_fresh():
     assert (TICKETS / "README.md").read_text(encoding="utf-8") == datacard.card(), (
-        "run: python -m sft_utils.datacard"
+        "run: python -m sft_utils.curation.datacard"
     )
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sft_utils import data
 from sft_utils.artifacts import ROOT
+from sft_utils.data import rows as data
 from sft_utils.errors import DataError
 
 

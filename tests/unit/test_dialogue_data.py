@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from sft_utils import dialogues as api
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ConfigError
-from sft_utils.rules import KINDS, check, check_all, count_words, refused
+from sft_utils.task import dialogues as api
+from sft_utils.task.rules import KINDS, check, check_all, count_words, refused
 
 sys.path.insert(0, str(ROOT / "data"))
 from dialogues import compose, measure, pieces, plans, rulebook  # isort: skip

@@ -5,9 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sft_utils import clusters, dialogues, scoring
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.generation import Answer
+from sft_utils.model.generation import Answer
+from sft_utils.scores import clusters, scoring
+from sft_utils.task import dialogues
 
 ROW = {
     "id": "x-1a", "pair": "x-1", "domain": "hotel", "split": "test", "system": "You work at a hotel. Reply only in German.",

@@ -4,9 +4,9 @@ import time
 
 import pytest
 
-from sft_utils import documents, scoring
-from sft_utils.documents import check_citations, check_report, check_xml
 from sft_utils.errors import ConfigError
+from sft_utils.scores import documents, scoring
+from sft_utils.scores.documents import check_citations, check_report, check_xml
 
 XSD = """<xs:schema xmlns:xs="http://www.w3.org/2001/XMLSchema">
  <xs:element name="booking"><xs:complexType><xs:sequence>

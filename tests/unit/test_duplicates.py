@@ -6,8 +6,8 @@ import unicodedata
 
 import pytest
 
-from sft_utils import duplicates as d
 from sft_utils.artifacts import ROOT
+from sft_utils.data import duplicates as d
 from sft_utils.errors import DataError
 
 LONG = (

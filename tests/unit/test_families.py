@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils.chat import oracle
 from sft_utils.errors import ModelError
-from sft_utils.masking import IGNORE
+from sft_utils.masks.chat import oracle
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.collated import batch_rows
 from tests.mutation import clean, conversations, families, frame, probes, subjects, vocabularies
 

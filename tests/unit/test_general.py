@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sft_utils import general, harness
+from sft_utils.ability import general, harness
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, DataError, TemplateError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sft_utils import generated
+from sft_utils.data import generated
 from sft_utils.errors import DataError
 
 FILES = {"raw.jsonl": "a\n", "below/test.jsonl": "b\n"}

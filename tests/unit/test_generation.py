@@ -6,8 +6,8 @@ import json
 import pytest
 import torch
 
-from sft_utils import generation
 from sft_utils.errors import ConfigError
+from sft_utils.model import generation
 
 OPTIONS = {"max_new_tokens": 8, "batch_size": 4}
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sft_utils import gguffile
 from sft_utils.errors import ModelError
+from sft_utils.export import gguffile
 
 
 @pytest.fixture

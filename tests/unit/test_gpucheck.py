@@ -9,14 +9,15 @@ import types
 
 import pytest
 
-from sft_utils import gpuarms, gpucheck, gpuruns, readme
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ConfigError
+from sft_utils.gpu import gpuarms, gpucheck, gpuruns
+from sft_utils.notebook import readme
 
 
 def test_without_a_gpu_one_clear_line():
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, "-m", "sft_utils.gpucheck"], cwd=ROOT, text=True,
+    done = subprocess.run([sys.executable, "-m", "sft_utils.gpu.gpucheck"], cwd=ROOT, text=True,
                           env=environment, capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -193,7 +194,8 @@ def test_a_loss_that_is_no_number_is_logged_as_such(tmp_path):
 )
 def test_qlora_is_judged_by_what_it_did(monkeypatch, tmp_path, curve, findings, cosine, broken):
     """Everything that computes is replaced; the verdicts must follow what it would have said."""
-    from sft_utils import preflight, training
+    from sft_utils import preflight
+    from sft_utils.train import training
 
     found = [types.SimpleNamespace(id=name) for name in findings]
     nothing = types.SimpleNamespace(train=lambda: None)
@@ -237,7 +239,7 @@ def test_rehearsal_runs_every_arm(tmp_path):
     out = tmp_path / "rehearsal.json"
     environment = os.environ | {"SFT_RUNS": str(tmp_path / "runs")}
     done = subprocess.run(
-        [sys.executable, "-m", "sft_utils.gpucheck", "--device", "cpu", "--tiny", "--minutes", "60",
+        [sys.executable, "-m", "sft_utils.gpu.gpucheck", "--device", "cpu", "--tiny", "--minutes", "60",
          "--out", str(out)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip

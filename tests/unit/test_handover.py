@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from nb_repo import write_result
 
-from sft_utils import handfiles, handover, handpage, htmlparts, preferences, readme, scoring
 from sft_utils.artifacts import ROOT, read_json, sha256_path
 from sft_utils.config import PROFILES
 from sft_utils.errors import DataError, HandoffError
+from sft_utils.notebook import readme
+from sft_utils.reporting import handfiles, handover, handpage, htmlparts
+from sft_utils.scores import scoring
+from sft_utils.train import preferences
 
 RECORDED = sorted((ROOT / "outputs" / "reference" / "cpu").glob("*.json"))
 

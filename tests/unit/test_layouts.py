@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
+from sft_utils.data.layouts import conversation, conversations, read
+from sft_utils.data.loading import Excluded, Loaded, LoadedRow, load
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.layouts import conversation, conversations, read
-from sft_utils.loading import Excluded, Loaded, LoadedRow, load
 
 
 def loaded(*rows, excluded=()):

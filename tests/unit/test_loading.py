@@ -13,9 +13,10 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from sft_utils import data, loading, parsing
+from sft_utils.data import loading, parsing
+from sft_utils.data import rows as data
+from sft_utils.data.loading import load
 from sft_utils.errors import ConfigError, DataError, SFTError
-from sft_utils.loading import load
 
 ONE, TWO = {"q": "é1", "a": "A"}, {"q": "2", "a": "B"}
 A, B = (json.dumps(row, ensure_ascii=False).encode() for row in (ONE, TWO))

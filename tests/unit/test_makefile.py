@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sft_utils.artifacts import ROOT
-from sft_utils.nbexec import repeat_command
-from sft_utils.nbparams import split
+from sft_utils.notebook.nbparams import split
+from sft_utils.runner.nbexec import repeat_command
 
 SHOW = """#!/usr/bin/env python3
 import json, sys
@@ -57,7 +57,7 @@ def test_values_stay_as_typed(make, value, typed):
     given = {"DATA": value, "SCHEMA": value, "MAPPING": value}
     words = [f"{k}={v}" for k, v in given.items()] if typed else []
     found = handed(make("nb", "NB=3", *words, env=None if typed else given))
-    assert found[:7] == ["-m", "sft_utils.nbrun", "run", "--nb", "3", "--profile", "cpu"]
+    assert found[:7] == ["-m", "sft_utils.runner.nbrun", "run", "--nb", "3", "--profile", "cpu"]
     assert split(found[8::2]) == {k.lower(): v for k, v in given.items()}
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from sft_utils import memory
 from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError
 from sft_utils.runtime import GIB
+from sft_utils.train import memory
 
 SHAPE = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
          "num_attention_heads", "num_key_value_heads")  # fmt: skip

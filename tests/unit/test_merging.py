@@ -10,8 +10,9 @@ from peft.tuners.lora import KasaConfig
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from sft_utils import mergecheck, merging, modelcard, modeling
 from sft_utils.errors import ModelError, StorageError
+from sft_utils.export import mergecheck, merging, modelcard
+from sft_utils.model import modeling
 
 LORA = LoraConfig(r=4, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
 

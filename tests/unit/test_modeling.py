@@ -10,9 +10,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
-from sft_utils import basemodel, masking, memory, modeling
+from sft_utils import basemodel
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, ModelError
+from sft_utils.masks import masking
+from sft_utils.model import modeling
+from sft_utils.train import memory
 
 NF4 = BitsAndBytesConfig(
     load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,

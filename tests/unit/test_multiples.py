@@ -3,7 +3,7 @@
 import pytest
 from jsonschema import Draft202012Validator
 
-from sft_utils import jsonanswers
+from sft_utils.scores import jsonanswers
 
 
 def fits(value, step):

@@ -14,11 +14,11 @@ import psutil
 import pytest
 from nb_repo import MODELS, add_report, edit, make_repo, write_result
 
-from sft_utils import nbchain, nbjobs, nbrun
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbchain import run_all
-from sft_utils.nbflow import expected_s, plan
-from sft_utils.nbpublish import publish
+from sft_utils.runner import nbchain, nbjobs, nbrun
+from sft_utils.runner.nbchain import run_all
+from sft_utils.runner.nbflow import expected_s, plan
+from sft_utils.runner.nbpublish import publish
 
 ALL = ["00_first", "01_second", "02_third", "03_report"]
 
@@ -227,8 +227,8 @@ def test_interrupt_ends_every_notebook_and_its_kernel(layout, sent):
         edit(layout, f"notebooks/src/{name}.py", "tiny.save(", code + "tiny.save(")
     script = layout.root.parent / "start.py"  # not beside the small repository's own sft_utils
     script.write_text(
-        "import signal, sys\nfrom pathlib import Path\nfrom sft_utils.nbrun import main\n"
-        "from sft_utils.nbsource import Layout\n"
+        "import signal, sys\nfrom pathlib import Path\nfrom sft_utils.runner.nbrun import main\n"
+        "from sft_utils.notebook.nbsource import Layout\n"
         "if __name__ == '__main__':\n"
         "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "    root = Path(sys.argv[1])\n"

@@ -22,15 +22,15 @@ import pytest
 from nb_repo import MODELS, add_report, edit, make_repo, write_result
 from PIL import Image
 
-from sft_utils import nbpublish, nbrun
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbexec import kernel_env, repeat_command
-from sft_utils.nbflow import expected_s, is_fresh, lock, plan, run_one
-from sft_utils.nbparams import convert, defaults, split
-from sft_utils.nbprogress import Monitor, training_progress
-from sft_utils.nbpublish import publish
-from sft_utils.nbsource import Layout, code_cells, outputs_sha256, parse
-from sft_utils.nbverify import notes, verify
+from sft_utils.notebook.nbparams import convert, defaults, split
+from sft_utils.notebook.nbsource import Layout, code_cells, outputs_sha256, parse
+from sft_utils.runner import nbpublish, nbrun
+from sft_utils.runner.nbexec import kernel_env, repeat_command
+from sft_utils.runner.nbflow import expected_s, is_fresh, lock, plan, run_one
+from sft_utils.runner.nbprogress import Monitor, training_progress
+from sft_utils.runner.nbpublish import publish
+from sft_utils.runner.nbverify import notes, verify
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
@@ -384,7 +384,7 @@ def test_parameters_and_profile_reach_the_notebook(layout, capsys, caplog):
 
 
 def test_heartbeats_slow_cells_and_leftover_processes(layout, monkeypatch):
-    monkeypatch.setattr("sft_utils.nbprogress.SLOW_CELL_S", 2.0)
+    monkeypatch.setattr("sft_utils.runner.nbprogress.SLOW_CELL_S", 2.0)
     progress = {"what": "step", "done": 3, "total": 9, "eta_s": 61}
     code = (
         f"    import json, os, pathlib, subprocess, time\n"
@@ -456,8 +456,8 @@ def test_interrupt_ends_the_kernel_too(layout):
     write_result(layout.run_file("00_first", "cpu", ".json"))
     code = (  # a shell's background job starts with interrupts ignored, and so would its children
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys; from pathlib import Path; from sft_utils.nbrun import main;"
-        "from sft_utils.nbsource import Layout; root = Path(sys.argv[1]);"
+        "import sys; from pathlib import Path; from sft_utils.runner.nbrun import main;"
+        "from sft_utils.notebook.nbsource import Layout; root = Path(sys.argv[1]);"
         "sys.exit(main(['run', '--nb', '1'], Layout(root=root, runs_root=root/'outputs'/'runs')))"
     )
     process = subprocess.Popen(

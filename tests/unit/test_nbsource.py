@@ -7,9 +7,10 @@ import pytest
 from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.formats import number, table
 from sft_utils.manifest import locked_versions
-from sft_utils.nbdeps import dependencies, state_hash, upstream_closure
-from sft_utils.nbsource import (
+from sft_utils.notebook.nbdeps import dependencies, state_hash, upstream_closure
+from sft_utils.notebook.nbsource import (
     adopt,
     build,
     code_sha256,
@@ -18,7 +19,7 @@ from sft_utils.nbsource import (
     notebook_names,
     parse,
 )
-from sft_utils.readme import number, replace_generated, table
+from sft_utils.notebook.readme import replace_generated
 
 HEADER = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n# ---\n\n"  # no display_name
 

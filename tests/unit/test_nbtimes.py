@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nb_repo import make_repo
 
-from sft_utils import nbrun, nbtimes
+from sft_utils.runner import nbrun, nbtimes
 
 
 def executed(*cells, wall=None, injected=False):

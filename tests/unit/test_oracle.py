@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import chat
 from sft_utils.errors import TemplateError
+from sft_utils.masks import chat
 
 FOLDER = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
 TEMPLATES = sorted(p.stem for p in FOLDER.glob("*.jinja"))

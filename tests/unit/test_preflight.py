@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 
-from sft_utils import masking, preflight
+from sft_utils import preflight
 from sft_utils.errors import PreflightError
+from sft_utils.masks import masking
 
 
 class Trainer:

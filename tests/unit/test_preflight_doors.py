@@ -15,9 +15,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sft_utils import basemodel, layouts, manifest, masking, preflight, runtime
+from sft_utils import basemodel, manifest, preflight, runtime
 from sft_utils.artifacts import ROOT
+from sft_utils.data import layouts
 from sft_utils.errors import ConfigError, DataError, PreflightError
+from sft_utils.masks import masking
 from sft_utils.preflight import capture, cli, stages, view
 from sft_utils.preflight.capture import library_warnings
 from sft_utils.preflight.record import Finding, RunRecord

@@ -10,8 +10,8 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from sft_utils import masking
 from sft_utils.errors import PreflightError
+from sft_utils.masks import masking
 from sft_utils.preflight import dryrun, onestep
 from sft_utils.preflight.record import Finding, RunRecord
 

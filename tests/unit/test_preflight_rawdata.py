@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from sft_utils import data
 from sft_utils.artifacts import ROOT
+from sft_utils.data import rows as data
 from sft_utils.preflight import rawdata, rawtext
 from sft_utils.preflight.contamination import exact_key
 from sft_utils.preflight.rawverify import wrong_note

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from sft_utils import masking
+from sft_utils.masks import masking
 from sft_utils.preflight import ranks, schedule, settings, stack
 from sft_utils.preflight.record import RunRecord
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sft_utils import chat
+from sft_utils.masks import chat
 from sft_utils.preflight import RunRecord
 from sft_utils.preflight.sides import sample, trl_templates, trl_twin
 from sft_utils.preflight.templates import DETECTORS

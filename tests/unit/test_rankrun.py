@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from sft_utils import launching, masking, rankresult, rankrun, ranktrain, reasoning, sharded
 from sft_utils.config import get_profile
+from sft_utils.cot import reasoning
 from sft_utils.errors import ConfigError, DataError, LaunchError
-from sft_utils.rankreport import Report
-from sft_utils.rankrun import RankRun
+from sft_utils.masks import masking
+from sft_utils.ranks import launching, rankresult, rankrun, ranktrain, sharded
+from sft_utils.ranks.rankreport import Report
+from sft_utils.ranks.rankrun import RankRun
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = ROOT / "notebooks" / "cluster"

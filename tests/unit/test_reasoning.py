@@ -14,9 +14,9 @@ import reasoning_oracles as oracles
 from reasoning import rows as drawing
 from reasoning import words
 
-from sft_utils import answercheck, puzzles, reasoning, sandbox, statetraces, tracefaults, traces
+from sft_utils.cot import answercheck, puzzles, reasoning, sandbox, statetraces, tracefaults, traces
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.generation import Answer
+from sft_utils.model.generation import Answer
 
 N = 1_000
 

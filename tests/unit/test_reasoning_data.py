@@ -12,7 +12,7 @@ from reasoning import logic, programs, words
 from reasoning.generate import build_files
 from reasoning.rows import COUNTS, DOMAINS, HELD, SEEN, SHOTS, SPLITS
 
-from sft_utils import puzzles, reasoning, traces
+from sft_utils.cot import puzzles, reasoning, traces
 
 HERE = Path(__file__).resolve().parents[2] / "data" / "reasoning"
 MOST_QUESTION = 64  # tokens

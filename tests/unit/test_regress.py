@@ -6,10 +6,10 @@ import os
 import pytest
 from nb_repo import MODELS, add_report, edit, finish, make_repo, write_result
 
-from sft_utils import nbrun, regress
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.nbcompare import compare, rule_for
-from sft_utils.nbreplay import find_run, replay
+from sft_utils.runner import nbrun, regress
+from sft_utils.runner.nbcompare import compare, rule_for
+from sft_utils.runner.nbreplay import find_run, replay
 
 RESULT = {
     "notebook": "00_first",

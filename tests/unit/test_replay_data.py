@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from sft_utils import tickets
 from sft_utils.artifacts import ROOT
+from sft_utils.task import tickets
 
 
 def questions(path):

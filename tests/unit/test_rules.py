@@ -3,8 +3,8 @@
 import pytest
 
 from sft_utils.errors import ConfigError
-from sft_utils.languages import NAMES, detect
-from sft_utils.rules import KINDS, Turn, check, count_sentences, count_words, plain, refused
+from sft_utils.task.languages import NAMES, detect
+from sft_utils.task.rules import KINDS, Turn, check, count_sentences, count_words, plain, refused
 
 TURN = Turn(user="When is breakfast?")
 BANNED = Turn(user="What does it cost?", refuse=True)

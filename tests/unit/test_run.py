@@ -10,12 +10,13 @@ import types
 
 import pytest
 
-from sft_utils import artifacts, manifest, runtime, tickets
+from sft_utils import artifacts, manifest, runtime
 from sft_utils.config import PROFILES, check_parameters, get_profile
 from sft_utils.errors import CheckError, ConfigError, DataError, HandoffError, expect_error
-from sft_utils.nbparams import defaults
-from sft_utils.nbsource import Layout, notebook_names, parse, read_source
+from sft_utils.notebook.nbparams import defaults
+from sft_utils.notebook.nbsource import Layout, notebook_names, parse, read_source
 from sft_utils.report import checkpoint, interval_text, takeaway
+from sft_utils.task import tickets
 
 
 @pytest.fixture

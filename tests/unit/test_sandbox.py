@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sft_utils import sandbox
+from sft_utils.cot import sandbox
 from sft_utils.errors import ConfigError
 
 HOSTILE = {

@@ -6,8 +6,8 @@ import random
 import jsonschema
 import pytest
 
+from sft_utils.data.schemas import DIALECT, infer_schema, load_schema, signature
 from sft_utils.errors import DataError
-from sft_utils.schemas import DIALECT, infer_schema, load_schema, signature
 
 BASE = "https://example.org/schema"
 
@@ -371,8 +371,8 @@ def test_a_signature_does_not_follow_what_is_elsewhere():
 
 
 def test_the_signature_of_the_tickets_names_every_field():
-    from sft_utils.answers import SCHEMA
     from sft_utils.artifacts import ROOT
+    from sft_utils.curation.answers import SCHEMA
 
     schema = load_schema(ROOT / SCHEMA)
     text = signature(schema)

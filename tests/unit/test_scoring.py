@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from sft_utils import intervals, scoring
 from sft_utils.errors import ConfigError
-from sft_utils.tickets import SCHEMA
+from sft_utils.scores import intervals, scoring
+from sft_utils.task.tickets import SCHEMA
 
 GOLD = {
     "topic": "billing", "product": "Kestrel 40", "order_id": "KX-1", "amount": 49.9,

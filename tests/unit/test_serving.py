@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from sft_utils import answering, merging, serving
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ServeError
+from sft_utils.export import answering, merging, serving
 
 pytestmark = pytest.mark.usefixtures("loopback")
 
@@ -267,7 +267,8 @@ ASKED = [[{"role": "user", "content": text}] for text in ("Hello there", "12 and
 def test_a_fresh_process_gives_the_same(exported, tokenizer):
     import torch
 
-    from sft_utils import chat, generation
+    from sft_utils.masks import chat
+    from sft_utils.model import generation
 
     folder, model = exported
     probe = (tokenizer.encode("Hello there"), [0, 1])
@@ -327,7 +328,8 @@ def test_transformers_serves_the_same_text(exported, tokenizer, tmp_path):
         pytest.skip(serving.obstacle())
     from concurrent.futures import ThreadPoolExecutor
 
-    from sft_utils import chat, generation
+    from sft_utils.masks import chat
+    from sft_utils.model import generation
 
     folder, model = exported
     port = serving.free_port()
@@ -349,7 +351,8 @@ def test_llama_cpp_reads_the_file_and_renders_the_same_prompts(tiny, tokenizer, 
     """Its tokenizer and template engine are its own: prompts must come out at the same length."""
     if why := serving.obstacle(serving.LLAMA):
         pytest.skip(why)
-    from sft_utils import chat, gguffile
+    from sft_utils.export import gguffile
+    from sft_utils.masks import chat
 
     path, port = tmp_path / "m.gguf", serving.free_port()
     gguffile.write(path, tiny.named_parameters(), tiny.config, tokenizer, kind="F32", name="tiny")

@@ -4,17 +4,14 @@ import dataclasses
 
 import pytest
 
-from sft_utils import (
-    ablations,
-    dialogues,
-    general,
-    merging,
-    preferences,
-    rankrun,
-    reasoning,
-    structured,
-)
+from sft_utils.ability import general
+from sft_utils.ablate import ablations
 from sft_utils.config import PROFILES, get_profile
+from sft_utils.cot import reasoning
+from sft_utils.export import merging
+from sft_utils.ranks import rankrun
+from sft_utils.task import dialogues, structured
+from sft_utils.train import preferences
 
 TRACKS = (rankrun.sizes, structured.sizes, reasoning.sizes, dialogues.sizes, general.sizes,
           merging.sizes, ablations.sizes, preferences.sizes)  # fmt: skip

@@ -5,10 +5,10 @@ from collections import Counter
 
 import pytest
 
-from sft_utils import outlines, structured, tickets
 from sft_utils.artifacts import ROOT
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.generation import Answer
+from sft_utils.model.generation import Answer
+from sft_utils.task import outlines, structured, tickets
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,11 @@ import random
 
 import pytest
 
-from sft_utils import masking, structured, tasks, tickets
 from sft_utils.artifacts import ROOT
 from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, DataError, MaskError
+from sft_utils.masks import masking
+from sft_utils.task import structured, tasks, tickets
 
 SIZES = {"seed": 17, "train_rows": 1000, "val_rows": 100, "test_rows": 100}
 FLIGHTS = ROOT / "data" / "examples"

@@ -6,9 +6,10 @@ import time
 
 import pytest
 
-from sft_utils import jsonanswers, scoring, tickets
 from sft_utils.errors import ConfigError
-from sft_utils.taxonomy import CLASSES, classify, counts
+from sft_utils.scores import jsonanswers, scoring
+from sft_utils.scores.taxonomy import CLASSES, classify, counts
+from sft_utils.task import tickets
 
 SCHEMA = {
     "type": "object",

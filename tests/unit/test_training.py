@@ -6,9 +6,10 @@ import signal
 
 import pytest
 
-from sft_utils import artifacts, checkpoints, training
+from sft_utils import artifacts
 from sft_utils.errors import ConfigError, StorageError
-from sft_utils.training import Candidate, choose
+from sft_utils.train import checkpoints, training
+from sft_utils.train.training import Candidate, choose
 
 
 def candidate(step, task, forgetting=0.0, full=True):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from sft_utils import trialplots, trialreport, trialstore
-from sft_utils.ablations import Trial
+from sft_utils.ablate import trialplots, trialreport, trialstore
+from sft_utils.ablate.ablations import Trial
+from sft_utils.ablate.trialreport import Section
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import Score
-from sft_utils.trialreport import Section
+from sft_utils.scores.scoring import Score
 
 ENTRY = {"value": 0.25, "n": 24, "ci95": [-0.05, 0.5]}
 

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from sft_utils import scoring, trialstats
+from sft_utils.ablate import trialstats
 from sft_utils.errors import ConfigError
-from sft_utils.scoring import Score
+from sft_utils.scores import scoring
+from sft_utils.scores.scoring import Score
 
 
 def mail(tp, of=5):

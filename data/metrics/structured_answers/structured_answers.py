@@ -3,11 +3,11 @@
 import datasets
 import evaluate
 
-from sft_utils import scoring, taxonomy
+from sft_utils.scores import scoring, taxonomy
 
 
 class StructuredAnswers(evaluate.Metric):
-    """`evaluate.load("data/metrics/structured_answers")`: `sft_utils.scoring` and `.taxonomy`.
+    """`evaluate.load("data/metrics/structured_answers")`: `sft_utils.scores.scoring` and `.taxonomy`.
 
     The schema is no column, so it is a keyword of `compute`, which evaluate 0.4.6 hands to
     `_compute` as it is; `load` has no place for it (its keywords configure the module's cache).

@@ -3,12 +3,12 @@
 import datasets
 import evaluate
 
-from sft_utils import scoring
-from sft_utils.tickets import SCHEMA
+from sft_utils.scores import scoring
+from sft_utils.task.tickets import SCHEMA
 
 
 class TicketFields(evaluate.Metric):
-    """`evaluate.load("data/metrics/ticket_fields")`: the metrics of `sft_utils.scoring`."""
+    """`evaluate.load("data/metrics/ticket_fields")`: the metrics of `sft_utils.scores.scoring`."""
 
     def _info(self):
         return evaluate.MetricInfo(

@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from sft_utils import masking
+from sft_utils.masks import masking
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator
 from tests.mutation.mutators import effects

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils import masking
+from sft_utils.masks import masking
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator, rows_of
 from tests.mutation.mutators.models import adapted, fresh, planted, randomise, short_first, spoiled

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-from sft_utils.chat import Oracle
+from sft_utils.masks.chat import Oracle
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator, rows_of, with_rows
 

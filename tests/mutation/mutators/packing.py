@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sft_utils.masking import IGNORE, Row
+from sft_utils.masks.masking import IGNORE, Row
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator, rows_of, with_rows
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sft_utils.chat import Message
 from sft_utils.errors import SFTError
+from sft_utils.masks.chat import Message
 from sft_utils.preflight.record import EvalPlan, RunRecord
 from tests.mutation.frame import Mutator, Subject, retrain
 

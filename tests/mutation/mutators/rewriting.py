@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sft_utils.masking import IGNORE, Row
+from sft_utils.masks.masking import IGNORE, Row
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import with_rows
 from tests.mutation.probes import MARK, encoded, rendered, turn

@@ -5,7 +5,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.record import RunRecord
 from sft_utils.preflight.settings import module_kinds
 from tests.mutation.frame import Mutator, collated, is_packed, labelled, rows_of

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sft_utils.chat import Oracle
+from sft_utils.masks.chat import Oracle
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.frame import Mutator, Subject
 from tests.mutation.mutators.models import (

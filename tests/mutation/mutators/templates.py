@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from sft_utils.masking import IGNORE
+from sft_utils.masks.masking import IGNORE
 from sft_utils.preflight.record import RunRecord
 from tests.mutation.conversations import tools
 from tests.mutation.families import shared

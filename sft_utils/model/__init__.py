@@ -1,0 +1,1 @@
+"""Load, quantise, guard; then generate, free or inside a schema."""

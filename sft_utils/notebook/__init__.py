@@ -1,0 +1,1 @@
+"""Sources and notebooks: their text, their dependencies, their parameters, generated tables."""

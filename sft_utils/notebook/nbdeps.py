@@ -1,0 +1,223 @@
+"""What a notebook depends on, derived from its source, and the hash that says "unchanged"."""
+
+import ast
+import errno
+import platform
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
+from sft_utils.config import PROFILES, cpu_threads
+from sft_utils.errors import RunnerError
+from sft_utils.manifest import locked_versions
+from sft_utils.notebook.nbsource import NAME, Layout, notebook_names, read_source
+
+MODULE_NAME = re.compile(r"sft_utils((?:\.\w+)+)")
+RECORDED = re.compile(r"outputs/reference/[\w-]+\.json")  # benchmarks; results are `upstream`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dependencies:
+    """Everything whose content can change what a notebook prints."""
+
+    upstream: tuple[str, ...]  # notebooks it requires, in order of their numbers
+    optional: tuple[str, ...]  # notebooks whose results it reads if they are there
+    modules: tuple[str, ...]  # sft_utils modules, transitively; "chat", "preflight/batches"
+    data: tuple[Path, ...]  # files under data/ and recorded benchmarks, absolute
+
+
+def dependencies(layout: Layout, notebook: str) -> Dependencies:
+    """Derive the dependencies of a notebook from its code.
+
+    Upstream notebooks are the literals in `require("NN_slug", ...)`; a notebook that calls
+    `recorded(...)` reads the results of all earlier ones, whatever of them is there. Data files
+    are the string literals below data/ that exist (a folder counts with all its files) and those
+    that name a benchmark, outputs/reference/NAME.json. Modules are the `sft_utils` imports, also
+    those inside functions or named for `python -m sft_utils.x`.
+
+    Raises:
+        RunnerError: The notebook or a module it imports is no valid Python.
+    """
+    label = f"notebooks/src/{notebook}.py"
+    tree = _tree(read_source(layout, notebook), label)
+    trees = [tree]
+    modules: set[str] = set()
+    waiting = set(_imports(layout, tree))
+    while waiting:
+        module = waiting.pop()
+        modules.add(module)
+        path = layout.root / "sft_utils" / f"{module}.py"
+        trees.append(_tree(path.read_text(encoding="utf-8"), f"sft_utils/{module}.py"))
+        waiting |= set(_imports(layout, trees[-1])) - modules
+    data = {path for part in trees for path in _data_files(layout, part)}
+    upstream = tuple(sorted(set(_required(tree)) - {notebook}))
+    earlier = [n for n in notebook_names(layout) if n < notebook and n not in upstream]
+    return Dependencies(
+        upstream=upstream,
+        optional=tuple(earlier) if "recorded" in _called(tree) else (),
+        modules=tuple(sorted(modules)),
+        data=tuple(sorted(data)),
+    )
+
+
+def upstream_closure(layout: Layout, notebook: str) -> list[str]:
+    """All notebooks that must have run before this one, in the order to run them."""
+    found: set[str] = set()
+    waiting = set(dependencies(layout, notebook).upstream)
+    while waiting:
+        name = waiting.pop()
+        if not layout.source(name).is_file():
+            raise RunnerError(
+                f"{notebook} requires {name!r}, but notebooks/src/{name}.py does not exist. "
+                "Correct the name in require(...)."
+            )
+        found.add(name)
+        waiting |= set(dependencies(layout, name).upstream) - found
+    return sorted(found)
+
+
+def state_hash(
+    layout: Layout,
+    notebook: str,
+    profile: str,
+    params: Mapping[str, Any],
+    threads: int | None = None,
+) -> str:
+    """One hash over all that decides a notebook's result; equal means "unchanged".
+
+    Counted: the notebook's source, the modules and data files it reaches, the versions of all
+    packages of the lock, the results of the notebooks it reads without their times, the profile,
+    the parameters, the files parameters point at, and the number of threads on a CPU, which
+    decides last digits.
+
+    Args:
+        layout: Where things are.
+        notebook: Full name.
+        profile: Profile of the run.
+        params: Parameters that differ from the notebook's defaults.
+        threads: Threads of the run; None means those of this process. Not counted on a GPU.
+    """
+    deps = dependencies(layout, notebook)
+    package = layout.root / "sft_utils"
+    upstream = {}
+    for name in (*deps.upstream, *deps.optional):
+        path = layout.run_file(name, profile, ".json")
+        upstream[name] = _said(read_json(path)) if path.is_file() else None
+    named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
+    return sha256_json(
+        {
+            "source": sha256_text(read_source(layout, notebook)),
+            "modules": {m: sha256_file(package / f"{m}.py") for m in deps.modules},
+            "data": {str(p.relative_to(layout.root)): sha256_file(p) for p in deps.data},
+            "packages": {"python": platform.python_version(), **locked_versions()},
+            "upstream": upstream,
+            "profile": profile,
+            "threads": None if PROFILES[profile].is_gpu else threads or cpu_threads(),
+            "params": dict(params),
+            "param_files": {str(f): _content(f) for p in named for f in _files(p)},
+        }
+    )
+
+
+def _said(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result hands on, without the times and the commit it was made at."""
+    manifest = {k: v for k, v in result.get("manifest", {}).items() if k != "git"}
+    return {"metrics": result.get("metrics"), "files": result.get("files"), "manifest": manifest}
+
+
+def _tree(text: str, label: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except SyntaxError as error:
+        raise RunnerError(
+            f"{label} is no valid Python: {error.msg} in line {error.lineno}. Correct it; "
+            "magics and shell lines must be commented (# %time, # !ls)."
+        ) from error
+
+
+def _strings(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def _imports(layout: Layout, tree: ast.AST) -> Iterator[str]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, ["sft_utils" if node.level else "", node.module]))
+            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    names += _strings(tree)
+    for name in names:
+        match = MODULE_NAME.match(name)
+        if match:
+            yield from _module_files(layout, match[1].split(".")[1:])
+
+
+def _module_files(layout: Layout, parts: list[str]) -> Iterator[str]:
+    """Module files behind a dotted name, packages on the way included, attributes ignored.
+
+    A module without its room, as notebooks name it, is found as `sft_utils.__getattr__` finds it.
+    """
+    package = layout.root / "sft_utils"
+    if parts and not (package / parts[0]).is_dir() and not (package / f"{parts[0]}.py").is_file():
+        rooms = [p.parent.name for p in package.glob(f"*/{parts[0]}.py")]
+        parts = [*sorted(set(rooms) - {"preflight"})[:1], *parts]
+    for end in range(1, len(parts) + 1):
+        stem = "/".join(parts[:end])
+        for candidate in (stem, f"{stem}/__init__", f"{stem}/__main__"):
+            if (package / f"{candidate}.py").is_file():
+                yield candidate
+
+
+def _required(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        called = _name(node)
+        first = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+        if called == "require" and isinstance(first, str) and NAME.fullmatch(first):
+            yield first
+
+
+def _called(tree: ast.AST) -> set[str | None]:
+    return {_name(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+
+
+def _name(call: ast.Call) -> str | None:
+    """Name of the function called, without the module in front."""
+    if isinstance(call.func, ast.Attribute):
+        return call.func.attr
+    return call.func.id if isinstance(call.func, ast.Name) else None
+
+
+def _data_files(layout: Layout, tree: ast.AST) -> Iterator[Path]:
+    for text in _strings(tree):
+        below = text.startswith("data/") and "\n" not in text and len(text) < 256
+        if below or RECORDED.fullmatch(text):
+            yield from _files(layout.root / text)
+
+
+def _files(path: Path) -> list[Path]:
+    try:
+        if path.is_file():
+            return [path]
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return []  # a long parameter, such as a mapping of columns, is no path
+    if not path.is_dir():
+        return []
+    return [p for p in path.rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+def _content(path: Path) -> str:
+    stat = path.stat()
+    if stat.st_size > 1 << 28:  # a model of the user's: reading it all costs minutes
+        return f"{stat.st_size} bytes at {stat.st_mtime_ns}"
+    return sha256_file(path)

@@ -1,0 +1,1 @@
+"""Several ranks: one run as data, its launch, what each rank did and left behind."""

@@ -1,0 +1,1 @@
+"""What recorded runs claim, and the page that 11 makes of it."""

@@ -1,0 +1,1 @@
+"""Notebooks executed, repeated, compared and published; never imports torch."""

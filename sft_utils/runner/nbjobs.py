@@ -1,0 +1,171 @@
+"""Several notebooks at a time: each in a process of its own, with its share of the cores.
+
+Small work does not keep two cores busy, so two notebooks side by side, with one thread each, end
+sooner than one after the other. How much: sft_utils/README.md, Decisions.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from sft_utils.config import cpu_threads
+from sft_utils.runner.nbflow import Outcome, Run, attempt, set_aside
+from sft_utils.runner.nbprogress import say
+
+THREAD_SETTINGS = ("SFT_THREADS", "OMP_NUM_THREADS")
+END_S = 20.0  # seconds a notebook has to end its kernel after an interrupt
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of one of `jobs` notebooks: as alone, but never more in all than there are cores."""
+    return max(1, min(cpu_threads(), cores() // jobs))
+
+
+def threads_beside(jobs: int) -> int:
+    """Threads that one of `jobs` notebooks really has: what the user has set, else its share."""
+    return cpu_threads() if "SFT_THREADS" in os.environ else threads_each(jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    run: Run
+    process: SpawnProcess
+    pipe: Connection
+    began: float  # monotonic seconds
+
+
+class Jobs:
+    """Starts notebooks beside each other and hands their outcomes back as they end.
+
+    As a context manager it ends what still runs when the block is left by an error or an
+    interrupt; each notebook is interrupted once and ends its kernel itself.
+
+    Args:
+        jobs: How many run at a time.
+        models: Profile -> base model, for the cost tables.
+        settings: Keyword arguments of `nbflow.run_one`.
+    """
+
+    def __init__(self, jobs: int, models: dict[str, str], settings: Mapping[str, Any]) -> None:
+        self.jobs = jobs
+        self.models = models
+        self.settings = dict(settings)
+        self._context = multiprocessing.get_context("spawn")
+        self._running: dict[str, _Started] = {}  # by notebook
+
+    def __enter__(self) -> "Jobs":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        processes = [started.process for started in self._running.values()]
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGINT)
+        for process in processes:
+            process.join(END_S)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+    @property
+    def running(self) -> list[str]:
+        """Notebooks started and not yet handed back."""
+        return list(self._running)
+
+    @property
+    def free(self) -> bool:
+        """Whether another notebook may start."""
+        return len(self._running) < self.jobs
+
+    def start(self, run: Run) -> None:
+        """Start one notebook."""
+        ours, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_work, args=(run, self.models, self.settings, self.jobs, theirs, os.getpid())
+        )
+        process.start()
+        theirs.close()
+        self._running[run.notebook] = _Started(run, process, ours, time.monotonic())
+
+    def ended(self) -> list[tuple[Run, Outcome]]:
+        """Wait until at least one notebook has ended; what became of it."""
+        # A pipe is ready when it holds an outcome, and when the process at its other end is gone.
+        ready = wait([started.pipe for started in self._running.values()])
+        done = [n for n, started in self._running.items() if started.pipe in ready]
+        found = [self._running.pop(notebook) for notebook in done]
+        return [(started.run, _outcome(started)) for started in found]
+
+
+def _outcome(started: _Started) -> Outcome:
+    run, process = started.run, started.process
+    outcome = None
+    with started.pipe as pipe, contextlib.suppress(EOFError, OSError):
+        outcome = pipe.recv()
+    process.join()
+    if outcome is not None:
+        return outcome
+    set_aside(run)
+    why = (
+        f"{run.notebook} failed at profile {run.profile}: the process that ran it ended with "
+        f"status {process.exitcode} and said nothing."
+    )
+    if process.exitcode == -signal.SIGKILL:
+        why += " It was killed, mostly because memory ran out: repeat without JOBS."
+    spent = time.monotonic() - started.began
+    return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
+
+
+def _work(
+    run: Run,
+    models: dict[str, str],
+    settings: Mapping[str, Any],
+    jobs: int,
+    answer: Connection,
+    parent: int,
+) -> None:
+    """Run one notebook in this process, which is there for it alone."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # Ctrl-C reaches the parent, which passes it on once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    for name in THREAD_SETTINGS:
+        os.environ.setdefault(name, str(threads_each(jobs)))
+    began = time.monotonic()
+    with answer, contextlib.suppress(KeyboardInterrupt):
+        try:
+            outcome = attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings)
+        except Exception as error:  # nobody else would see it
+            spent, why = time.monotonic() - began, f"{type(error).__name__}: {error}"
+            outcome = Outcome(
+                notebook=run.notebook, status="failed", wall_s=spent, result={},
+                why=f"{run.notebook} failed at profile {run.profile}: {why}",
+            )  # fmt: skip
+        answer.send(outcome)
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone; the kernel then ends by itself."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def prefixed(notebook: str) -> Callable[[str], None]:
+    """A `show` that says of each line which notebook it is about."""
+    number = notebook.split("_")[0]
+    return lambda line: say(f"{number} | {line}")

@@ -1,0 +1,1 @@
+"""What answers are worth: strict JSON, failure classes, metrics, and their intervals."""
