@@ -123,7 +123,8 @@ table(
 # Greedy decoding (always the likeliest next token), one harness for all *arms* (the settings that are
 # compared), every answer kept. `schema_valid` asks whether the whole
 # answer is JSON that satisfies the schema. `field_f1` asks whether the values are right and accepts
-# JSON with prose around it: prompting is not punished for a chatty answer. Agreeing that a field is
+# JSON with prose around it: prompting is not punished for a chatty answer, unless its length limit cuts it
+# (how many were cut is counted below). Agreeing that a field is
 # empty earns nothing, since most fields of most mails are; inventing a value for it costs.
 
 # %%
@@ -202,14 +203,17 @@ for i in (0, len(rows) // 2, len(rows) - 1):
     print("ANSWER", answers[best][i].text[:260].replace("\n", " "), "\n")
 
 # %%
-cut = sum(not a.stopped for a in answers[best])
+cut = {arm: sum(not a.stopped for a in answers[arm]) for arm in ARMS}
+braces = {arm: sum("{" in a.text for a in answers[arm]) for arm in ARMS}
 copied = sum(
     a.text.strip() in {e["messages"][1]["content"] for e in examples} for a in answers[best]
 )
 takeaway(
-    f"Of {len(rows)} answers of arm {best}, {cut} hit the length limit without stopping and "
+    f"Of {len(rows)} answers of arm {best}, {cut[best]} hit the length limit without stopping and "
     f"{copied} repeat the ticket of an example word for word."
 )
+takeaway("Answers that were cut, and those with a brace in them: "
+         + ", ".join(f"{arm} {cut[arm]} and {braces[arm]}" for arm in ARMS) + f", of {len(rows)} each.")
 
 # %% [markdown]
 # ## Do more examples help?

@@ -327,14 +327,17 @@ def cut(row, n=24):
 
 
 def swap_roles(chats):
-    """ShareGPT role names: this template prints them as they are."""
+    """ShareGPT role names: templates print them as they are, or drop their turns."""
     names = {"user": "human", "assistant": "gpt", "system": "system"}
     return [[{**m, "role": names[m["role"]]} for m in c] for c in chats]
 
 
 EOS = tokenizer.eos_token_id
-spaced = tokenizer.chat_template.replace("assistant\n' }}{% endif", "assistant ' }}{% endif")
-spaced = spaced.replace("message['role'] + '\n'", "message['role'] + ' '")
+# Whatever the template is: its text, with another sign behind the role.
+spaced = "{% set text %}" + tokenizer.chat_template + "{% endset %}{{ text"
+for role in ("system", "user", "assistant"):
+    spaced += f" | replace('<|im_start|>{role}\\n', '<|im_start|>{role} ')"
+spaced += " }}"
 silent = [[{"role": "system", "content": "You are helpful."}, *c[1:]] for c in study]
 empty = [[*c[:-1], {**c[-1], "content": " "}] if i % 4 == 0 else c for i, c in enumerate(study)]
 

@@ -110,7 +110,7 @@ else:
     val_rows = tickets.read_rows(handed_file(curated, "val"), P.val_rows)
 ROOM = P.max_new_tokens  # tokens of an answer; no gold ticket needs as many
 if data and P.name != "smoke":  # your answers may be longer: the longest held-out one must fit
-    ROOM = max(ROOM, *(len(tokenizer.encode(task.answer(r))) + 1 for r in val_rows + own.test))
+    ROOM = generation.room(tokenizer, map(task.answer, val_rows + own.test), ROOM)
 
 # %%
 conversations = [task.conversation(row) for row in train_rows]
@@ -228,7 +228,9 @@ takeaway("This machine is affected: training without the guard goes on with nois
 #
 # Full fine-tuning habits (2e-5, also the trainer's default) are at least an order of magnitude too
 # low for LoRA. A range test costs a minute: a few steps at each rate from the same start on the same short
-# rows, then the loss on rows that were not trained.
+# rows, then the loss on rows that were not trained. Few steps show how fast a rate learns, not where a long
+# run with it ends: of rates that are close the largest is taken, for runs as short as this one. For a run of
+# many thousands of steps give `learning_rate` yourself.
 
 # %%
 def run_steps(rows, rate, steps, batch_size=4):
@@ -239,13 +241,16 @@ def run_steps(rows, rate, steps, batch_size=4):
     model.train()
     for i in range(steps):
         part = [rows[(i * batch_size + k) % len(rows)] for k in range(batch_size)]
-        batch = masking.collate(part, tokenizer.pad_token_id)
-        loss = model(**{k: v.to(model.device) for k, v in batch.items()}).loss
-        loss.backward()
+        parts = [[row] for row in part] if P.is_gpu else [part]  # predicted memory is not for these
+        loss = 0.0
+        for batch in (masking.collate(p, tokenizer.pad_token_id) for p in parts):
+            one = model(**{k: v.to(model.device) for k, v in batch.items()}).loss / len(parts)
+            one.backward()
+            loss += one.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(loss)
     return losses
 
 
@@ -274,8 +279,8 @@ steepest = RATES[int(np.argmin(usable))]
 # Few steps cannot tell good rates apart: take the largest one close to the best.
 close = [r for r, x in zip(RATES, usable, strict=True) if x <= 1.25 * min(usable)]
 rate = learning_rate or max(close)
-takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {rate:g}. The library "
-         f"default 2e-5 leaves {ranged[0]['held-out loss'] - min(usable):.2f} nats on the table.")
+takeaway(f"Best after {P.range_test_steps} steps: {steepest:g}; trained with {rate:g}. After as many "
+         f"the library default 2e-5 is {ranged[0]['held-out loss'] - min(usable):.2f} nats behind.")
 
 # %% [markdown]
 # ## What is measured while training?

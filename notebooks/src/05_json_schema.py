@@ -30,7 +30,7 @@ data: str = ""  # your file or hub id (README, Bring your own data); empty: data
 schema: str = ""  # JSON Schema file of your answers; empty: inferred
 mapping: str = ""  # your columns, for example prompt=question,completion=answer
 max_steps: int = 0  # optimizer steps, 0 means one pass
-learning_rate: float = 0.002  # peak rate
+learning_rate: float = 0.0  # peak rate; 0 means that of the profile, SIZE.learning_rate
 report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
 
 # %%
@@ -341,7 +341,7 @@ arguments = SFTConfig(
     per_device_train_batch_size=P.batch_size,
     gradient_accumulation_steps=P.grad_accumulation,
     train_sampling_strategy="group_by_length",
-    learning_rate=learning_rate,
+    learning_rate=learning_rate or SIZE.learning_rate,
     lr_scheduler_type="cosine",
     warmup_steps=0.05,
     weight_decay=0.0,
@@ -550,7 +550,7 @@ with expect_error(ConfigError, match="cannot constrain decoding"):
 # refused: ignoring it would turn a guarantee into a habit.
 
 # %% tags=["checkpoint", "long-ok"]
-usual = (seed, max_steps, learning_rate) == (17, 0, 0.002)  # the bounds are of this recipe
+usual = (seed, max_steps, learning_rate) == (17, 0, 0)  # the bounds are of this recipe
 ours = P.name != "smoke" and usual and not data
 adapter = run.dir / "adapter"
 shutil.rmtree(adapter, ignore_errors=True)

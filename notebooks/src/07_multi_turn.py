@@ -27,7 +27,7 @@
 profile: str = "cpu"  # smoke | cpu | gpu-16gb | gpu-24gb | gpu-80gb | multi-gpu
 seed: int = 17  # one seed for data order and initialisation
 max_steps: int = 0  # optimizer steps, 0 means one pass
-learning_rate: float = 0.002  # peak rate
+learning_rate: float = 0.0  # peak rate; 0 means that of the profile, SIZE.learning_rate
 report_to: str = "none"  # none | wandb (offline unless WANDB_MODE says otherwise)
 
 # %%
@@ -281,7 +281,7 @@ def make_trainer(arm, rows):
     config = SFTConfig(
         output_dir=str(run.dir / "train" / arm), max_steps=total_steps,
         per_device_train_batch_size=P.batch_size, gradient_accumulation_steps=P.grad_accumulation,
-        train_sampling_strategy="group_by_length", learning_rate=learning_rate,
+        train_sampling_strategy="group_by_length", learning_rate=learning_rate or SIZE.learning_rate,
         lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.0, max_grad_norm=1.0,
         loss_type="chunked_nll", max_length=2 * P.max_length,
         bf16=P.is_gpu and P.precision == "bf16", fp16=P.is_gpu and P.precision == "fp16",
@@ -455,7 +455,7 @@ table([{"metric": m, "refuses everything": silent.get(f"mute.{m}", "no such turn
 # requests that sound alike is the other half, and adherence to the *other* rules the third.
 
 # %% tags=["checkpoint", "long-ok"]
-usual = (seed, max_steps, learning_rate) == (17, 0, 0.002)  # the bounds are of this recipe
+usual = (seed, max_steps, learning_rate) == (17, 0, 0)  # the bounds are of this recipe
 judge_now = P.name != "smoke" and usual
 adapter = run.dir / "adapter"
 shutil.rmtree(adapter, ignore_errors=True)
@@ -501,7 +501,9 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
 #
 # **What this does not show**: users who argue for long, dialogues above six turns, rules that no
 # checker can decide, and safety beyond refusing a named topic. One seed; test dialogues come from the
-# same authors as the training ones and mostly from the same domains. Late turns exist in few dialogues
+# same authors as the training ones and mostly from the same domains. Every arm writes at most as many tokens
+# as the longest gold reply needs; untuned models often run into that limit (`stopped`), their cut replies are
+# judged as they stand and become their history, so part of the lead may be brevity. Late turns exist in few dialogues
 # only, so that the figure's last points are of other dialogues than its first. The rate was chosen after
 # a look at test figures (Decisions in sft_utils/README.md), which flatters a little.
 #

@@ -507,7 +507,9 @@ rule("Which modules, at equal size?",
 #
 # One switch is flipped, everything else stays. rsLoRA divides alpha by the square root of the rank: at
 # one rank that is nothing but a larger step. DoRA trains the length of each row besides. QLoRA freezes
-# 4-bit weights. Full fine-tuning trains every weight and needs a rate of its own.
+# 4-bit weights. Full fine-tuning trains every weight and needs a rate of its own. The seconds per step are of
+# one trial each, on a machine that warms up and may have company: LoRA and rsLoRA do the same arithmetic, so
+# what lies between these two is noise, and no smaller difference says anything.
 
 # %%
 method_trials = {"lora": DEFAULT}
@@ -677,8 +679,9 @@ rule("Should the prompt carry loss?",
 #
 # The raw arm takes rows in the same order, with the defects that 01 would have dropped; rows that
 # repeat a judging mail are out of both. The natural share of *wrong answers* is small, so a third arm
-# has one in every second row: is the effect absent, or only small? The rule reads field F1; look at the
-# valid answers too.
+# has one in every second row: is the effect absent, or only small? The rule reads field F1 alone. Compare the
+# intervals of the valid answers in the table too: what wrong answers cost first may be the form, and a rule that
+# says "not shown" has not looked at it.
 
 # %%
 kinds = {kind: dataclasses.replace(DEFAULT, data=kind) for kind in ("curated", "raw", "faults")}

@@ -100,6 +100,9 @@ else:
     task, rows = tasks.TICKETS, tickets.read_rows(tickets.TEST, SIZE.export_rows)
 asked = [task.prompt(r) for r in rows]
 prompts = [chat.prompt_ids(tokenizer, p) for p in asked]
+ROOM = P.max_new_tokens  # tokens of an answer, as in 03: the longest of your answers must fit
+if own["data"] and P.name != "smoke":
+    ROOM = generation.room(tokenizer, map(task.answer, task_data.val + task_data.test), ROOM)
 table([{"trained by": trained["run_id"], "step": trained["promoted_step"], "task": task.name,
         "requests": len(rows), "template": chat.template_hash(tokenizer)[:12]}])
 
@@ -170,7 +173,7 @@ rows_of_probe = compare.probes(record)  # token ids, and the positions that pred
 
 def ask(m, ids=prompts):
     """Greedy answers of a model in this process."""
-    return generation.generate(m, tokenizer, ids, max_new_tokens=P.max_new_tokens,
+    return generation.generate(m, tokenizer, ids, max_new_tokens=ROOM,
                                batch_size=2 * P.eval_batch_size, progress=run.progress_file)  # fmt: skip
 
 
@@ -194,7 +197,7 @@ merging.load_into(copy, merging.made(model))
 answers["merged"], logits["merged"] = ask(copy), compare.answer_logits(copy, rows_of_probe)
 del copy
 process = answering.fresh(
-    exact, asked, dtype=EXACT, device=P.device, max_new_tokens=P.max_new_tokens,
+    exact, asked, dtype=EXACT, device=P.device, max_new_tokens=ROOM,
     batch_size=2 * P.eval_batch_size, probes=rows_of_probe,
 )  # fmt: skip
 answers["reloaded"], logits["reloaded"] = process.answers, process.logits
@@ -211,14 +214,14 @@ takeaway(f"The fresh process rendered {sum(a == b for a, b in zip(process.prompt
 # %%
 obstacle, port = serving.obstacle(), serving.free_port()
 vllm = P.is_gpu and shutil.which("vllm") is not None
-on_gpu = serving.vllm_command(exact, port, dtype=EXACT, max_tokens=P.max_length + P.max_new_tokens)
+on_gpu = serving.vllm_command(exact, port, dtype=EXACT, max_tokens=P.max_length + ROOM)
 on_cpu = serving.transformers_command(exact, port, dtype=EXACT, device=P.device)
 command, counted = on_gpu if vllm else on_cpu, []
 
 
 def over_http(address, messages):
     """One request of many."""
-    return serving.complete(address, str(exact), messages, max_new_tokens=P.max_new_tokens)
+    return serving.complete(address, str(exact), messages, max_new_tokens=ROOM)
 
 
 if obstacle:
@@ -538,7 +541,7 @@ if laid_out:
 
 # %%
 if not llama:
-    command = serving.llama_command(gguf["Q8_0"], port, max_tokens=P.max_length + P.max_new_tokens)
+    command = serving.llama_command(gguf["Q8_0"], port, max_tokens=P.max_length + ROOM)
     log = run.dir / "llama.log"
     with serving.running(command, port, log=log) as address, ThreadPoolExecutor(4) as pool:
         replies = list(pool.map(lambda i: over_http(address, asked[i]), few))
@@ -733,7 +736,7 @@ def check(yours: list[float], expected: list[float]) -> None:
     print("expected", expected)
 
 
-added = [0.0, 0.5, 1.0, 2.0]
+added = [0.0, 0.5, 1.0, 2.0, -1.0]  # the last one was taken away
 check([times(part.base + k * part.delta, part.base, part.delta) for k in added], added)
 
 # %% [markdown]

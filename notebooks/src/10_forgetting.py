@@ -529,7 +529,8 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 #   pick it.
 #
 # **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
-# model forgets in the same places. Grid points are short runs with one seed each. *Not shown to be below
+# model forgets in the same places. Format bleed of the two final runs is counted on few questions: where
+# its two intervals overlap, the grid's larger difference is the evidence. Grid points are short runs with one seed each. *Not shown to be below
 # the base model* is no proof of being level: its interval says how much may be lost. The rule of picking
 # was changed once after a look at final figures (Decisions in sft_utils/README.md).
 #

@@ -626,7 +626,9 @@ with checkpoint(run, headline="report.tracks_measured", readme=README) as c:
 # **What this does not show**: what a long preference run would reach, other values of beta and rate,
 # KTO and GRPO (reasoned, not run), or whether as many SFT steps on the same gold answers would do the
 # same. The pairs differ in few tokens, where DPO is weakest. Validation mails chose the checkpoint of
-# 03. Head room is an oracle's. One seed.
+# 03. Head room is an oracle's. What to try next is read off failures on test mails, so those mails cannot
+# judge that choice again. The adapter is in bf16 before DPO and in float32 after it: answers that changed
+# include those that this rounding alone changes. One seed.
 #
 # **Exercises**: (1) Write `shortfall` below. (2) Set `temperature` low and watch the head room.
 # (3) Run with `dpo_rate` a hundred times larger and read the reward margin beside field F1.

@@ -36,22 +36,20 @@ class Sizes:
     train_rows: int  # of three domains together
     batch_size: int  # rows per micro-batch: short rows, see sft_utils/README.md, Decisions
     test_rows: int  # of the main domain; the others get a third, held-out structures 40 %
-    sampled: int  # questions of which the base model writes four traces
+    sampled: int  # questions of which the base model writes four traces, all in one batch
+    learning_rate: float  # of rows of about 100 tokens; on a GPU QLoRA's (arXiv 2305.14314) for 7B
     new_tokens: int  # the longest gold trace in fine steps has 227 tokens
     max_difficulty: int  # steps of a word problem
 
 
 SIZES = {
-    "smoke": Sizes(
-        train_rows=12, batch_size=1, test_rows=6, sampled=2, new_tokens=16, max_difficulty=3
-    ),
-    "cpu": Sizes(
-        train_rows=720, batch_size=4, test_rows=90, sampled=4, new_tokens=160, max_difficulty=3
-    ),
-    "gpu": Sizes(
-        train_rows=2400, batch_size=8, test_rows=150, sampled=64, new_tokens=256, max_difficulty=5
-    ),
-}
+    "smoke": Sizes(train_rows=12, batch_size=1, test_rows=6, sampled=2, learning_rate=1.4e-3,
+                   new_tokens=16, max_difficulty=3),
+    "cpu": Sizes(train_rows=720, batch_size=4, test_rows=90, sampled=4, learning_rate=1.4e-3,
+                 new_tokens=160, max_difficulty=3),
+    "gpu": Sizes(train_rows=2400, batch_size=8, test_rows=150, sampled=16, learning_rate=2e-4,
+                 new_tokens=256, max_difficulty=5),
+}  # fmt: skip
 
 
 def sizes(profile: Profile) -> Sizes:
@@ -202,7 +200,16 @@ def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
     return [item for _, item in levels[:n]]
 
 
-def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Items:
+def from_file(
+    source: str,
+    *,
+    seed: int,
+    train_rows: int,
+    test_rows: int,
+    least: int = 3,
+    tokenizer: Any = None,
+    max_tokens: int = 0,
+) -> Items:
     """A file in the format of GSM8K: `question`, and `answer` with the trace and "#### N".
 
     Only rows whose trace `check` accepts are used: a wrong equation makes the stated answer
@@ -217,8 +224,11 @@ def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Ite
         seed: Another seed asks other rows.
         train_rows: Most rows to train on.
         test_rows: Most rows to ask.
+        least: Rows without which there is no run: the shortest arm's, and one to ask.
+        tokenizer: Counts the tokens of question and trace; None means any length will do.
+        max_tokens: Rows of more are left out: training would cut them.
     Raises:
-        DataError: Fewer than three rows can be used: two to train, one to ask.
+        DataError: Fewer than `least` rows can be used.
     """
     inside = ROOT / source
     loaded = loading.load(inside if inside.exists() else source)
@@ -246,17 +256,24 @@ def from_file(source: str, *, seed: int, train_rows: int, test_rows: int) -> Ite
         if not judged.ok:
             excluded.append((number, f"trace rejected, {judged.reason}: {judged.detail}"))
             continue
+        n = len(tokenizer.encode(item.question + item.completion())) if tokenizer else 0
+        if n > max_tokens:
+            excluded.append((number, f"{n} tokens with its trace, {max_tokens} have room"))
+            continue
         items[key] = item
-    if len(items) < 3:
+    if len(items) < least:
         first = next((f"; left out first: row {n}, {why}" for n, why in sorted(excluded)), "")
         raise DataError(
             f"{source}: {f'only {len(items)} rows' if items else 'no row'} can be used{first}. "
-            "Three are needed. A row has question and answer; the answer leads from the question's "
-            "numbers by equations such as 3 + 4 = 7 to its last line, '#### N'."
+            f"{least} are needed. A row has question and answer; the answer leads from the "
+            "question's numbers by equations such as 3 + 4 = 7 to its last line, '#### N'."
         )
     ordered = sorted(items.values(), key=lambda i: sha256_text(f"{seed}:{i.question}"))
     n_test = min(test_rows, max(1, len(ordered) // 5))
-    train, fewshot = ordered[n_test : n_test + train_rows], ordered[n_test:][-4:]
+    # examples of the prompt are not trained where rows are left: the model samples traces of those
+    rest = ordered[n_test:]
+    n_shots = min(4, max(0, len(rest) - max(least, 12)))
+    train, fewshot = rest[: len(rest) - n_shots][:train_rows], rest[-4:]
     used = {i.id for i in [*ordered[:n_test], *train, *fewshot]}
     enough = f"not needed: this profile trains {train_rows} rows"
     surplus = sorted((int(i.id.split()[1]), enough) for i in ordered if i.id not in used)

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,11 @@ def generate(
                 finished = len(batches) - len(todo) + worked
                 report_progress(progress, what, finished, len(batches), pace)
     return [Answer(**done[i]) for i in range(len(prompts))]
+
+
+def room(tokenizer: Any, answers: Iterable[str], least: int) -> int:
+    """Tokens that the longest of some answers needs together with its stop, at least `least`."""
+    return max(least, *(len(tokenizer.encode(answer)) + 1 for answer in answers))
 
 
 def _arithmetic(model: Any) -> dict[str, Any]:

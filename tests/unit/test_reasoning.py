@@ -1,6 +1,7 @@
 """Problems of 06: the grader agrees with solvers of its own, the trace checker misses no fault."""
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -365,13 +366,33 @@ def test_a_file_of_two_good_rows_is_too_short(tmp_path):
     path = tmp_path / "two.jsonl"
     rows = [{"question": f"{i} and 5 pens?", "answer": f"{i} + 5 = {i + 5}.\n#### {i + 5}"} for i in (7, 8)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    with pytest.raises(DataError, match=r"only 2 rows can be used\. Three are needed"):
+    with pytest.raises(DataError, match=r"only 2 rows can be used\. 3 are needed"):
         reasoning.from_file(str(path), seed=1, train_rows=9, test_rows=9)
 
 
 def test_our_own_file_in_that_form_is_used_whole():
     items = reasoning.from_file("data/reasoning/word_gsm8k.jsonl", seed=17, train_rows=1_000, test_rows=1_000)
-    assert (len(items.train), len(items.asked()), items.excluded) == (192, 48, [])
+    assert (len(items.train), len(items.asked()), items.excluded) == (188, 48, [])
+    assert not {i.id for i in items.fewshot} & {i.id for i in [*items.train, *items.asked()]}, (
+        "the model samples traces of trained questions; their own solution must not stand in its prompt")
+    assert len(items.fewshot) == 4
+
+
+def test_a_row_that_training_would_cut_is_listed(tmp_path, tokenizer):
+    """It ended the run behind the base model's answers, with no word of the row."""
+    path = tmp_path / "own.jsonl"
+    text = "".join(f"{i} pens and 5 pens are {i} + 5 = {i + 5} pens.\n" for i in range(60))
+    rows = [{"question": f"{i} and 5 pens?", "answer": f"{i} + 5 = {i + 5}.\n#### {i + 5}"} for i in range(20)]
+    rows.append({"question": "All pens from 0 to 59, and 5 each?", "answer": f"{text}#### 64"})
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    settings = {"seed": 1, "train_rows": 99, "test_rows": 9}
+    items = reasoning.from_file(str(path), **settings, least=6, tokenizer=tokenizer, max_tokens=256)
+    assert len(items.train) + len(items.fewshot) + len(items.asked()) == 20
+    ((number, why),) = items.excluded
+    assert number == 21
+    assert re.fullmatch(r"\d{3,4} tokens with its trace, 256 have room", why)
+    with pytest.raises(DataError, match=r"only 20 rows can be used; left out first: row 21, .*\. 22 are needed"):
+        reasoning.from_file(str(path), **settings, least=22, tokenizer=tokenizer, max_tokens=256)
 
 
 def test_turns():
