@@ -381,9 +381,9 @@ def test_our_own_file_in_that_form_is_used_whole():
 def test_a_row_that_training_would_cut_is_listed(tmp_path, tokenizer):
     """It ended the run behind the base model's answers, with no word of the row."""
     path = tmp_path / "own.jsonl"
-    text = "".join(f"{i} pens and 5 pens are {i} + 5 = {i + 5} pens.\n" for i in range(60))
+    text = "".join(f"{n} pens and 5 pens are {n} + 5 = {n + 5} pens.\n" for n in range(7, 207, 5))
     rows = [{"question": f"{i} and 5 pens?", "answer": f"{i} + 5 = {i + 5}.\n#### {i + 5}"} for i in range(20)]
-    rows.append({"question": "All pens from 0 to 59, and 5 each?", "answer": f"{text}#### 64"})
+    rows.append({"question": "7 pens, and 5 more, forty times?", "answer": f"{text}#### 207"})
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     settings = {"seed": 1, "train_rows": 99, "test_rows": 9}
     items = reasoning.from_file(str(path), **settings, least=6, tokenizer=tokenizer, max_tokens=256)
