@@ -74,7 +74,9 @@ def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[s
         wanted: Names with commas, of ours or of lm-eval; empty means the profile's own.
         file: A JSONL file of the reader's with `question`, `choices` and `answer`; it replaces all.
     Raises:
-        ConfigError: Tasks of the hub on a machine that is offline; no such file, or no JSONL.
+        ConfigError: Tasks of the hub on a machine that is offline; no such file, no JSONL, or too
+            few questions in it.
+        DataError: Rows of the file that cannot be used.
     """
     if file:
         if not (ROOT / file).is_file():
@@ -84,6 +86,8 @@ def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[s
                 f"{file} does not end in {' or '.join(OWN)}: questions are read from JSONL only, "
                 "one object with question, choices and answer per line. Convert it"
             )
+        if profile.name != "smoke":  # which says nothing about a model
+            harness.enough_questions(file, sizes(profile).grid_items, profile.name)
         return (file,)
     names = tuple(n.strip() for n in wanted.split(",") if n.strip())
     names = names or (HUB if profile.is_gpu else LOCAL)

@@ -97,6 +97,25 @@ def choice_rows(file: str | Path) -> list[dict[str, Any]]:
     return found
 
 
+def enough_questions(file: str | Path, picking: int, profile: str) -> None:
+    """Refuse a file of the reader's that the grid of 10 would use up.
+
+    The grid reads `picking` of its questions, and what picked a point cannot judge it: the verdict
+    reads the rest, at least as many again.
+
+    Raises:
+        ConfigError: Fewer than twice `picking` questions.
+        DataError: As `choice_rows`.
+    """
+    n = len(choice_rows(file))
+    if n < 2 * picking:
+        raise ConfigError(
+            f"{display_path(ROOT / file)} holds {n} questions, profile {profile!r} needs at least "
+            f"{2 * picking}: {picking} pick a run, and as many others judge it. Add "
+            f"{2 * picking - n}, or leave `file` empty for the profile's own tasks"
+        )
+
+
 def _choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
     """The choices of a row as texts, and the index of the right one.
 

@@ -5,15 +5,15 @@ Nothing is computed on models here. What was not recorded is said to be missing,
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import handed_file, read_json, runs_dir
 from sft_utils.errors import HandoffError
 from sft_utils.formats import lower_is_better, number, worse
-from sft_utils.notebook.nbdeps import upstream_closure
 from sft_utils.notebook.nbsource import NAME, Layout, notebook_names
+from sft_utils.reporting import handorigin
 from sft_utils.reporting.handfiles import made_for
 from sft_utils.scores.intervals import wilson
 
@@ -163,7 +163,8 @@ def _reading(
 def claims(track_number: str, result: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The claims of a run that the report shows first, then what its notebook names for README.
 
-    Every other recorded paired difference that reads "worse" follows: a loss is never left out.
+    Every other recorded paired difference that reads "worse" follows, then losses that only the
+    arms' own values show: a loss is never left out.
     """
     metrics = result["metrics"]
     names: list[str] = []
@@ -182,7 +183,44 @@ def claims(track_number: str, result: Mapping[str, Any]) -> list[dict[str, Any]]
     said |= {c["name"] for c in shown}
     rest = [n for n in result.get("readme_metrics", []) if n not in said]
     rest += [n for n, m in metrics.items() if n not in {*said, *rest} and worse(n, m)]
-    return shown + [c for c in (claim(metrics, name) for name in rest) if c]
+    shown += [c for c in (claim(metrics, name) for name in rest) if c]
+    return shown + _losses_beside(metrics, shown)
+
+
+def _losses_beside(
+    metrics: Mapping[str, Entry], shown: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Losses without a recorded difference that claims would hide behind a flattering comparison.
+
+    Two arms that a claim compares are compared on every metric both have; an arm that is better
+    than another is compared with the best of all others on that metric.
+    """
+    pairs = [c for c in shown if c["after"] and c["before"]]
+    said = {(frozenset((c["after"]["arm"], c["before"]["arm"])), c["metric"]) for c in pairs}
+    wanted = []
+    for c in pairs:
+        after, before = c["after"]["arm"], c["before"]["arm"]
+        both = [n.partition(".")[2] for n in metrics if n.startswith(f"{after}.")]
+        wanted += [(after, before, metric) for metric in both]
+        if c["reading"].startswith("better"):
+            wanted.append((after, _best_other(metrics, c["metric"], after), c["metric"]))
+    found = []
+    for after, before, metric in wanted:
+        one = claim(metrics, f"{after}_minus_{before}.{metric}")
+        key = frozenset((after, before)), metric
+        if one and key not in said and one["reading"].startswith("worse"):
+            said.add(key)
+            found.append(one)
+    return found
+
+
+def _best_other(metrics: Mapping[str, Entry], metric: str, arm: str) -> str | None:
+    """The best arm on a metric, `arm` aside; differences are no arms."""
+    split = {n: n.partition(".") for n, e in metrics.items() if _is_number(e.get("value"))}
+    values = {a: metrics[n]["value"] for n, (a, _, m) in split.items() if m == metric and a != arm}
+    best = min if lower_is_better(metric) else max
+    arms = (a for a in values if "_minus_" not in a)
+    return best(arms, key=values.__getitem__, default=None)
 
 
 def faults(result: Mapping[str, Any]) -> list[str]:
@@ -259,23 +297,15 @@ def track(
     head = {"number": name[:2], "title": title, "notebook": name}
     if result is None:
         return {**head, "status": "not run", "claims": [], "faults": []}
-    layout = Layout.of()
-    needs = upstream_closure(layout, name) if layout.source(name).is_file() else []
-    lost = [n[:2] for n in needs if not results.get(n, {}).get("passed", n in results)]
-    lost += [
-        f"{n[:2]} (another {file} since)"
-        for n, files in result.get("inputs", {}).items()
-        for file, sha256 in files.items()
-        if n[:2] not in lost
-        and ((results.get(n) or {}).get("files") or {}).get(file, {}).get("sha256") != sha256
-    ]
     status = "measured" if result.get("passed", True) else "checks failed"
     checks = result.get("checks", [])
     keys = ("run_id", "hardware", "wall_s", "peak_rss_gib", "measured_on", "headline", "metrics")
     return {
         **head,
         "status": status,
-        "inputs_gone": lost,
+        "settings": handorigin.settings(name, result),
+        "inputs_gone": handorigin.inputs_gone(name, result, results),
+        "inputs_unrecorded": handorigin.inputs_unrecorded(name, result),
         "checks": {"passed": sum(bool(c["passed"]) for c in checks), "n": len(checks)},
         "failed_checks": [c["name"] for c in checks if not c["passed"]],
         "claims": claims(name[:2], result),

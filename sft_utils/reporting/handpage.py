@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from sft_utils.formats import clock
+from sft_utils.reporting import handorigin
 from sft_utils.reporting.htmlparts import STYLE, chart, entry, label, table
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -77,6 +78,8 @@ def _glance(tracks: list[Mapping[str, Any]]) -> str:
         if one["status"] == "not run":
             rows.append([name, '<span class="dim">not run</span>', "", ""])
             continue
+        if settings := _settings(one):
+            name += f"<br><small>{settings}</small>"
         first = next(iter(one["claims"]), None)
         if first:
             gap = first["difference"]
@@ -90,6 +93,12 @@ def _glance(tracks: list[Mapping[str, Any]]) -> str:
             reading = '<span class="bad">checks failed</span>'
         rows.append([name, *said, reading])
     return table(["track", "claim", "value", "reading"], rows, "At a glance")
+
+
+def _settings(one: Mapping[str, Any]) -> str:
+    """Whose data and which settings, where they are not the notebook's own; as code."""
+    text = handorigin.said(one.get("settings", {}))
+    return f"<code>{escape(text)}</code>" if text else ""
 
 
 def _words(name: str) -> str:
@@ -116,11 +125,21 @@ def _track(one: Mapping[str, Any]) -> str:
         f"{checks['passed']} of {checks['n']} checks passed · "
         f"{clock(one['wall_s'])} · {escape(str(one.get('measured_on', 'date not recorded')))}</p>\n"
     )
+    if settings := _settings(one):
+        own = "Not the notebook's defaults: " if one.get("settings") else ""
+        text += f'<p class="note">{own}{settings}</p>\n'
     if one["failed_checks"]:
         text += _note("Failed: " + "; ".join(one["failed_checks"]), bad=True)
     if one["inputs_gone"]:
         gone = ", ".join(one["inputs_gone"])
-        text += _note(f"Its input {gone} has failed, changed or is gone: run it again.", bad=True)
+        text += _note(
+            f"Its input {gone} has failed, is gone or was recorded again: run it again.", bad=True
+        )
+    if unrecorded := ", ".join(one.get("inputs_unrecorded", [])):
+        text += _note(
+            f"Which files of its upstream notebooks ({unrecorded}) it read is not recorded, so "
+            "nobody can tell whether they were made again since."
+        )
     rows = [
         [escape(label(c)), entry(c["before"]), entry(c["after"]),
          entry(c["difference"], signed=True), _reading(c["reading"])]

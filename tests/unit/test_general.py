@@ -85,9 +85,34 @@ def test_tasks_by_profile(monkeypatch, tmp_path):
         general.task_names(get_profile("cpu"), wanted="facts,mmlu")
     with pytest.raises(ConfigError, match="no file"):
         general.task_names(get_profile("cpu"), file="data/general/none.jsonl")
-    path = tmp_path / "own.jsonl"
-    path.write_text("{}\n")
+    path = questions(tmp_path, 96)
     assert general.task_names(get_profile("cpu"), file=str(path)) == (str(path),)
+
+
+def questions(tmp_path, n):
+    """A file of the reader's with n questions."""
+    path = tmp_path / "own.jsonl"
+    rows = ({"question": f"Q{k}?", "choices": ["x", "y"], "answer": 0} for k in range(n))
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(("profile", "least"), [("cpu", 96), ("gpu-16gb", 400), ("multi-gpu", 400)])
+def test_own_questions_have_to_leave_as_many_to_judge_as_pick(tmp_path, profile, least):
+    """Of 49 the verdict of 10 would read one, of 48 those that picked."""
+    few = str(questions(tmp_path, least - 1))
+    said = f"holds {least - 1} questions, profile '{profile}' needs at least {least}: {least // 2} pick .* Add 1,"
+    with pytest.raises(ConfigError, match=said):
+        general.task_names(get_profile(profile), file=few)
+    assert general.task_names(get_profile("smoke"), file=few) == (few,)
+    enough = str(questions(tmp_path, least))
+    assert general.task_names(get_profile(profile), file=enough) == (enough,)
+
+
+def test_readme_says_how_many_own_questions_10_needs():
+    cpu, gpu = (2 * general.sizes(get_profile(name)).grid_items for name in ("cpu", "gpu-24gb"))
+    text = " ".join((harness.ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"at least {cpu} of them at `cpu`, {gpu} on a GPU" in text
 
 
 def test_own_rows(tmp_path):

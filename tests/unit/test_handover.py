@@ -115,8 +115,52 @@ def test_a_track_made_of_another_file_is_marked(runs):
     put("03_qlora_single_gpu", files={"adapter": {"path": "a", "sha256": "old"}})
     assert gone() == []
     put("03_qlora_single_gpu", files={"adapter": {"path": "a", "sha256": "new"}})
-    assert gone() == ["03 (another adapter since)"]
-    assert "Its input 03 (another adapter since) has failed, changed or is gone" in handpage.page(report())
+    assert gone() == ["03 (adapter recorded again since)"], "its hash also covers commit and run id"
+    text = handpage.page(report())
+    assert "Its input 03 (adapter recorded again since) has failed, is gone or was recorded again" in text
+    assert "is not recorded" not in text.split("<h3>10 ·")[1].split("<h3>")[0]
+    (runs / "03_qlora_single_gpu.json").unlink()
+    assert gone() == ["03"]
+
+
+def test_a_record_that_does_not_say_what_it_read_is_not_taken_for_fresh(runs):
+    """Results of before inputs were recorded; of a notebook that reads none nothing is missing."""
+    for name in ("00_is_sft_the_right_tool", "01_data_preparation"):
+        write_result(runs / f"{name}.json", notebook=name, profile="smoke", headline="tuned.f1")
+    found = {t["number"]: t.get("inputs_unrecorded") for t in report()["tracks"]}
+    assert found["03"] == ["00", "01"]
+    assert found["00"] == []
+    one = handpage.page(report()).split("<h3>03 ·")[1].split("<h3>")[0]
+    assert "Which files of its upstream notebooks (00, 01) it read is not recorded" in one
+
+
+def test_a_track_says_whose_data_and_which_settings_it_had(runs):
+    """Defaults are those of the notebook's source; the profile stands at the top of the page."""
+    name = "03_qlora_single_gpu"
+
+    def shown(**record):
+        result = read_json(runs / f"{name}.json") | record
+        (runs / f"{name}.json").write_text(json.dumps(result))
+        text = handpage.page(report())
+        settings = next(t for t in report()["tracks"] if t["number"] == "03")["settings"]
+        glance = next(r for r in text.split("At a glance")[1].split("<tr") if "<b>03</b>" in r)
+        return settings, glance, text.split("<h3>03 ·")[1].split("<h3>")[0]
+
+    own = {"profile": "smoke", "seed": 17, "data": "", "max_steps": 0, "rank": 16, "learning_rate": 0.0}
+    settings, glance, track = shown(parameters=own)
+    assert settings == {}
+    assert "<code>" not in glance
+    assert "defaults" not in track
+    settings, glance, track = shown(parameters=own | {"data": "<their>-mails.csv", "max_steps": 5})
+    assert settings == {"data": "<their>-mails.csv", "max_steps": 5}
+    said = "<code>data=&lt;their&gt;-mails.csv, max_steps=5</code>"
+    assert said in glance
+    assert f"defaults: {said}" in track
+    settings, glance, track = shown(parameters=None)
+    assert settings is None
+    assert "settings not recorded" in glance
+    assert "settings not recorded" in track
+    assert "defaults" not in track
 
 
 def test_only_results_of_this_notebook_and_profile_count(runs):
@@ -244,16 +288,85 @@ def test_readme_answers_first_and_hides_no_loss(path):
         assert float(cells[5]) == pytest.approx(one["difference"]["value"], abs=1e-3)
 
 
+def results_paragraph():
+    """README's hand-written text between its heading Results and the table."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("\n## Results\n")[1]
+    return " ".join(text.split("<!--")[0].split())
+
+
+UNDECIDED = {
+    ("03", "tuned.field_f1"): 0.90, ("03", "tuned.schema_valid"): 0.97, ("05", "tuned.schema_valid"): 0.97,
+    ("07", "tuned_minus_best_prompt.adherence"): 0.20, ("09", "merged_minus_adapter.field_f1"): -0.005,
+    ("09", "reloaded_minus_adapter.field_f1"): -0.005, ("09", "served_minus_adapter.field_f1"): -0.005,
+    ("09", "shipped_minus_adapter.field_f1"): -0.005, ("10", "replay.task_gain_kept"): 0.95,
+    ("10", "replay.format_bleed"): 0.02,
+}  # fmt: skip
+"""What README calls undecided. The targets of 05 and 07 stand in their sources, those of the others
+in the checks of their results."""
+
+
+def checked_targets(result):
+    """(metric, whether its interval holds the bound) of every check of a share or a difference.
+
+    A check names its metric in words, "schema-valid" for `schema_valid`, and has its value, or one
+    minus it. That a share is 1 no interval can show.
+    """
+    for check in result["checks"]:
+        value = check["value"]
+        if not check["bound"].startswith(">= ") or not -1 < float(check["bound"][3:]) < 1:
+            continue
+        bound, said = float(check["bound"][3:]), set(re.split(r"\W+|_", check["name"]))
+        found = []
+        for name, entry in result["metrics"].items():
+            words = set(re.split(r"[._]", name)) - {"minus"}
+            flipped = check["name"].startswith("1 - ")
+            if entry.get("ci95") and value == (1 - entry["value"] if flipped else entry["value"]):
+                low, high = sorted(1 - x if flipped else x for x in entry["ci95"])
+                found.append((len(words & said) - len(words - said), name, low < bound <= high))
+        best = max(found, default=(0, "", False))
+        if best[0] > 0:
+            yield best[1:]
+
+
 def test_targets_that_readme_calls_missed_or_undecided_are():
-    results = {path.stem[:2]: read_json(path)["metrics"] for path in RECORDED}
-    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert "07 asked for an adherence of 0.85 and missed it. Intervals leave undecided what 03 (field F1 of 0.90), 05 " \
-           "(0.97 valid answers) and 07 (a lead of 20 points) asked for." in text  # fmt: skip
-    assert results["07"]["tuned.adherence"]["ci95"][1] < 0.85
-    for number, name, target in (("03", "tuned.field_f1", 0.90), ("05", "tuned.schema_valid", 0.97),
-                                 ("07", "tuned_minus_best_prompt.adherence", 0.20)):  # fmt: skip
-        low, high = results[number][name]["ci95"]
+    results = {path.stem[:2]: read_json(path) for path in RECORDED}
+    assert (
+        "07 asked for an adherence of 0.85 and missed it. Intervals leave undecided what 03 (field F1 of 0.90, "
+        "0.97 valid answers), 05 (0.97 valid answers), 07 (a lead of 20 points), 09 (at most 0.005 of field F1 "
+        "lost) and 10 (0.95 of the task gain kept, at most 0.02 of the answers in JSON) asked for."
+    ) in results_paragraph()
+    assert results["07"]["metrics"]["tuned.adherence"]["ci95"][1] < 0.85
+    for (number, name), target in UNDECIDED.items():
+        low, high = results[number]["metrics"][name]["ci95"]
         assert low < target <= high, name
+    found = {(n, metric): held for n, r in results.items() for metric, held in checked_targets(r)}
+    assert len(found) > len(UNDECIDED), "checks that name their metric"
+    assert {key for key, held in found.items() if held} == {k for k in UNDECIDED if k[0] != "07"}
+
+
+def test_readme_says_what_was_trained_with_several_seeds():
+    """Read from the trials that the published 08 trained; 18 is its second seed."""
+    said = results_paragraph()
+    assert "one training seed, except four figures of 08 with two (`default_minus_base`, " \
+           "`attention_minus_default`, `raw_minus_default`, `smallest_set.rows`)" in said  # fmt: skip
+    cells = read_json(ROOT / "notebooks/08_ablations.ipynb")["cells"]
+    printed = "".join(t for c in cells for o in c.get("outputs", []) for t in o.get("text", []))
+    again = set(re.findall(r"field F1 \d\.\d+  (.*)seed 18\n", printed))
+    assert {"", "rank 42, alpha 84.0, targets attention, ", "data raw, ", "rows 96, "} <= again
+    named = read_json(ROOT / "outputs/reference/cpu/08_ablations.json")["readme_metrics"]
+    once = [n for n in named if n.split(".")[0] not in said and n not in said]
+    assert once == ["chosen.field_f1_test", "chosen_minus_rival.field_f1_test",
+                    "all_minus_next_rows_at_equal_steps.field_f1", "prompt_loss_minus_default.field_f1"]  # fmt: skip
+    assert not [t for t in again if "prompt_loss" in t or "epochs 3" in t]
+    assert "32 test mails with one" in printed
+
+
+def test_readme_calls_the_largest_set_a_lower_bound():
+    metrics = read_json(ROOT / "outputs/reference/cpu/08_ablations.json")["metrics"]
+    tried = [int(n.split(".")[0].removeprefix("rows_")) for n in metrics if re.match(r"rows_\d+\.", n)]
+    assert metrics["smallest_set.rows"]["value"] == max(tried)
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert "`smallest_set.rows` is the largest set that was tried, so that it is a lower bound" in text
 
 
 def test_answers_show_a_pair_a_single_arm_and_arms_that_were_not_recorded():
@@ -282,6 +395,56 @@ def test_a_loss_is_appended_once_and_a_gain_is_not():
     assert names == ["tuned_minus_best_prompt.field_f1", "tuned_minus_base.general_nll", "narrow_minus_base.field_f1"]
     rows = readme.results_table({"03_x": found}).splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == names[1:]
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "before", "after"),
+    [
+        ("00", "few_shot_8_minus_few_shot.schema_valid", 0.518, 0.214),
+        ("05", "tuned_minus_few_shot.parses_unseen", 0.875, 0.400),
+    ],
+)
+def test_a_loss_without_a_recorded_difference_is_not_hidden(number, name, before, after):
+    """Beside the gain of few_shot_8 over base stood nowhere that few_shot is far better."""
+    result = next(read_json(p) for p in RECORDED if p.stem[:2] == number)
+    assert name not in result["metrics"]
+    found = [c for c in handover.claims(number, result) if c["name"] == name]
+    assert [c["reading"] for c in found] == ["worse: the intervals do not touch"]
+    assert [round(found[0][s]["value"], 3) for s in ("before", "after")] == [before, after]
+
+
+def losses(metrics, *named):
+    """Names of the claims behind those that a notebook names, which come first."""
+    first = "ddp.max_loss_difference"  # a claim of track 04: without one, differences would fill in
+    result = {"metrics": {first: {"value": 0}, **metrics}, "readme_metrics": list(named)}
+    names = [c["name"] for c in handover.claims("04", result)]
+    assert names[: len(named) + 1] == [first, *named]
+    return names[len(named) + 1 :]
+
+
+def test_every_shared_metric_of_a_compared_pair_is_read():
+    low, high = metric(0.2, 0.1, 0.3), metric(0.8, 0.7, 0.9)
+    gain = {"b.f1": low, "a.f1": high, "a_minus_b.f1": metric(0.6, 0.4, 0.8)}
+    assert losses(gain, "a_minus_b.f1") == []
+    both = gain | {"b.valid": high, "a.valid": low, "b.nll": low, "a.nll": high, "b.exact": low, "a.exact": high,
+                   "b.near": metric(0.5, 0.2, 0.8), "a.near": low, "b.count": {"value": 9}, "a.count": {"value": 1},
+                   "a.alone": low}  # fmt: skip
+    assert losses(both, "a_minus_b.f1") == ["a_minus_b.valid", "a_minus_b.nll"]
+    level = metric(-0.1, -0.3, 0.1)
+    assert losses(both | {"a_minus_b.valid": level}, "a_minus_b.f1") == ["a_minus_b.nll"], "paired: no loss"
+    assert losses(gain | {"c.f1": low, "c.valid": high, "a.valid": low}, "a_minus_b.f1") == [], "no claim of c"
+
+
+def test_a_gain_is_held_against_the_best_other_arm():
+    low, middle, high = metric(0.2, 0.1, 0.3), metric(0.5, 0.4, 0.6), metric(0.8, 0.7, 0.9)
+    gain = {"b.f1": low, "a.f1": middle, "a_minus_b.f1": metric(0.3, 0.1, 0.5), "c.f1": high, "d.f1": middle}
+    assert losses(gain, "a_minus_b.f1") == ["a_minus_c.f1"]
+    assert losses(gain | {"c.f1": metric(0.65, 0.55, 0.75)}, "a_minus_b.f1") == []
+    mirrored = gain | {"c_minus_a.f1": metric(0.3, 0.1, 0.5)}
+    assert losses(mirrored, "a_minus_b.f1", "c_minus_a.f1") == [], "said the other way round"
+    falling = {k.replace("f1", "nll"): v for k, v in gain.items()}
+    falling |= {"b.nll": high, "c.nll": low, "a_minus_b.nll": metric(-0.3, -0.5, -0.1)}
+    assert losses(falling, "a_minus_b.nll") == ["a_minus_c.nll"]
 
 
 def test_numbers_near_zero_and_one_keep_their_digits():
