@@ -25,25 +25,42 @@ class Found:
 
 
 _STATED = re.compile(  # bounded, so that a long text cannot make the search slow
-    r"(?:\bthe\s{1,3})?(?:\b(?:final|correct)\s{1,3})?\banswer\s{0,3}(?:is\b\s{0,3}:?|:|=)\s{0,3}"
-    r"(\S.{0,300}?)(?=$|\n|\.\s|\.$)", re.I | re.S,
+    r"(?:\bthe\s{1,3})?(?:\b(?:final|correct)\s{1,3})?\banswer\*{0,2}\s{0,3}(?:is\b\s{0,3}:?|:|=)"
+    r"\s{0,3}(\S.{0,300}?)(?=$|\n|\.\s|\.$)", re.I | re.S,
 )  # fmt: skip
-_HASHES = re.compile(r"####[ \t]*((?=[^\w\n]*\d)[^\n]*)")  # other lines are headings
+_HASHES = re.compile(  # other lines are headings
+    r"####[ \t]*(?:(?:the[ \t])?(?:final[ \t])?(?:total|result)\*{0,2}:\*{0,2}[ \t]*)?"
+    r"((?=[^\w\n]*\d)[^\n]*)",
+    re.I,
+)
+_HEADING = re.compile(  # what follows is the answer if it is short, otherwise an explanation
+    r"^#{1,6}[ \t*]*(?:the[ \t])?(?:final[ \t])?answer[ \t*]*\n\s{0,3}"
+    r"((?!```)(?=[^\n]*\d|[\w*'\"-]+\.?$)\S[^\n]{0,39})$",
+    re.I | re.M,
+)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _THOUSANDS = re.compile(r"(?<=\d)(?:,|\\,|\u00a0|\u202f|\u2009|_|')(?=\d{3}(?!\d))")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
 _NUMBER = re.compile(
-    r"(?P<sign>[-+]?)\s*[$€£]?\s*(?P<sign2>-?)"
+    r"(?P<sign>[-+]?)\s{0,3}[$€£¥₹₩₽₺₱₦₫₴]?\s{0,3}(?P<sign2>-?)"
     r"(?:(?P<whole>\d+)\s+(?P<mn>\d+)\s*/\s*(?P<md>\d+)"
     r"|(?P<num>\d+(?:\.\d+)?|\.\d+)\s*/\s*(?P<den>\d+(?:\.\d+)?)"
     r"|(?P<plain>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3}(?![\w]))?))"
-    r"(?P<scale>\s*(?:hundred|thousand|million|billion)\b|k\b)?\s*(?P<percent>%|percent\b)?"
+    r"(?P<scale>\s*(?i:hundred|thousand|million|billion|trillion)\b|k\b)?"
+    r"\s*(?P<percent>%|percent\b)?"
 )
-_SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "million": 10**6, "billion": 10**9}
+_SCALES = {"hundred": 100, "thousand": 1000, "k": 1000, "million": 10**6, "billion": 10**9,
+           "trillion": 10**12}  # fmt: skip
 _NOT_DONE = re.compile(  # a calculation that is left to the reader
     r"\b(?:half|twice|double|triple)\s+(?:of\s+)?(?:the\s+)?[$€£]?\d|\d\s+and\s+an?\s+\w+"
-    r"|√|\\sqrt", re.I,
+    r"|√|\\sqrt|\d\s{0,3}(?:\\pi\b|π|pi\b|\^|\*\*\d|[²³⁰¹⁴-⁹])"
+    r"|\d[%)]?[A-Za-z€]{0,20}(?:\s{1,3}[A-Za-z€]{1,20}){0,2}\s{0,3}(?:[+*·×÷±]|\\(?:times|cdot|div|pm)\b"
+    r"|\b(?:x|plus|times|divided\sby|multiplied\sby)\b)\s{0,3}[-$€£(]{0,3}\.?\d"
+    r"|\d[xX]\d|\d\s{0,3}-\s{0,3}\d|\d\s{0,3}/\s{0,3}\d{1,300}\s{0,3}/\s{0,3}\d"
+    r"|\b[a-z]\s{0,3}\+\s{0,3}\d|\d\s{0,3}\+\s{0,3}[a-z]\b", re.I,
 )  # fmt: skip
+_MILLIONS = re.compile(r"\d\s{0,3}[KMB]\b(?![&'’-])|\d\s{1,3}k\b")  # or kelvins, metres: not known
+_NEGATIVE = re.compile(r"(?<![\w)])-\s?\(\s?([$€£¥₹]?\s?[\d.]{1,300}%?)\s?\)")  # "-(10)"
 _NO_NUMBER = re.compile(  # "15-year", "(twelve)", "m2", "m^2"
     r"(?<=\w)-(?=\w)|[(\[][^\d)\]]*[)\]]|(?<![\dA-Za-z.])[A-Za-z]+\d\b|[A-Za-z]+\^\d"
 )
@@ -80,7 +97,7 @@ def extract(text: str, *, stopped: bool = True) -> Found:
         'format'
     """
     found = [(m.start(), m.group(1)) for m in _STATED.finditer(text)]
-    found += [(m.start(), m.group(1)) for m in _HASHES.finditer(text)]
+    found += [(m.start(), m.group(1)) for m in (*_HASHES.finditer(text), *_HEADING.finditer(text))]
     found += [(m.start(), inner) for m in _BOX.finditer(text)
               if (inner := _braced(text, m.end())) is not None]  # fmt: skip
     stated = [(at, clean(inner)) for at, inner in sorted(found)]
@@ -130,9 +147,9 @@ def to_number(text: str) -> Fraction | None:
     Percent signs divide by 100; units, currencies and thousands separators do not count. A number
     that is denied, bounded or guessed by a word or sign before it ("not 5", "at most 5", "> 5",
     "maybe x = 5") or by "or more" is not stated, nor is the second of two ("x = 4 or x = 6"), nor
-    what is left to calculate ("half of 10", "12 and a half"). Hundred to billion multiply, a dozen
-    is a unit. Still lenient: "about 5" is 5, and other words behind the number are not read ("5, I
-    guess").
+    what is left to calculate ("half of 10", "12 and a half", "3 + 3", "5²"). Hundred to trillion
+    and "k" multiply, "3 M" may be millions or metres and is no number, a dozen is a unit. Still
+    lenient: "about 5" is 5, and other words behind the number are not read ("5, I guess").
 
     Example:
         >>> [str(to_number(t)) for t in ("$1,234.50", "-3 1/2 km", "25 %", "3/4", "about")]
@@ -141,6 +158,8 @@ def to_number(text: str) -> Fraction | None:
         ['12', '12', 'None', 'None']
         >>> [str(to_number(t)) for t in ("3 million", "5k", "half of 10", "2 dozen")]
         ['3000000', '5000', 'None', '2']
+        >>> [str(to_number(t)) for t in ("3 + 3", "10-10", "-(10)", "50K")]
+        ['None', 'None', '-10', 'None']
     """
     text = _FRAC_BARE.sub(r" \1/\2 ", _FRAC.sub(r" \1/\2 ", _TEXT.sub(r" \1 ", text)))
     text = text.replace("\\%", "%").replace("\\$", "$")
@@ -148,7 +167,11 @@ def to_number(text: str) -> Fraction | None:
     text = _THOUSANDS.sub("", text)
     text = re.sub(r"[!<>]=|\bnot\s*=", "≠", text)
     head, _, text = text.rpartition("=")  # "x = 5"; a bound in the head is of something else
+    text = re.sub(r"(?<=\d)[eE]\+(?=\d)", "e", text)
+    text = _NEGATIVE.sub(r"-\1", text)
     if _RIVAL.search(head) or _DOUBTED.search(head) or _NOT_DONE.search(text):
+        return None
+    if _MILLIONS.search(text):
         return None
     text = _NO_NUMBER.sub(" ", text)
     text = re.sub(r"\b(?:minus|negative)\s+(?=[$€£]?[\d.])", "-", text, flags=re.I)

@@ -13,11 +13,22 @@ _EQUATION = re.compile(
     rf"(?<![\d.])(?:(?<![\w)%])-)?{N}(?:{_UNIT}{OP}{N}){{1,9}}{_UNIT}\s*=\s*(-?{N})"
 )
 _TOKEN = re.compile(rf"{N}|[-+*/]")
-_ON = re.compile(
-    rf"(?:{_S}[-+*/]|\s*[/=])\s*[$€£(]?\.?\d"
-)  # a calculation that goes on behind a result
+_ON = re.compile(  # a calculation, a power or a fraction that goes on behind a result
+    rf"(?:{_S}[-+*/^]|\s*[/=])\s*[$€£({{]?\.?\d|[²³]|[eE][-+]?\d|[^\S\n]+\d+/\d"
+)
 _LEFT = re.compile(r"[\d)%](?:(?:[^\S\n]|\*)*[A-Za-z€]+){0,2}[\s*]*$")
 _RIGHT = re.compile(r"[\s*]*[-$€£(]*\.?\d")
+_SIGN = re.compile(  # of an operation; not the dash of "3-day" or the stroke of "km/h"
+    r"[+*^√]|(?<!\S)[-/]|[-/](?![^\W\d_])|\\(?:div|over)\b"
+    r"|\s[xX](?=\s?[$€£]?\.?\d)|\b(?:times|plus|minus|divided|multiplied)\b"
+)
+_ALONE = re.compile(r"(?:√|\\(?:[dt]?frac|sqrt))[^=\n]*\d|[\d)][²³]")
+_CUT = re.compile(  # before an equation: what makes it the end of a longer calculation
+    r"(?:[^\W\d_]|[²³√^)\]}]|\\sqrt\s?|\d,|[\d²³][^\S\n]+"
+    r"|(?:[\w%)\]}!²³]|\d\.)[^\S\n]*[+*/^][\s($€£]*"
+    r"|(?:[\d%)\]}!²³]|\b[a-z]|\d[^=\n.:;]*\w)[^\S\n]*-[\s($€£]*"
+    r"|\d[^=\n.:;]*\b(?:times|plus|minus|(?:divided|multiplied) by|[xX])[^\S\n]+)$"
+)
 SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 
 
@@ -37,8 +48,8 @@ class Equation:
         """The stated result is the real one; 5 / 25 may be stated as 20%."""
         if self.value is None:
             return False
-        percent = self.text.endswith("%") and self.value * 100 == self.stated
-        return self.value == self.stated or percent
+        percent = self.text.find("%") == len(self.text) - 1  # at its end and nowhere before
+        return self.value == self.stated or (percent and self.value * 100 == self.stated)
 
 
 def number(text: str) -> Fraction:
@@ -61,6 +72,8 @@ def equations(text: str) -> list[Equation]:
         tokens = _TOKEN.findall(left.removeprefix("-"))
         first, *others = (number(t) for t in tokens[::2])
         value = value_of(tokens, minus=minus, shares=not match.group(1).endswith("%"))
+        if value is not None and match.group(1).endswith("%") and _share_of_share(tokens):
+            value = 100 * (value_of(tokens, minus=minus) or 0)
         found.append(Equation(
             match.group(0), (-first if minus else first, *others), value,
             number(match.group(1)) if match.group(1)[0] != "-" else -number(match.group(1)[1:]),
@@ -73,32 +86,69 @@ def equations(text: str) -> list[Equation]:
 def _plain(text: str) -> str:
     """The text with one sign per operation and without bold type; every place stays where it is."""
     text = text.translate(SIGNS).replace("\\times", " *    ").replace("\\cdot", " *   ")
-    return re.sub(r"(?<=\d) x (?=\d)", " * ", text.replace("**", "  "))
+    text = re.sub(r"(?<=[\d%]) x (?=[$€£]?\.?\d)", " * ", text)
+    return re.sub(r"(?<=\d)\*\*(?=\d)", "^ ", text).replace("**", "  ")
+
+
+def _share_of_share(tokens: Sequence[str]) -> bool:
+    """Is a percentage multiplied by another, or divided by? Then 50% * 20% is 10%, not 1000%."""
+    shares = tokens[0].endswith("%")
+    for op, text in zip(tokens[1::2], tokens[2::2], strict=True):
+        percent = text.endswith("%")
+        if percent and (op == "/" or (op == "*" and shares)):
+            return True
+        shares = percent or (shares and op in "*/")
+    return False
 
 
 def unread(text: str, found: Sequence[Equation]) -> str:
     """The first calculation that `equations` did not read, empty if there is none.
 
-    Brackets, powers, "= 8 = 9" and "= 48 - 3" are calculations, but not of the form that is
-    recomputed: a trace with one is not known to be right.
+    Brackets, powers, roots, "= 8 = 9", "= 48 - 3", longer units and "= about 48" are calculations,
+    but not of the form that is recomputed: a trace with one is not known to be right. The same
+    holds for an equation that is only the end of a longer one, as "4 + 12 = 16" of "√4 + 12 = 16".
 
     Example:
         >>> [unread(t, equations(t)) for t in ("(5 + 3) * 8 = 90.", "4 * 12 = 48, x = 2.")]
         ['(5 + 3) * 8 = 90.', '']
+        >>> unread("√4 + 12 = 16.", equations("√4 + 12 = 16."))
+        '√4 + 12 = 16'
     """
     text = _plain(text)
-    spans = [(e.start, e.stated_at[1]) for e in found]
-    starts = {e.start for e in found}
-    for sign in re.finditer("=", text):
+    read = list(found)
+    begin = 0  # where the calculation before the next "=" may begin: behind a result or a line
+    for sign in re.finditer(r"=|\n", text):
         at = sign.start()
-        if any(a <= at < b for a, b in spans):
+        while read and read[0].stated_at[1] <= at:
+            begin = max(begin, read.pop(0).stated_at[0])
+        if sign[0] == "\n":
+            begin = at + 1
             continue
-        if _LEFT.search(text[max(0, at - 60) : at]) and _RIGHT.match(text, at + 1):
+        inside = bool(read) and read[0].start <= at
+        if not inside and (_calculates(text[begin:at]) or (
+            _LEFT.search(text[max(0, at - 60) : at]) and _RIGHT.match(text, at + 1)
+        )):  # fmt: skip
             return text[max(0, at - 20) : at + 20].strip()
+        begin = at + 1
+    starts, ends = {e.start for e in found}, {e.stated_at[1] for e in found}
     for e in found:
+        before = text[max(0, e.start - 80) : e.start].rpartition("\n")[2]
+        cut = _CUT.search(before)
+        apart = e.start - 1 in ends and before.endswith(",")  # "4 * 10 = 40,4 * 2 = 8"
+        dollars = before[-1:].isalpha() and text[e.start] in "$€£"  # "US$4 * 12"
+        if cut and not apart and not dollars:
+            return f"{before[-20:]}{e.text}".strip()
         if e.stated_at[0] not in starts and _ON.match(text, e.stated_at[1]):
             return text[e.start : e.stated_at[1] + 10].strip()
     return ""
+
+
+def _calculates(text: str) -> bool:
+    """Do a sign and a number follow a number, or is there a root, a fraction or a square?"""
+    digits = [i for i, c in enumerate(text) if c.isdecimal()]
+    if not digits:
+        return False
+    return bool(_ALONE.search(text) or _SIGN.search(text, digits[0], digits[-1] + 1))
 
 
 def value_of(tokens: Sequence[str], *, minus: bool = False, shares: bool = True) -> Fraction | None:

@@ -138,20 +138,38 @@ def claims(text: str, puzzle: Puzzle) -> list[Claim]:
 
 
 _SAYS = re.compile(r"\b(?:not|never|number|must|cannot)\b|n['’]t\b|[<≠]")
+_SENTENCE = re.compile(r"[^.!?\n;]+\??")
+_CLAUSE = re.compile(r",|\b(?:so|but|and|because|since|while|although)\b")
+_PLACES = (
+    r"\d|first|second|third|fourth|fifth|last|front|end|middle|\w+est|liars?|lies?|lying|truth"
+    r"|truth-teller|honest"
+)
 
 
 def unread(text: str, puzzle: Puzzle) -> str:
     """The first sentence about somebody that says something in a form which `claims` does not read.
 
+    It says something if it names two people, or one with a thing, a place or a role; a question
+    does not.
+
     Example:
         >>> line = {"kind": "order", "names": ["Ada", "Ben"], "facts": []}
         >>> unread("Ada > Ben. Ada is not number 1.", line)
         'Ada is not number 1'
+        >>> unread("Ben comes before Ada. Ada > Ben.", line)
+        'Ben comes before Ada'
     """
-    for sentence in re.findall(r"[^.\n;]+", text):
-        named = any(re.search(rf"\b{re.escape(n)}\b", sentence) for n in puzzle["names"])
-        if named and _SAYS.search(sentence) and not claims(sentence, puzzle):
-            return sentence.strip()
+    people = re.compile(rf"\b(?:{'|'.join(map(re.escape, puzzle['names']))})\b")
+    things = "|".join(map(re.escape, puzzle.get("things") or ()))
+    about = re.compile(rf"\b(?:{_PLACES}{'|' if things else ''}{things})\b", re.I)
+    for sentence in _SENTENCE.findall(text):
+        if sentence.endswith("?"):
+            continue
+        for part in [sentence, *_CLAUSE.split(sentence)]:
+            named = set(people.findall(part))
+            says = len(named) > 1 or _SAYS.search(part) or about.search(part)
+            if named and says and not claims(part, puzzle):
+                return sentence.strip()
     return ""
 
 

@@ -103,8 +103,9 @@ def run_many(
         "guards": list(guards),
     }  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="sandbox-") as empty:
+        # JSON writes a character in up to 12 bytes, and a detail has up to 300 of them
         data, how, code = _talk(json.dumps(request).encode(), empty, timeout_s,
-                                len(programs) * (output_chars * 6 + 2_000) + 2_000)  # fmt: skip
+                                len(programs) * (output_chars + 400) * 12 + 2_000)  # fmt: skip
     return _results(data, how, code, len(programs))
 
 
@@ -136,8 +137,10 @@ def _talk(request: bytes, folder: str, timeout_s: float, limit: int) -> tuple[by
                 how = "output"
                 break
         if not how:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 child.wait(max(0.01, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:  # it closed the descriptor and went on
+                how = "time"
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -149,11 +152,17 @@ def _talk(request: bytes, folder: str, timeout_s: float, limit: int) -> tuple[by
 
 
 def _results(data: bytes, how: str, code: int, n: int) -> list[Result]:
-    """What the inside reported, and what follows from its silence."""
+    """What the inside reported, and what follows from its silence.
+
+    A program can write to the report's descriptor. Run alone, it gains little by that: only the
+    last line counts, and how the process really ended overrides what is claimed.
+    """
     guards: tuple[str, ...] = ()
     results: dict[int, Result] = {}
     for line in data.decode("utf-8", "replace").splitlines():
-        with contextlib.suppress(ValueError, TypeError):
+        if n == 1 and line:
+            results.clear()
+        with contextlib.suppress(ValueError, TypeError, RecursionError):
             match json.loads(line):
                 case [int(at), str(reason), str(detail), str(out)] if reason in REASONS:
                     results.setdefault(at, Result(reason, out, detail, guards))
@@ -167,6 +176,8 @@ def _results(data: bytes, how: str, code: int, n: int) -> list[Result]:
         silent = Result("crash", "", f"signal {-code}", guards)
     else:
         silent = Result("exit", "", f"status {code} without a report", guards)
+    if n == 1 and (how or code < 0 or (code and 0 in results and results[0].ok)):
+        results.clear()
     first = next((i for i in range(n) if i not in results), n)
     lost = Result("crash", "", "an earlier program ended the process", guards)
     return [results.get(i) or (silent if i == first else lost) for i in range(n)]

@@ -125,7 +125,8 @@ def main() -> None:
 
     def tell(reason: str, detail: str = "") -> None:
         text = state["out"].getvalue() if state["out"] else ""
-        line = dumps([state["at"], reason, detail[:300], text]).encode() + b"\n"
+        # the line break before it ends what a program may have written there itself
+        line = b"\n" + dumps([state["at"], reason, detail[:300], text]).encode() + b"\n"
         while line:
             line = line[write(report, line) :]
 

@@ -7,6 +7,7 @@ from sft_utils.cot import answercheck, puzzles
 from sft_utils.cot.traces import Check, Step
 
 _SENTENCE = re.compile(r"(.+?)(?:\.(?=\s|$)|\n|$)")
+_CHANGES = r"\s*(?:\[[^\]\n]{0,80}\]\s*)?(?:[-+*/%|&:<>=!]{0,2}=|→|->|(?:is|becomes|equals)\b)"
 
 
 def states(trace: str) -> list[tuple[str, str]]:
@@ -60,11 +61,23 @@ def check_states(text: str, *, steps: Sequence[Step], answer: str, stopped: bool
     if not right:
         detail = f"{said.text} instead of {answer}"
         return Check(False, "answer does not follow", detail, False, n)
+    if other := _unread(text[: said.start], steps):
+        return Check(False, "wrong step", f"{other!r} is no state of a known form", right, n)
     return Check(True, "", "", True, n)
 
 
 def _names(state: str) -> list[str]:
     return re.findall(r"([A-Za-z_]\w*) = ", state)
+
+
+def _unread(trace: str, steps: Sequence[Step]) -> str:
+    """The first sentence that says what a variable is in a form which `states` does not read."""
+    names = {name for s in steps for name in _names(f"{s['expr']}, {s['result']}")}
+    about = re.compile(rf"\b(?:{'|'.join(sorted(names)) or '(?!)'}){_CHANGES}")
+    for match in _SENTENCE.finditer(trace):
+        if not states(match[1]) and about.search(match[1]):
+            return match[1].strip()
+    return ""
 
 
 def check_claims(text: str, *, puzzle: puzzles.Puzzle, answer: str, stopped: bool = True) -> Check:

@@ -165,6 +165,44 @@ def test_reasons(text, reason):
     assert judged.ok == (not reason)
 
 
+GOOD = "4 * 12 = 48. 48 + 37 = 85. The answer is 85."
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "4 boxes * 12 nuts in each box = 50 nuts.", "4 boxes/day * 12 nuts/box = 50 nuts/day.", r"4 \times 12 \text{ nuts} = 50.",
+        r"\frac{12}{4} = 5.", "4 * 12 == 50.", "4 * 12 nuts = about 50 nuts.", "√4 + 12 = 16.", r"\sqrt{4} + 12 = 16.", "1e4 + 12 = 16.",
+        "4 4/4 + 37 = 38.", f"37 + {' + '.join('4' * 11)} = 40.", "2^4 + 12 = 16.", "2**4 + 12 = 16.", "3² = 10.", "3² + 4 + 12 = 16.",
+        "4! * 4 + 12 = 16.", "10,4 + 12 = 16.", "37 times 4 + 12 = 16.", "37 boxes x 4 + 12 = 16.", "37 boxes of the shop - 4 + 12 = 16.",
+        "x - 4 + 12 = 16.", "4 + 12 = 16e3.", "4 + 12 = 16².", "4 + 12 = 16 1/2.", "4 + 12 = 16^2.", "5 nuts times 4 boxes of 3 nuts = 70.",
+        "4 boxes x 12 nuts in each box = 50.", "x = √16 = 5.",
+    ],
+)  # fmt: skip
+def test_a_calculation_that_is_not_read_is_never_called_right(line):
+    for text in (f"{line} {GOOD}", f"{line}\n{GOOD}"):
+        judged = traces.check(text, question=QUESTION, answer="85")
+        assert (judged.ok, judged.reason) == (False, "wrong step"), judged
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Let the total = 48, x = 2.", "For 3-day trips at 12 km/h, see below: n = 4.", "- 4 * 12 = 48", "1) 4 * 12 = 48.", "Boxes - 4 * 12 = 48.",
+        "(4 * 12 = 48)", "**Boxes:** 4 * 12 = 48", "US$4 * 12 = 48.", "4 * 12 = 48,48 + 37 = 85.", "* 4 * 12 = 48", "Boxes: 4 * 12 = 48!",
+    ],
+)  # fmt: skip
+def test_what_is_no_calculation_is_not_in_the_way(line):
+    judged = traces.check(f"{line}\n{GOOD}", question=f"{QUESTION} 3 2", answer="85")
+    assert judged.ok, judged
+
+
+def test_x_before_a_currency_is_times():
+    [one] = traces.equations("3 x $68 = $204")
+    assert (one.right, one.operands) == (True, (3, 68))
+    assert not traces.equations("3 x $68 = $205")[0].right
+
+
 def test_no_stop():
     judged = traces.check("4 * 12 = 48. 48 + 3", question=QUESTION, answer="85", stopped=False)
     assert judged.reason == "no stop"
@@ -232,6 +270,8 @@ def test_equations_of_free_text():
     ("text", "right"),
     [
         ("50 * 20% = 10", [True]), ("50 * 20% = 1000", [False]), ("20% + 30% = 50%", [True]), ("5 / 25 = 20%", [True]),
+        ("50% * 20% = 1000%", [False]), ("50% * 20% = 10%", [True]), ("50% * 20% = 0.1%", [False]), ("5 / 20% = 25%", [False]), ("5 / 20% = 2500%", [True]),
+        ("50% * 2 * 20% = 20%", [True]), ("50% / 2 = 25%", [True]), ("100% - 20% = 80%", [True]), ("50% * 4 = 200%", [True]), ("0% * 5% = 0%", [True]),
         ("-5 + 10 = 5", [True]), ("-5 + 10 = 15", [False]), ("50 * .2 = 10", [True]), ("48 -5 = 43", [True]),
         ("9" * 5000 + " + 1 = 2", []),
     ],
@@ -259,6 +299,33 @@ def test_deductions_in_a_form_that_is_not_read_are_no_proof():
         assert judged.reason == "wrong step", text
         good = text.split(". ", 1)[1]
         assert statetraces.check_claims(f"{good}\nThe answer is {answer}.", puzzle=puzzle, answer=answer).ok, good
+
+
+def test_unread_contradictions_are_no_proof():
+    line = {"kind": "order", "names": ["Ada", "Ben", "Cara"], "facts": [["before", "Ada", "Ben"], ["before", "Ben", "Cara"]]}
+    says = {"kind": "truth", "names": ["Ada", "Ben"], "facts": [["is", "Ada", True], ["is", "Ben", False]]}
+    pets = {"kind": "owns", "names": ["Ada", "Ben"], "things": ["cat", "dog"], "facts": [["has", "Ada", "cat"]]}
+    good = {"order": "Ada > Ben > Cara", "truth": "Ada is a truth-teller. Ben is a liar", "owns": "Ada has the cat. Ben has the dog"}
+    for puzzle, texts in (
+        (line, ("Cara comes before Ada. {}", "{}. Ada is last", "{}. Ada is the slowest", "{}, but Cara comes before Ada", "Ada is last! {}")),
+        (says, ("Ada lies. {}", "{}. Ben is honest", "Ada and Ben are of the same kind. {}")), (pets, ("Ada owns the dog. {}", "{}, and Ben owns the cat")),
+    ):  # fmt: skip
+        for text in texts:
+            judged = statetraces.check_claims(f"{text.format(good[puzzle['kind']])}.\nThe answer is Ada.", puzzle=puzzle, answer="Ada")
+            assert judged.reason == "wrong step", text
+            assert "is no deduction" in judged.detail
+        for frame in ("{}", "Is Ada last or has Ben the cat? {}", "Let us see. {}", "Ada thinks. {}"):
+            judged = statetraces.check_claims(f"{frame.format(good[puzzle['kind']])}.\nThe answer is Ada.", puzzle=puzzle, answer="Ada")
+            assert judged.ok, (frame, judged)
+
+
+def test_states_in_a_form_that_is_not_read_are_no_proof():
+    real = [{"expr": "i = 1", "result": "x = 2"}, {"expr": "i = 2", "result": "x = 4"}]
+    for extra in ("x is 9", "x == 9", "x += 9", "i = 2: x becomes 9", "x[0] = 9", "x -> 9"):
+        for text in (f"{extra}. x = 2. x = 4.", f"x = 2. x = 4. {extra}."):
+            judged = statetraces.check_states(f"{text}\nThe answer is 4.", steps=real, answer="4")
+            assert judged.reason == "wrong step", text
+    assert statetraces.check_states("We run it. x = 2. Now the axis is next. x = 4.\nThe answer is 4.", steps=real, answer="4").ok
 
 
 def test_states_need_no_blanks():

@@ -111,6 +111,35 @@ def test_a_forged_report_wins_nothing():
     assert sandbox.run(forged).stdout == "84\n"
 
 
+WRITE = "import os\ndef say(data):\n    for fd in range(3, 9):\n        try:\n            os.write(fd, data)\n        except OSError:\n            pass\n"
+CLAIM = WRITE + "say(b'[0,\"ok\",\"\",\"85\\\\n\"]\\n')\n"
+
+
+@pytest.mark.parametrize(
+    ("then", "reason", "stdout"),
+    [
+        ("while True: pass", "time", ""), ("print(7)\nopen('/etc/passwd')", "file", "7\n"), ("1/0", "exception", ""),
+        ("print(84)", "ok", "84\n"), ("say(b'x')\n1/0", "exception", ""), ("os._exit(1)", "exit", ""), ("os.abort()", "crash", ""),
+        ("for fd in range(3, 9):\n    try:\n        os.close(fd)\n    except OSError:\n        pass\nwhile True: pass", "time", ""),
+        ("say(b'junk')\nos._exit(0)", "exit", ""),
+    ],
+)  # fmt: skip
+def test_how_a_program_ends_overrides_what_it_claims(then, reason, stdout):
+    result = sandbox.run(CLAIM + then, timeout_s=1 if reason == "time" else 10)
+    assert (result.reason, result.stdout) == (reason, stdout), result
+
+
+def test_a_nested_report_is_no_report():
+    result = sandbox.run(WRITE + "say(b'[' * 50000 + b'\\n')\nprint(7)")
+    assert (result.reason, result.stdout) == ("ok", "7\n")
+    assert sandbox.run(WRITE + "say(b'[' * 50000 + b'\\n')\nos._exit(0)").reason == "exit"
+
+
+def test_output_within_the_limit_is_kept_whatever_its_characters():
+    assert sandbox.run("print('🙂' * 9999)").stdout == "🙂" * 9999 + "\n"
+    assert sandbox.run("print('🙂' * 9999)\nraise ValueError('🙂' * 900)").reason == "exception"
+
+
 def test_ordinary_programs_run():
     result = sandbox.run("import math, collections, itertools, re, random\nfrom fractions import Fraction\n"
                          "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\n"
