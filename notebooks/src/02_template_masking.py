@@ -591,7 +591,7 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
 # %% [markdown]
 # **Summary**
 # - Labels are ids where the model answers, −100 elsewhere; the stop token is part of the answer.
-# - An oracle that shares no code with the mask turns "looks right" into "equal on every row".
+# - An oracle that shares no rule for where an answer is with the mask turns "looks right" into "equal on every row".
 # - Faults that ruin or distort a model leave a loss that falls; the preflight names them before step 1.
 #
 # **What this does not show**: faults nobody thought of; templates of other families;

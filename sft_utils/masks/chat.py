@@ -1,9 +1,10 @@
 """The sentinel oracle: what a conversation must be trained on, whatever a trainer says.
 
 The oracle renders a conversation again with its assistant answers replaced by a sentinel. What
-stands before and after the sentinels gives the exact place of every answer in the real render. It
-uses no generation marker, no response marker, no length of a prefix and no trainer code, so it
-can judge all of those.
+stands before and after the sentinels gives the exact place of every answer in the real render. For
+that it uses no generation marker, no response marker, no length of a prefix and no trainer code, so
+it can judge all of those. Only a tool call that no sentinel can stand for is placed by the length
+of its served prompt (`calls`).
 """
 
 from bisect import bisect_left, bisect_right
@@ -13,10 +14,11 @@ from operator import itemgetter
 from typing import Any
 
 from sft_utils.errors import TemplateError
+from sft_utils.masks.calls import called, refuse_results
 from sft_utils.masks.rendering import (
     SENTINEL,
     Message,
-    Shape,
+    Served,
     checked,
     content_text,
     is_conversation,
@@ -51,7 +53,12 @@ class Turn:
     stop: int | None  # position of the token that ends the turn, None if there is none
     head: int | None = None  # first token after the header that serving writes, None: start
     tail: int | None = None  # one past the space (last message: all text) after the stop token
-    lead: str = ""  # of an answer with thoughts: the text that they must stand in
+    lead: str = ""  # of an answer with thoughts or calls: the text that they must stand in
+
+    @property
+    def close(self) -> int:
+        """One past the last token that must carry loss: with all that stands before the stop."""
+        return self.end if self.stop is None else self.stop + 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,13 +71,11 @@ class Oracle:
 
     @property
     def mask(self) -> list[int]:
-        """1 for every token that must carry loss (answers and their stop tokens), length T."""
+        """1 for every token that must carry loss (answers up to their stop tokens), length T."""
         mask = [0] * len(self.ids)
         for turn in self.turns:
-            for position in range(turn.start, turn.end):
+            for position in range(turn.start, turn.close):
                 mask[position] = 1
-            if turn.stop is not None:
-                mask[turn.stop] = 1
         return mask
 
     @property
@@ -83,8 +88,8 @@ class Oracle:
         free = [0] * len(self.ids)
         for turn in self.turns:
             first = turn.start if turn.head is None else turn.head
-            for position in (*range(first, turn.start), *range(turn.end, turn.tail or turn.end)):
-                free[position] = int(position != turn.stop)
+            for position in (*range(first, turn.start), *range(turn.close, turn.tail or 0)):
+                free[position] = 1
         return free
 
 
@@ -125,25 +130,12 @@ def oracles(
             raise TemplateError("only a fast tokenizer tells which characters a token stands for")
         rows = [c if is_conversation(c) else [] for c in conversations]
         around = shape(tokenizer, next(filter(None, rows), []), kwargs)
-        served = _Served(tokenizer, kwargs, around, frozenset(stops))
+        served = Served(tokenizer, kwargs, around, frozenset(stops))
         for i in range(0, len(rows), CHUNK):
             found += _oracles(served, rows[i : i + CHUNK])
     except TemplateError as error:  # nothing can be rendered at all
         return [error] * len(conversations)
     return found
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """What renders a conversation, and what it writes around answers."""
-
-    tokenizer: Any
-    kwargs: Mapping[str, Any]
-    shape: Shape
-    stops: frozenset[int]
-
-    def __call__(self, messages: Sequence[Message]) -> str:
-        return render(self.tokenizer, messages, template_kwargs=self.kwargs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +150,7 @@ class _Span:
 
 
 def _oracles(
-    served: _Served, conversations: Sequence[Sequence[Message]]
+    served: Served, conversations: Sequence[Sequence[Message]]
 ) -> list[Oracle | TemplateError]:
     """The oracle of one chunk: two renders for plain rows, one call of the tokenizer for all."""
     blank = [
@@ -197,7 +189,7 @@ def _blank(message: Message) -> Message:
 
 
 def _spans(
-    served: _Served, messages: Sequence[Message], text: str, probe: str | TemplateError
+    served: Served, messages: Sequence[Message], text: str, probe: str | TemplateError
 ) -> list[_Span]:
     """Where the answers are: all at once if the render says them word by word, or one by one."""
     answers = [k for k, m in enumerate(messages) if m.get("role") == "assistant"]
@@ -222,7 +214,7 @@ def _spans(
     return spans
 
 
-def _span(served: _Served, messages: Sequence[Message], k: int, text: str, floor: int) -> _Span:
+def _span(served: Served, messages: Sequence[Message], k: int, text: str, floor: int) -> _Span:
     """Where one answer is, with its thoughts and tool calls; `floor` is where the last one ended.
 
     The whole message is exchanged for a sentinel. If its content begins with thoughts, they may
@@ -248,23 +240,27 @@ def _span(served: _Served, messages: Sequence[Message], k: int, text: str, floor
     else:
         if problem and not calls:
             raise problem
-        start, end = _called(served, messages, k, text, floor)
+        start, end = called(served, messages, k, text, floor)
+    if calls:
+        refuse_results(served, messages, k, text, start, end)
     return _thoughtful(served, messages, k, text, floor, start, end)
 
 
 def _thoughtful(
-    served: _Served, messages: Sequence[Message], k: int, text: str, floor: int, start: int,
+    served: Served, messages: Sequence[Message], k: int, text: str, floor: int, start: int,
     end: int,
 ) -> _Span:  # fmt: skip
     """The span of an answer with the thoughts before it, if they are written; they are trained.
 
     A header may reach into the thoughts: some generation prompts open them.
     """
-    message = messages[k]
+    message, calls = messages[k], messages[k].get("tool_calls")
     thoughts, said = reasoning_text(message), content_text(message)
     inline = said[: thought_length(said)]
     first = body = start
-    begin = turn_begin(served.shape, messages[:k], text, floor, start) if thoughts else start
+    begin = start
+    if thoughts or calls:
+        begin = turn_begin(served.shape, messages[:k], text, floor, start)
     if inline and text.endswith(inline, floor, start):
         first = start - len(inline)
     elif inline and text.startswith(inline, start):
@@ -276,12 +272,12 @@ def _thoughtful(
     if first < start or (head or 0) > start:
         start = first if head is None else head
     # A tool call and the thoughts before it have one span.
-    lead = text[begin : end if message.get("tool_calls") else body] if thoughts else ""
+    lead = text[begin : end if calls else body] if thoughts or calls else ""
     return _Span(k, start if head is None else head, start, end, lead)
 
 
 def _place(
-    served: _Served, messages: Sequence[Message], k: int, other: Message, text: str
+    served: Served, messages: Sequence[Message], k: int, other: Message, text: str
 ) -> tuple[int, int]:
     """Characters that stand where the sentinel stands when message k is another one."""
     parts = served([*messages[:k], other, *messages[k + 1 :]]).split(SENTINEL)
@@ -299,26 +295,8 @@ def _place(
     return start, end
 
 
-def _called(
-    served: _Served, messages: Sequence[Message], k: int, text: str, floor: int
-) -> tuple[int, int]:
-    """Characters of a tool call that no plain answer can stand for: from its header to its end."""
-    turn = served(messages[: k + 1])
-    body = turn.rstrip()
-    mark = max((t for t in served.shape.special.values() if body.endswith(t)), key=len, default="")
-    found = ((text.find(h, floor), len(h)) for h in served.shape.headers)
-    start = next((at + n for at, n in found if at >= 0), len(text))
-    end = len(body) - len(mark)
-    if start > end or not text.startswith(turn):
-        raise TemplateError(
-            f"message {k}: the place of its tool call cannot be told, the render around it "
-            "depends on what comes later"
-        )
-    return start, end
-
-
 def _turn(
-    served: _Served, span: _Span, text: str, ids: list[int], offsets: Any, final: bool
+    served: Served, span: _Span, text: str, ids: list[int], offsets: Any, final: bool
 ) -> Turn:
     """Characters to tokens (offsets: length T), and the search for the stop token."""
     shape, n = served.shape, len(ids)

@@ -25,7 +25,7 @@ THOUGHT = re.compile(r"\A\s*<(think|thinking|thought|reasoning)>(.*)</\1>\s*", r
 class Shape:
     """What a template writes around answers."""
 
-    headers: tuple[str, ...]  # of an answer, as served and as in a whole conversation
+    headers: tuple[str, ...]  # of an answer, as served and as in a whole conversation, no space
     openers: frozenset[int]  # tokens that begin a message: no stop tokens
     closers: frozenset[int]  # tokens that end an answer in the middle and at the end alike
     special: Mapping[int, str]  # id -> text of every token that could end a turn
@@ -200,7 +200,9 @@ def shape(tokenizer: Any, like: Sequence[Message], template_kwargs: Mapping[str,
         pairs = zip(here["input_ids"], here["offset_mapping"], [*closing, None], strict=False)
         return next((text[a:] for token, (a, _), other in pairs if token != other), text)
 
-    headers = tuple(dict.fromkeys(header(t) for t in (served, whole) if t))
+    # Space alone stands everywhere: it is no header that could be looked for.
+    found = (header(t) for t in (served, whole) if t)
+    headers = tuple(dict.fromkeys(h for h in found if h.strip()))
     closers, between = marks(last), marks(inner)
     openers = {i for h in headers[:1] for i in marks(h)} | set(between[1:])
     if len(between) == 1:  # one marker between two messages can only be the header of the second
@@ -228,6 +230,19 @@ def turn_begin(around: Shape, context: Sequence[Message], text: str, floor: int,
         floor = floor if at < 0 else at + len(said)
     found = ((text.find(header, floor, start), len(header)) for header in around.headers)
     return next((at + n for at, n in found if at >= 0), floor)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What renders a conversation, and what it writes around answers."""
+
+    tokenizer: Any
+    kwargs: Mapping[str, Any]
+    shape: Shape
+    stops: frozenset[int]
+
+    def __call__(self, messages: Sequence[Message], *, generation: bool = False) -> str:
+        return render(self.tokenizer, messages, generation=generation, template_kwargs=self.kwargs)
 
 
 def template_hash(tokenizer: Any) -> str:

@@ -4,6 +4,7 @@ A trained row is first looked up among the conversations as they are served. If 
 labels are judged (`labels`); if not, the nearest conversation says what happened to it, the first
 that fits:
 
+0. a conversation without text of the template behind its last stop token: it is that conversation
 1. a conversation that ends too early: P1; one with more stop tokens behind it: C4
 2. several conversations in one row that nothing separates: P5, and P6 if one of them is cut
 3. a conversation without its beginning: P8, or P6 if rows are packed
@@ -55,6 +56,7 @@ def _judged(record: RunRecord, batches: Sequence[Batch], known: Known) -> Iterat
         for ids, labels in batch_rows(batch):
             trained += 1
             row = known.rows.get(tuple(ids))
+            row = known.closed(ids) if row is None else row
             if row is not None:
                 seen[row] += 1
                 if row not in known.unplaced:
@@ -68,8 +70,14 @@ def _judged(record: RunRecord, batches: Sequence[Batch], known: Known) -> Iterat
                     _explain(record, known, ids, packed, trained - 1)
                 ]
             yield from last
-    if not joined:  # rows that hold several conversations cannot be counted against them
-        yield from _counted(record, known, seen, trained, strange)
+    # Rows that hold several conversations cannot be counted against them, nor can the share of one
+    # rank, in which some rows are missing and others repeated to fill the last batch.
+    shared = (value_of(record.arguments, "world_size") or 1) > 1
+    if not joined and not shared:
+        dropped = 0
+        if value_of(record.arguments, "dataloader_drop_last"):  # less than one batch, on purpose
+            dropped = max(sum(1 for _ in batch_rows(batch)) for batch in batches) - 1
+        yield from _counted(record, known, seen, trained, strange, dropped)
 
 
 def _before(record: RunRecord) -> tuple[bool, set[int]] | None:
@@ -183,13 +191,13 @@ def tail(truth: Oracle) -> int:
 
 
 def _counted(
-    record: RunRecord, known: Known, seen: Counter[int], trained: int, strange: int
+    record: RunRecord, known: Known, seen: Counter[int], trained: int, strange: int, dropped: int
 ) -> Iterator[Finding]:
-    """Rows that never arrive, and rows that arrive too often."""
+    """Rows that never arrive, more than are dropped on purpose, and rows that arrive too often."""
     declared = Counter(known.rows[tuple(t.ids)] for t in known.truths.values())
     gone, n = declared - seen, len(record.conversations)
     lost = max(n - trained, gone.total() - strange)
-    if lost > 0:
+    if lost > dropped:
         yield Finding(
             id="P3",
             severity="FAIL",

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | S1 | no tokenizer or template in it | missing, or it does not load | |
 | S2 | template where a loader does not look | files that render differently | other text only |
-| S3 | stop list | turn end missing; answers run on | no answer stopped |
+| S3 | stop list | answer end missing; answers run on | no answer stopped; ends of earlier answers |
 | S4 | ids without an embedding row | used or new ids; sizes contradict | spare ids |
 | S5 | golden ids not reproduced | any difference | |
 | S10 | base named by a path, or not at all | | always |
@@ -110,18 +110,29 @@ def stop_list(record: RunRecord) -> Iterator[Finding]:
     """S3: the export must stop where answers end."""
     folder = artefact.folder_of(record)
     stops = artefact.stops(folder) if folder else None
-    ends = _ends(record)
-    if stops is None or not ends or ends <= stops:
+    if stops is None:
         return
     name = record.tokenizer.convert_ids_to_tokens
-    yield fail(
-        id="S3",
-        what=f"answers end with {name(sorted(ends))}, the export stops at "
-        f"{name(sorted(stops)) or 'nothing'}",
-        where="generation_config.json: eos_token_id",
-        why="generation goes on after the answer: the model writes the next question itself",
-        fix=f"model.generation_config.eos_token_id = {sorted(stops | ends)}, then save again",
-    )
+    where, listed = "generation_config.json: eos_token_id", name(sorted(stops)) or "nothing"
+    ends, earlier = _ends(record), _ends(record, last=False)
+    if not ends <= stops:
+        yield fail(
+            id="S3",
+            what=f"answers end with {name(sorted(ends))}, the export stops at {listed}",
+            where=where,
+            why="generation goes on after the answer: the model writes the next question itself",
+            fix=f"model.generation_config.eos_token_id = {sorted(stops | ends)}, then save again",
+        )
+    elif not earlier <= stops:
+        yield warn(
+            id="S3",
+            what=f"earlier answers of a conversation end with {name(sorted(earlier - stops))}, the "
+            f"export stops at {listed}",
+            where=where,
+            why="after the first turn the model was trained to write a token that stops nothing",
+            fix="train the last answer of each row only (turns='last'); add the token to the stop "
+            "list only if it never stands inside an answer (gpt-oss ends thoughts with <|end|>)",
+        )
 
 
 def running_on(record: RunRecord) -> Iterator[Finding]:
@@ -153,10 +164,17 @@ def running_on(record: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _ends(record: RunRecord) -> frozenset[int]:
-    """Ids that end the trained answers."""
-    truths = [o for o in record.oracles if isinstance(o, Oracle)]
-    return frozenset(o.ids[t.stop] for o in truths for t in o.turns if t.stop is not None)
+def _ends(record: RunRecord, *, last: bool = True) -> frozenset[int]:
+    """Ids that end the trained answers: those that end a row, or those before them."""
+    if not last and record.turns == "last":
+        return frozenset()
+    return frozenset(
+        truth.ids[turn.stop]
+        for truth, messages in zip(record.oracles, record.conversations, strict=True)
+        if isinstance(truth, Oracle)
+        for turn in truth.turns
+        if turn.stop is not None and (turn.message == len(messages) - 1) == last
+    )
 
 
 def _next_turn(record: RunRecord) -> set[str]:

@@ -23,10 +23,27 @@ class Known:
         self.rows: dict[tuple[int, ...], int] = {}
         self.heads: dict[tuple[int, ...], list[int]] = defaultdict(list)
         self.tails: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        self.ends: dict[tuple[int, ...], int] = {}  # up to the last stop token
+        self.stops: set[int] = set()  # ids of these tokens
         for i, truth in self.truths.items():
             self.rows.setdefault(tuple(truth.ids), i)
             self.heads[tuple(truth.ids[:8])].append(i)
             self.tails[tuple(truth.ids[-8:])].append(i)
+            last = truth.turns[-1] if truth.turns else None
+            if last and last.stop is not None and last.tail == len(truth.ids):
+                self.ends.setdefault(tuple(truth.ids[: last.stop + 1]), i)
+                self.stops.add(truth.ids[last.stop])
+
+    def closed(self, ids: Sequence[int]) -> int | None:
+        """A conversation that begins with these tokens and has only text of the template behind.
+
+        Some trainers end a row with the stop token, without the line break that is served behind.
+        """
+        for k in reversed(range(len(ids))):
+            row = self.ends.get(tuple(ids[: k + 1])) if ids[k] in self.stops else None
+            if row is not None:
+                return row if self.truths[row].ids[: len(ids)] == list(ids) else None
+        return None
 
     def longer(self, ids: Sequence[int]) -> int | None:
         """A conversation that begins with these tokens and goes on."""

@@ -11,8 +11,8 @@ The token ids of the row are those of its oracle. Decision order, the first that
 5. then, each for its own tokens: whole turns M8; loss on tool results M15, on text that follows an
    answer without a gap C17, on other roles M1, on the served header M10 (a warning: the tokens are
    constant, they make losses look better than they are); stop tokens M4 (every occurrence of the
-   padding id is left out) or M7; a token shared by header and answer M11; first tokens M6; other
-   holes M3
+   padding id is left out) or M7, also for what stands before them; a token shared by header and
+   answer M11; first tokens M6; other holes M3
 
 Space after the stop token, and constant text between header and answer, may carry loss or not.
 """
@@ -81,15 +81,10 @@ class Masks(Characters):
         want = np.zeros(len(truth.ids), bool)
         free = np.zeros(len(truth.ids), bool)
         for t in truth.turns:
-            stop = t.end if t.stop is None else t.stop
             free[t.start if t.head is None else t.head : t.start] = True
-            free[t.end : stop + 1 if t.tail is None else t.tail] = True
-            if t.stop is not None:
-                free[t.stop] = False
+            free[t.close : t.close if t.tail is None else t.tail] = True
         for t in self.wanted(row):
-            want[t.start : t.end] = True
-            if t.stop is not None:
-                want[t.stop] = True
+            want[t.start : t.close] = True
         want[:1], free[:1] = False, True  # nothing predicts the first token
         return want, free
 
@@ -292,11 +287,14 @@ class Masks(Characters):
                     missing[k] = False
                     k -= 1
         for t in wanted:
-            hole = np.flatnonzero(missing[t.start : t.end]) + t.start
+            hole = np.flatnonzero(missing[t.start : t.close]) + t.start
             if not len(hole):
                 continue
             text = self.quote(ids[hole])
-            if self.is_shared(row, set(hole)):
+            if hole[0] >= t.end:
+                what = f"{text} between the answer and its stop token carries no loss"
+                yield self._say("M7", row, what, turn=t.message)
+            elif self.is_shared(row, set(hole)):
                 what = f"the header and the answer share the token {text}, which carries no loss"
                 yield self._say("M11", row, what, turn=t.message, severity="WARN")
             elif len(hole) <= 3 and hole[-1] == t.start + len(hole) - 1:

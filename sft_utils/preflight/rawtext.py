@@ -6,7 +6,9 @@ from typing import Any
 
 from sft_utils.errors import TemplateError
 from sft_utils.masks.chat import render
+from sft_utils.masks.rendering import REASONING_FIELDS
 from sft_utils.preflight.record import Finding, RunRecord
+from sft_utils.preflight.survival import call_parts
 
 
 def text_of(message: Any) -> str:
@@ -27,6 +29,15 @@ def turns_of(row: Any) -> list[tuple[int, str, str]]:
     return [
         (k, str(m.get("role")), text_of(m)) for k, m in enumerate(row) if isinstance(m, Mapping)
     ]
+
+
+def _written(row: Any) -> Iterator[tuple[int, str, str, str]]:
+    """(index, role, kind, text) of everything of a row that a template may write."""
+    yield from ((k, role, "text", text) for k, role, text in turns_of(row))
+    for k, role, _ in turns_of(row):
+        thoughts = (row[k].get(name) for name in REASONING_FIELDS)
+        yield from ((k, role, "reasoning", text) for text in thoughts if isinstance(text, str))
+        yield from ((k, role, "tool call", text) for text in call_parts(row[k]))
 
 
 def spot(row: int, turn: int | None = None) -> str:
@@ -50,7 +61,7 @@ def control_tokens(record: RunRecord) -> Iterator[Finding]:
     real: dict[str, bool] = {}  # token -> does it become its id inside text?
     for i, row in enumerate(record.conversations):
         worst: Finding | None = None
-        for k, role, text in turns_of(row):
+        for k, role, kind, text in _written(row):
             hits = [t for t in others if t in text]
             if any(c in text for c in opening):
                 hits += [t for t in _SHAPE.findall(text) if t in shaped]
@@ -64,16 +75,16 @@ def control_tokens(record: RunRecord) -> Iterator[Finding]:
                     continue
                 fatal = token in structural and not inline
                 if worst is None or (fatal and worst.severity == "WARN"):
-                    worst = _control_finding(i, k, role, token, tokens[token], fatal)
+                    worst = _control_finding(i, k, f"{role} {kind}", token, tokens[token], fatal)
         if worst:
             yield worst
 
 
-def _control_finding(row: int, turn: int, role: str, token: str, id_: int, fatal: bool) -> Finding:
+def _control_finding(row: int, turn: int, kind: str, token: str, id_: int, fatal: bool) -> Finding:
     return Finding(
         id="C19",
         severity="FAIL" if fatal else "WARN",
-        what=f"the {role} text holds {token!r}, which becomes control token {id_}",
+        what=f"the {kind} holds {token!r}, which becomes control token {id_}",
         where=spot(row, turn),
         fix=f"remove {token!r} from the text, or put a space after its first character",
         why="a control token inside a text ends or forges a turn: the model learns a conversation "

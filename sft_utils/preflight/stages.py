@@ -106,6 +106,7 @@ def _with_batches(
         return record.change(batches=[] if empty else trainer.get_train_dataloader), []
     chosen = stratified([sum(len(str(m.get("content"))) for m in c) for c in record.conversations],
                         limit)  # fmt: skip
+    rows, collate = _as_loaded(trainer, rows, collate)
     batch = [collate([rows[i] for i in chosen[k : k + 8]]) for k in range(0, len(chosen), 8)]
     conversations = [record.conversations[i] for i in chosen]
     if not _in_place(record.train_tokenizer or record.tokenizer, batch, conversations):
@@ -120,6 +121,15 @@ def _with_batches(
         stored=(),  # the data stage has compared all of them
     )
     return sampled, chosen
+
+
+def _as_loaded(trainer: Any, rows: Any, collate: Any) -> tuple[Any, Any]:
+    """Rows and collator as the trainer's own loader has them: without columns nobody takes."""
+    if hasattr(rows, "column_names"):  # a data set: columns go from its rows
+        remove = getattr(trainer, "_remove_unused_columns", None)
+        return (remove(rows) if remove else rows), collate
+    wrap = getattr(trainer, "_get_collator_with_removed_columns", None)
+    return rows, (wrap(collate) if wrap else collate)
 
 
 def _in_place(

@@ -131,12 +131,12 @@ class _Judge:
         if role == "assistant":
             thoughts = reasoning_text(message)
             lead, words = text, squeezed
-            if isinstance(truth, Oracle):  # its own place: a question may say the same
+            if isinstance(truth, Oracle):  # its own place: a question or a schema may say the same
                 lead = next((t.lead for t in truth.turns if t.message == k), "")
                 words = _Lazy(lambda: _squeeze(lead))
             if thoughts and not _survives(thoughts, lead, words):
                 yield self._thoughts(messages, k, thoughts)
-            gone = [p for p in _call_parts(message) if not _survives(p, text, squeezed)]
+            gone = [p for p in call_parts(message) if not _survives(p, lead, words)]
             if gone:
                 yield Loss("C14", "FAIL", f"the tool call loses {gone[0][:40]!r}", k)
             elif quoted := next((q for q in _quoted(message) if q in text), None):
@@ -259,7 +259,7 @@ def _texts(message: Message) -> list[str]:
     return [*_leaves(content)]
 
 
-def _call_parts(message: Message) -> Iterator[str]:
+def call_parts(message: Message) -> Iterator[str]:
     """Names, argument names and argument texts of all tool calls of a message."""
     calls = message.get("tool_calls")
     for call in calls if isinstance(calls, list | tuple) else ():

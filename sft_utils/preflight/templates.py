@@ -141,7 +141,10 @@ def unknown_stop(record: RunRecord) -> Iterator[Finding]:
                 f"{name(token)!r} ({token}), but serving stops at {name(sorted(stops))}",
                 where=where,
                 fix=f"add {token} to generation_config.eos_token_id, set "
-                f"tokenizer.eos_token = {name(token)!r} and save both with the model",
+                f"tokenizer.eos_token = {name(token)!r} and save both with the model"
+                if final
+                else f"train the last answer of each row only (turns='last'); let serving stop at "
+                f"{token} only if it never stands inside an answer",
                 why=why,
                 row=row,
                 turn=None if row is None else message,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sft_utils.errors import TemplateError
-from sft_utils.masks import chat
+from sft_utils.masks import chat, rendering
 
 FOLDER = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
 TEMPLATES = sorted(p.stem for p in FOLDER.glob("*.jinja"))
@@ -149,6 +149,53 @@ def test_a_tool_call_is_trained_from_the_header_to_its_end(served, name):
     assert said(tokenizer, truth, answer).startswith("Rain.")
 
 
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}[/INST]"
+    "{% elif m.tool_calls %}[TOOL_CALLS] [{% for c in m.tool_calls %}{{ c.function|tojson }}"
+    "{% endfor %}]{{ eos_token }}{% elif m.role == 'tool' %}"
+    "[TOOL_RESULTS] {{ {'content': m.content}|tojson }}[/TOOL_RESULTS]"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+"""The layout of Mistral-7B-v0.3: no header before an answer but a space, none before a call."""
+
+
+@pytest.fixture(scope="module")
+def mistral(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    marks = ("INST", "/INST", "TOOL_CALLS", "TOOL_RESULTS", "/TOOL_RESULTS")
+    other.add_special_tokens({"extra_special_tokens": [f"[{mark}]" for mark in marks]})
+    other.chat_template = MISTRAL
+    return other
+
+
+def test_a_second_call_begins_behind_the_result_of_the_first(mistral):
+    second = {**CALL, "function": {"name": "look_up", "arguments": {"a": "Rome"}}}
+    rows = [*TOOLS[:3], {"role": "assistant", "content": "", "tool_calls": [second]},
+            {**TOOLS[2], "content": "clear sky"}, TOOLS[3]]  # fmt: skip
+    truth = chat.oracle(mistral, rows)
+    one, two, answer = (said(mistral, truth, t) for t in truth.turns)
+    assert one.startswith("[TOOL_CALLS]")
+    assert two.startswith("[TOOL_CALLS]")
+    assert ("Oslo" in one, "Rome" in two) == (True, True)
+    assert answer.strip() == "Rain."
+    trained = mistral.decode([i for i, m in zip(truth.ids, truth.mask, strict=True) if m])
+    assert "rain" not in trained
+    assert "clear" not in trained
+
+
+def test_space_alone_is_no_header(mistral):
+    assert rendering.shape(mistral, CHAT, {}).headers == ("[/INST]",)
+
+
+@pytest.mark.parametrize(("name", "content"), [("gemma4", "Let me check."), ("diffusion_gemma", ""),
+                                               ("diffusion_gemma", "Let me check.")])  # fmt: skip
+def test_results_inside_an_answer_are_never_demanded(served, name, content):
+    """These templates write the result of a tool into the turn of the model."""
+    rows = [TOOLS[0], {**TOOLS[1], "content": content}, *TOOLS[2:]]
+    with pytest.raises(TemplateError, match=r"message 1: the result of a tool \(message 2\)"):
+        chat.oracle(served(name), rows)
+
+
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "glm4moe_training", "nemotron_3_nano"])
 def test_a_tool_call_without_content(served, name):
     rows = [{**m, "content": None} if m.get("tool_calls") else m for m in TOOLS]
@@ -208,6 +255,18 @@ def test_constant_text_may_be_trained_or_not(served):
     truth = chat.oracle(tokenizer, CHAT[:2])
     free = [i for i, f in zip(truth.ids, truth.free, strict=True) if f]
     assert tokenizer.decode(free) == "<think>\n\n</think>\n\n\n"
+    assert not any(m and f for m, f in zip(truth.mask, truth.free, strict=True))
+
+
+def test_what_stands_between_an_answer_and_its_stop_token_is_trained(tokenizer):
+    other = copy.copy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }} {{ eos_token }}\n{% endfor %}"
+    )
+    truth = chat.oracle(other, CHAT[:2])
+    (turn,) = truth.turns
+    assert other.decode(truth.ids[turn.end : turn.stop]) == " "
+    assert truth.mask[turn.start : turn.stop + 1] == [1] * (turn.stop + 1 - turn.start)
     assert not any(m and f for m, f in zip(truth.mask, truth.free, strict=True))
 
 

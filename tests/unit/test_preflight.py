@@ -1,6 +1,7 @@
 """Every fault is named, and a healthy trainer is left alone."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -107,6 +108,58 @@ def test_truncation_and_lost_rows(run, rows, conversations):
     assert ids(run(rows[:-1])) == ["P3"]
     assert ids(run([rows[0]] * len(rows))) == ["P3", "P7"], "one row trained again and again"
     assert ids(run([*rows, rows[0]])) == ["P7"]
+
+
+def test_the_share_of_one_rank_is_not_counted(tokenizer, rows, conversations):
+    """Under torchrun the loader yields a part of the rows, and repeats some to fill batches."""
+    share = Trainer(None, [masking.collate([*rows[::2], rows[0]], 0)])
+    for world, expected in ((2, []), (1, ["P3", "P7"])):
+        share.args = SimpleNamespace(world_size=world)
+        assert ids(preflight.check(share, conversations, tokenizer, stages=("batches",))) == expected
+    bad = [{**r, "labels": r["input_ids"]} for r in rows[::2]]
+    share = Trainer(None, [masking.collate(bad, 0)])
+    share.args = SimpleNamespace(world_size=2)
+    assert ids(preflight.check(share, conversations, tokenizer, stages=("batches",))) == ["M1"]
+
+
+def test_a_batch_that_is_not_full_may_be_dropped(tokenizer, rows, conversations):
+    for lost, dropped, expected in ((1, True, []), (2, True, ["P3"]), (1, False, ["P3"])):
+        kept = rows[: len(rows) - lost]
+        batches = [masking.collate(kept[i : i + 2], 0) for i in range(0, len(kept), 2)]
+        trainer = Trainer(None, batches)
+        trainer.args = SimpleNamespace(dataloader_drop_last=dropped)
+        found = preflight.check(trainer, conversations, tokenizer, stages=("batches",))
+        assert ids(found) == expected, (lost, dropped)
+
+
+def test_rows_that_end_with_their_stop_token(run, rows):
+    """Without the line break that is served behind it, nothing that is trained is missing."""
+    short = [{k: v[:-1] for k, v in r.items()} for r in rows]
+    assert run(short) == []
+    assert ids(run(short[:-1])) == ["P3"]
+    assert ids(run([*short, rows[0]])) == ["P7"]
+    mute = [{**r, "labels": [*r["labels"][:-1], -100]} for r in short]
+    assert ids(run(mute)) == ["M7"]
+
+
+def test_a_token_between_answer_and_stop_token_must_be_trained(tokenizer, tiny, conversations):
+    """As in Llama 2, where a space stands there: the model has to write it before it can stop."""
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }} {{ eos_token }}"
+        "{% else %}[INST] {{ m.content }} [/INST]{% endif %}{% endfor %}"
+    )
+    declared = [[{"role": "user", "content": f"What is {i}?"},
+                 {"role": "assistant", "content": f"The number {i}."}] for i in range(4)]  # fmt: skip
+    encoded = [masking.assistant_labels(other, c, max_length=400) for c in declared]
+    assert other.convert_ids_to_tokens(encoded[0]["input_ids"][-3:]) == [".", "Ġ", "<|im_end|>"]
+    holes = [{**r, "labels": [*r["labels"][:-2], -100, r["labels"][-1]]} for r in encoded]
+    for part, expected in ((encoded, []), (holes, ["M7"])):
+        trainer = Trainer(tiny, [masking.collate(part, 0)])
+        found = preflight.check(trainer, declared, other, stages=("batches",))
+        assert ids(found) == expected
+    assert "' ' between the answer and its stop token" in found[0].what
+    assert found[0].count == 4
 
 
 def test_rows_that_are_wrapped_around(run, rows):

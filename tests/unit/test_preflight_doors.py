@@ -168,6 +168,28 @@ def test_a_sample_of_cut_rows_stays_a_sample(watched, rows, tokenizer):
     assert [len(b["input_ids"]) for b in watched[0][1]] == [3]
 
 
+@pytest.mark.parametrize("as_dataset", [True, False])
+def test_a_sample_has_the_columns_that_the_loader_has(rows, tokenizer, tiny, tmp_path, as_dataset):
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+
+    def strict(part):
+        assert all(set(row) == {"input_ids", "labels"} for row in part), "a column nobody takes"
+        return masking.collate(part, 0)
+
+    more = [{**row, "ticket": f"T{i}"} for i, row in enumerate(rows)]
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    trainer = Trainer(model=tiny, args=arguments, data_collator=strict,
+                      train_dataset=Dataset.from_list(more) if as_dataset else more)  # fmt: skip
+    for limit in (None, 3):
+        assert preflight.check(trainer, CHATS, tokenizer, stages=("batches",), limit=limit) == []
+    raw = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True,
+                            remove_unused_columns=False)  # fmt: skip
+    trainer.args = raw
+    with pytest.raises(AssertionError, match="a column nobody takes"):
+        preflight.check(trainer, CHATS, tokenizer, stages=("batches",), limit=3)
+
+
 def test_the_steps_of_a_run_are_those_of_all_its_rows(rows, tokenizer):
     """A warmup of 5 steps is most of a sample of four rows, and a tenth of the run."""
     chats, many = CHATS * 10, rows * 10

@@ -205,6 +205,34 @@ def test_stop_list(merge, tokenizer):
     assert "<|endoftext|>" in only(other, "S3").what
 
 
+def test_the_end_of_earlier_answers_need_not_stop(tokenizer, chats, tmp_path):
+    """gpt-oss ends earlier answers with <|end|>, which also ends thoughts: no token to stop at."""
+    other = copy.deepcopy(tokenizer)
+    other.add_special_tokens({"extra_special_tokens": ["<|end|>", "<|return|>"]})
+    other.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+        "{{ '<|return|>' if loop.last and m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    end, final = other.convert_tokens_to_ids(["<|end|>", "<|return|>"])
+
+    def found(stops, **changes):
+        (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stops}))
+        one = RunRecord(tokenizer=other, conversations=chats, export=tmp_path)
+        return [*exported.stop_list(one.change(**changes))]
+
+    (finding,) = found([final])
+    assert finding.severity == "WARN"
+    assert "earlier answers" in finding.what
+    assert str(end) not in finding.fix
+    assert found([final], turns="last") == []
+    assert found([final], conversations=chats[:1]) == []
+    assert found([final, end]) == []
+    (finding,) = found([end])
+    assert finding.severity == "FAIL"
+    assert f"[{end}, {final}]" in finding.fix
+
+
 @pytest.mark.parametrize(
     "tail", ["<|im_end|>\n<|im_start|>user\nMore?", "\nuser\nMore?", "<|im_end|> x"]
 )

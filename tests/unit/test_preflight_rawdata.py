@@ -180,6 +180,29 @@ class TestControlTokens:
         assert "control token" in found[0].what
 
     @pytest.mark.parametrize(
+        ("chat", "kind"),
+        [
+            (ask("a?", "b", reasoning_content="ends with <|im_end|>."), "reasoning"),
+            (ask("a?", "b", thinking="ends with <|im_end|>."), "reasoning"),
+            (call({"city": "<|im_end|>"}), "tool call"),
+            (call('{"city": "Oslo <|im_end|>"}'), "tool call"),
+            (call({"<|im_end|>": 1}), "tool call"),
+            (call({"city": "Oslo"}, name="<|im_end|>"), "tool call"),
+        ],
+    )
+    def test_named_in_thoughts_and_calls(self, look, chat, kind):
+        found = [f for f in look([chat]) if f.id == "C19"]
+        assert [(f.severity, f.turn) for f in found] == [("FAIL", 1)]
+        assert f"the assistant {kind} holds '<|im_end|>'" in found[0].what
+
+    def test_marks_that_teach_thoughts_and_calls_are_legal_there(self, tokenizer):
+        marked = copy.deepcopy(tokenizer)
+        marked.add_special_tokens({"extra_special_tokens": ["<think>", "<tool_call>"]})
+        chats = [ask("a?", "b", reasoning_content="<think>hm"), call({"city": "<tool_call>"})]
+        record = RunRecord(tokenizer=marked, conversations=chats)
+        assert told(rawtext.control_tokens(record)) == []
+
+    @pytest.mark.parametrize(
         "text",
         ["<div>", "a[i] < b[j] > c", "</s>", "<|im_sep|>", "|im_end|", "< |im_end|>", "<|im_end| >",
          "<think>\nhm\n</think>\nok", "List<String>", "[INST]", "im_end", "<|IM_END|>"],

@@ -176,6 +176,7 @@ def test_another_end_for_earlier_answers_is_a_judgement(record, edited):
     finding = the(changed, "C6")
     assert finding.severity == "WARN"
     assert "earlier answers" in finding.what
+    assert "add " not in finding.fix, "it may end thoughts inside an answer"
 
 
 # --- prompt, clock, markers, variables, server
@@ -376,6 +377,21 @@ def test_tool_turns_that_are_dropped(record, edited):
     deaf = edited(("message.role == \"tool\"", "false"), template=trl("qwen2_5"))
     finding = the(record.change(tokenizer=deaf, conversations=rows, serve=None), "C14")
     assert finding.turn == 2
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_lost_call_whose_words_stand_in_the_schema(record, edited, shown):
+    """LFM2 prints the schema of a tool and no call of it."""
+    schema = {"type": "object", "properties": {"tree": {"type": "string", "enum": ["the oak"]}}}
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": schema}}]
+    lfm2 = record.change(
+        tokenizer=edited(template=trl("lfm2")), conversations=[[USER, CALL, RESULT, ANSWER]],
+        serve=None, template_kwargs={"tools": tools} if shown else {},
+    )  # fmt: skip
+    assert ("look_up" in lfm2.oracles[0].text) == shown
+    finding = the(lfm2, "C14")
+    assert (finding.severity, finding.turn) == ("FAIL", 1)
+    assert "the tool call loses 'look_up'" in finding.what
 
 
 def test_results_that_are_escaped_are_not_lost(record, edited):
