@@ -1,7 +1,8 @@
 """Where a tool call stands that no plain answer can stand for.
 
-Such a call has no content that a sentinel could replace. It begins where the prompt ends that is
-served for it, and reaches up to what closes its turn. The result of a tool is never a part of it.
+A template may write another header or another end for a call than for an answer, or something else
+behind it. Such a call begins where the prompt ends that is served for it, and reaches up to what
+closes its turn. The result of a tool is never a part of it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 from sft_utils.errors import TemplateError
 from sft_utils.masks.rendering import SENTINEL, Message, Served, with_content
 
-SPEAKERS = frozenset({"system", "developer", "user", "assistant"})
+SPEAKERS = ("system", "developer", "user", "assistant")
 """Roles that are no tool; data names tools in many ways."""
 
 

@@ -1,10 +1,9 @@
 """What the trainer really trains on: its batches, after the collator, beside the oracle.
 
-A trained row is first looked up among the conversations as they are served. If it is there, its
-labels are judged (`labels`); if not, the nearest conversation says what happened to it, the first
-that fits:
+A trained row is first looked up among the conversations as they are served. If it is there, with
+or without the template's text behind its last stop token, its labels are judged (`labels`); if
+not, the nearest conversation says what happened to it, the first that fits:
 
-0. a conversation without text of the template behind its last stop token: it is that conversation
 1. a conversation that ends too early: P1; one with more stop tokens behind it: C4
 2. several conversations in one row that nothing separates: P5, and P6 if one of them is cut
 3. a conversation without its beginning: P8, or P6 if rows are packed

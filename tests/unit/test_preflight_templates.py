@@ -489,7 +489,8 @@ def test_legal_rows(record, name):
 
 ODD = [[], None, "text", [None], [{"content": "x"}], [{"role": ["x"], "content": {"a": 1}}, ANSWER],
        [{"role": "user"}, {"role": "assistant"}], [USER, {"role": "assistant", "content": None}],
-       [USER, {"role": "assistant", "tool_calls": [3, {"function": "f"}]}, {"role": "tool"}]]  # fmt: skip
+       [USER, {"role": "assistant", "tool_calls": [3, {"function": "f"}]}, {"role": "tool"}],
+       [{"role": ["x"], "content": "a"}, CALL, {"role": {"x": 1}, "content": "b"}, ANSWER]]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ODD)
