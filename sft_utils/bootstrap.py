@@ -180,10 +180,18 @@ def remove(given: str) -> None:
         target.rmdir()
 
 
+def works(python: Path) -> bool:
+    """Whether the environment's Python starts and has pip: the system's may have been exchanged."""
+    try:
+        probe = [str(python), "-c", "import pip"]
+        return not subprocess.run(probe, capture_output=True, check=False).returncode
+    except OSError:  # absent, or nothing that can be started
+        return False
+
+
 def create(target: Path, python: Path) -> None:
     """Create the environment, or repair one that was left half-built (no pip)."""
-    probe = [str(python), "-m", "pip", "--version"]
-    if python.exists() and not subprocess.run(probe, capture_output=True, check=False).returncode:
+    if works(python):
         return
     check_erasable(target)
     print(f"setup: creating {target.name} with Python {platform.python_version()}", flush=True)
@@ -232,7 +240,7 @@ def main() -> None:
     if (target / "conda-meta").is_dir():
         # A conda environment (GPU) has its own CUDA torch: never install over it.
         link_checkout(python)
-    elif not (python.exists() and stamp.exists() and stamp.read_text() == digest):
+    elif not (stamp.exists() and stamp.read_text() == digest and works(python)):
         check_machine()
         stamp.unlink(missing_ok=True)
         create(target, python)

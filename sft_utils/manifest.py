@@ -13,6 +13,7 @@ from typing import Any
 from sft_utils.artifacts import ROOT, sha256_file, sha256_files, sha256_json
 
 LOCK = ROOT / "requirements" / "cpu.lock"
+GPU_PINS = ROOT / "environment.yml"
 
 PACKAGES = (
     "accelerate", "bitsandbytes", "datasets", "evaluate", "jsonschema", "numpy", "peft", "rensa",
@@ -27,12 +28,14 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def locked_versions() -> dict[str, str]:
-    """Installed versions of every package that the lock names: any of them can change a number.
+    """Installed versions of every package that we pin: any of them can change a number.
 
-    Read once per process (0.1 s). What is installed later is seen by the next one.
+    Those of the lock, and those that only the GPU environment has: absent on a CPU, they change
+    no hash there. Read once per process (0.1 s). What is installed later is seen by the next one.
     """
     pins = re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return _installed(pins)
+    more = re.findall(r"^ +- ([\w.-]+)==", GPU_PINS.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return _installed(dict.fromkeys([*pins, *more]))
 
 
 def _installed(names: Iterable[str]) -> dict[str, str]:

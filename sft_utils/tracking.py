@@ -24,7 +24,9 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
 
     Args:
         report_to: "wandb", "mlflow" or "none".
-        config: Recorded with the run; the manifest belongs in it.
+        config: Recorded with the run; the manifest belongs in it. Blocks of one "run_id" add to
+            one run; with an "arm", those of the same arm do: each has settings and curves of
+            its own.
     Yields:
         The wandb run, something with the same `log` and `summary` on MLflow, or None.
     Raises:
@@ -45,9 +47,9 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
     folder.mkdir(parents=True, exist_ok=True)
     tracker = wandb.init(
         project="sft-notebooks",
-        id=config.get("run_id"),  # a later block with the same id adds to the same run
+        id=_identity(config),  # a later block with the same id adds to the same run
         resume="allow",
-        name=f"{run.notebook}-{run.profile.name}",
+        name=_title(run, config),
         dir=str(folder),
         mode=os.environ.get("WANDB_MODE", "offline"),
         config=config,
@@ -59,6 +61,16 @@ def tracked(run: Any, report_to: str, config: dict[str, Any]) -> Iterator[Any]:
         yield tracker
     finally:
         tracker.finish()
+
+
+def _identity(config: Mapping[str, Any]) -> str | None:
+    run_id, arm = config.get("run_id"), config.get("arm")
+    return f"{run_id}-{arm}" if run_id and arm else run_id
+
+
+def _title(run: Any, config: Mapping[str, Any]) -> str:
+    arm = [str(config["arm"])] if config.get("arm") else []
+    return "-".join([run.notebook, run.profile.name, *arm])
 
 
 class _OnMlflow:
@@ -111,7 +123,7 @@ def _chosen_run(
     mlflow: Any, run: Any, config: dict[str, Any], folder: Path | None
 ) -> dict[str, Any]:
     """What to open: as with wandb, a later block with the same id adds to the same run."""
-    name, ours = "sft-notebooks", str(config.get("run_id", ""))
+    name, ours = "sft-notebooks", _identity(config) or ""
     if mlflow.get_experiment_by_name(name) is None:
         files = (folder / "files").as_uri() if folder else None
         mlflow.create_experiment(name, artifact_location=files)
@@ -121,7 +133,7 @@ def _chosen_run(
     )
     if ours and earlier:
         return {"run_id": earlier[0].info.run_id}
-    return {"run_name": f"{run.notebook}-{run.profile.name}", "tags": {"run_id": ours}}
+    return {"run_name": _title(run, config), "tags": {"run_id": ours}}
 
 
 def log_summary(tracker: Any, metrics: dict[str, dict[str, Any]]) -> None:

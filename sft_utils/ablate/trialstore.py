@@ -5,10 +5,12 @@ versions, budget), so that a finished trial is read instead of repeated, and a k
 where it was.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -80,12 +82,18 @@ class Store:
         return self.folder / f"{trial_id(trial, self.context)}.json"
 
     def get(self, trial: Trial) -> Result | None:
-        """The result of a finished trial; a file that is not readable or lies is no result."""
+        """The result of a finished trial; a file that is not readable or lies is no result.
+
+        It is touched: whoever asks afterwards sees which trials a run did not have to train.
+        """
         try:
             found = read_json(self.path(trial))
         except (OSError, ValueError):
             return None
         same = isinstance(found, dict) and found.get("trial") == dataclasses.asdict(trial)
+        if same:
+            with contextlib.suppress(OSError):  # a folder of somebody else's
+                os.utime(self.path(trial))
         return found if same else None
 
     def run(

@@ -123,7 +123,11 @@ def guard_nf4(model: Any) -> int:
 
 
 def weights_hash(profile: Profile) -> str:
-    """Identity of the base weights: over the files for a directory, id and revision for a hub."""
+    """Identity of the base weights: over the files for a directory, id and revision for a hub.
+
+    The JSON files of a directory count (the same weights compute something else with another
+    rope_theta); those of a model with our stamp are made by one recipe, and its weights say all.
+    """
     source, revision = model_source(profile)
     path = Path(source)
     if not path.is_dir():
@@ -131,7 +135,8 @@ def weights_hash(profile: Profile) -> str:
     if (path / STAMP).exists():
         files = json.loads((path / STAMP).read_text(encoding="utf-8"))["files"]
         return sha256_json(sorted((k, v) for k, v in files.items() if k.endswith(".safetensors")))
-    return sha256_json(sorted((p.name, sha256_file(p)) for p in path.glob("*.safetensors")))
+    files = [*path.glob("*.safetensors"), *path.glob("*.json")]
+    return sha256_json(sorted((p.name, sha256_file(p)) for p in files))
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

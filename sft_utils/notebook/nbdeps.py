@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import read_json, sha256_file, sha256_json, sha256_text
+from sft_utils.artifacts import given_path, read_json, sha256_file, sha256_json, sha256_text
 from sft_utils.config import PROFILES, cpu_threads
-from sft_utils.errors import RunnerError
+from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.manifest import locked_versions
 from sft_utils.notebook.nbsource import NAME, Layout, notebook_names, read_source
 
@@ -89,9 +89,9 @@ def state_hash(
     """One hash over all that decides a notebook's result; equal means "unchanged".
 
     Counted: the notebook's source, the modules and data files it reaches, the versions of all
-    packages of the lock, the results of the notebooks it reads without their times, the profile,
-    the parameters, the files parameters point at, and the number of threads on a CPU, which
-    decides last digits.
+    packages of the lock, a base model that is a folder of the user's, the results of the notebooks
+    it reads without their times, the profile, the parameters, the files parameters point at, and
+    the number of threads on a CPU, which decides last digits.
 
     Args:
         layout: Where things are.
@@ -107,19 +107,43 @@ def state_hash(
         path = layout.run_file(name, profile, ".json")
         upstream[name] = _said(read_json(path)) if path.is_file() else None
     named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
+    model = layout.root / PROFILES[profile].model  # else a pinned one, which cannot change
+    weights = {str(f.relative_to(model)): _content(f) for f in _files(model)}
     return sha256_json(
         {
             "source": sha256_text(read_source(layout, notebook)),
             "modules": {m: sha256_file(package / f"{m}.py") for m in deps.modules},
-            "data": {str(p.relative_to(layout.root)): sha256_file(p) for p in deps.data},
+            "data": _hashes(layout, deps),
             "packages": {"python": platform.python_version(), **locked_versions()},
             "upstream": upstream,
             "profile": profile,
             "threads": None if PROFILES[profile].is_gpu else threads or cpu_threads(),
             "params": dict(params),
             "param_files": {str(f): _content(f) for p in named for f in _files(p)},
+            **({"base_model": weights} if weights else {}),
         }
     )
+
+
+def data_hashes(layout: Layout, notebook: str) -> dict[str, str]:
+    """Data file, relative to the repository -> hash of its content, of all a notebook reaches."""
+    return _hashes(layout, dependencies(layout, notebook))
+
+
+def _hashes(layout: Layout, deps: Dependencies) -> dict[str, str]:
+    return {str(p.relative_to(layout.root)): _sha256(p) for p in deps.data}
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    reason = error.strerror or str(error)
+    return ConfigError(f"{given_path(path)} cannot be read: {reason}. Check its permissions.")
 
 
 def _said(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +233,7 @@ def _files(path: Path) -> list[Path]:
             return [path]
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
-            raise
+            raise _unreadable(path, error) from error
         return []  # a long parameter, such as a mapping of columns, is no path
     if not path.is_dir():
         return []
@@ -220,4 +244,4 @@ def _content(path: Path) -> str:
     stat = path.stat()
     if stat.st_size > 1 << 28:  # a model of the user's: reading it all costs minutes
         return f"{stat.st_size} bytes at {stat.st_mtime_ns}"
-    return sha256_file(path)
+    return _sha256(path)

@@ -182,7 +182,17 @@ def check_recordable(runs: Sequence[Run]) -> None:
 
 
 def record(layout: Layout, chain: Chain, profile: str) -> Path:
-    """Write how long the whole chain took, for README's table. All notebooks must have run."""
+    """Write how long the whole chain took, for README's table. All notebooks must have run.
+
+    Raises:
+        RunnerError: One of them found work done, so the time is not that of the whole.
+    """
+    partly = [o.notebook for o in chain.outcomes if o.result.get("continued")]
+    if partly:
+        raise RunnerError(
+            f"not recorded: {', '.join(partly)} went on from what an earlier run had stored. "
+            f"Remove outputs/runs/{profile}/NOTEBOOK/trials (if it is there), then run all again"
+        )
     path = layout.chains / f"{profile}-{chain.jobs}.json"
     first = chain.outcomes[0].result
     facts = {

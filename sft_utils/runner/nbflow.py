@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import read_json, sha256_path, storage_error, write_json
+from sft_utils.artifacts import read_json, sha256_json, sha256_path, storage_error, write_json
 from sft_utils.config import PROFILES, cpu_threads
 from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.formats import aligned, clock, interval, number
-from sft_utils.notebook.nbdeps import state_hash
+from sft_utils.notebook.nbdeps import data_hashes, state_hash
 from sft_utils.notebook.nbparams import Scalar, convert, defaults, split
 from sft_utils.notebook.nbsource import Layout, build, parse, read_source
 from sft_utils.notebook.readme import checks_passed
+from sft_utils.runner.leftovers import stored_work, taken_up
 from sft_utils.runner.nbexec import OWN_FILE, execute, repeat_command
 from sft_utils.runner.nbprogress import HEARTBEAT_S, say
 
@@ -93,18 +94,22 @@ def read_state(layout: Layout, notebook: str, profile: str) -> Mapping[str, Any]
     """The state a successful run left; empty if there is none or a part of it is gone.
 
     The files it handed on are a part: the notebook that misses one names the command of this one.
+    So is its result: a notebook run by hand writes into the same file, and is another run.
     """
     state, said, ran = (
         layout.run_file(notebook, profile, s) for s in (".state.json", ".json", ".ipynb")
     )
     if not (state.is_file() and said.is_file() and ran.is_file()):
         return {}
+    recorded, result = read_json(state), read_json(said)
+    if recorded.get("result_sha256", sha256_json(result)) != sha256_json(result):
+        return {}  # states without the field are of runs from before it was recorded
     folder = layout.run_file(notebook, profile, "")
-    for entry in read_json(said).get("files", {}).values():
+    for entry in result.get("files", {}).values():
         path = folder / Path(entry["path"]).name  # as artifacts.handed_file reads it
         if not path.exists() or sha256_path(path) != entry["sha256"]:
             return {}
-    return read_json(state)
+    return recorded
 
 
 def is_fresh(run: Run) -> bool:
@@ -131,7 +136,8 @@ def run_one(
 
     Wall time and peak memory are written into the notebook's result file, which must exist
     when it ends; leftovers of an earlier run are removed first, and what a failed run had saved
-    is set aside (`set_aside`), so that it can never be mistaken for a finished one.
+    is set aside (`set_aside`), so that it can never be mistaken for a finished one. A run that
+    went on from stored work of an earlier one says so ("continued"): its time is not the work's.
 
     Args:
         run: What to run.
@@ -152,7 +158,9 @@ def run_one(
     expected = expected_s(run.layout, run.notebook, run.profile)
     takes = "unknown" if expected is None else f"about {clock(expected)}"
     show(f"{run.notebook} [{run.profile}] expected time: {takes}")
-    before = _hash(run)
+    before, data = _hash(run), data_hashes(run.layout, run.notebook)
+    folder = run.layout.run_file(run.notebook, run.profile, "")
+    stored = stored_work(folder)
     for suffix in SUFFIXES:
         run.layout.run_file(run.notebook, run.profile, suffix).unlink(missing_ok=True)
     nb = build(run.layout, run.notebook, models)
@@ -178,17 +186,20 @@ def run_one(
             f"{run.notebook} ran to its end but wrote no {result_file.name}. Its checkpoint cell "
             f"must save the result (artifacts.result_path). Repeat: {repeat}"
         )
+    continued = taken_up(folder, stored)
     result = read_json(result_file) | {
         "wall_s": round(cost.wall_s, 1),
         "peak_rss_gib": round(cost.peak_rss_gib, 3),
         "at_once": at_once,
         **({} if PROFILES[run.profile].is_gpu else {"threads": cpu_threads()}),
+        **({"continued": True} if continued else {}),
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     write_json(result_file, result)
-    if at_once == 1:  # what took its share of a machine says little about the next run alone
+    # What took its share of a machine, or found work done, says little about the next run alone.
+    if at_once == 1 and not continued:
         _record_time(run, cost.wall_s)
-    _record_state(run, before, cost.wall_s)
+    _record_state(run, before, cost.wall_s, result, data)
     show(f"{run.notebook} [{run.profile}] done in {clock(cost.wall_s)}")
     return Outcome(notebook=run.notebook, status="ok", wall_s=cost.wall_s, result=result)
 
@@ -209,12 +220,20 @@ def _record_time(run: Run, wall_s: float) -> None:
     write_json(times_file, times | {run.notebook: round(wall_s, 1)})
 
 
-def _record_state(run: Run, state: str, wall_s: float) -> None:
+def _record_state(
+    run: Run, state: str, wall_s: float, result: Mapping[str, Any], data: Mapping[str, str]
+) -> None:
     """Written last of all: it makes the run count as finished."""
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(
         run.layout.run_file(run.notebook, run.profile, ".state.json"),
-        {"state_hash": state, "finished": finished, "wall_s": round(wall_s, 1)},
+        {
+            "state_hash": state,
+            "finished": finished,
+            "wall_s": round(wall_s, 1),
+            "result_sha256": sha256_json(result),
+            "data": dict(data),  # alone, for those who ask what of it has changed
+        },
     )
 
 

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from nbformat import NotebookNode
 from sft_utils.artifacts import read_json, sha256_json, write_json, write_text
 from sft_utils.config import PROFILES, THREADS
 from sft_utils.errors import RunnerError
-from sft_utils.notebook.nbdeps import dependencies, upstream_closure
+from sft_utils.notebook.nbdeps import data_hashes, dependencies, upstream_closure
 from sft_utils.notebook.nbsource import (
     Layout,
     build,
@@ -20,6 +22,8 @@ from sft_utils.notebook.nbsource import (
     code_sha256,
     notebook_names,
     outputs_sha256,
+    parse,
+    read_source,
 )
 from sft_utils.runner.nbflow import Run, is_fresh, repeat_command
 from sft_utils.runner.nbverify import (
@@ -114,9 +118,10 @@ def publish(
     Returns:
         The files written, relative to the repository.
     Raises:
-        RunnerError: A run is missing, stale, shared the machine with another notebook, had
-            another number of threads or files that are not committed, or ran with other
-            parameters than the defaults, or its notebook holds something `verify` refuses.
+        RunnerError: A run is missing, stale, shared the machine with another notebook, went on
+            from stored work, had another number of threads or files that are not committed, or
+            ran with other parameters than the defaults; what it reads ran with other code cells
+            or data; or its notebook holds something `verify` refuses.
     """
     ready: dict[str, NotebookNode] = {}
     results: dict[str, dict[str, Any]] = {}
@@ -161,23 +166,56 @@ def _unfit_runs(layout: Layout, notebook: str, profile: str) -> list[str]:
         if name != notebook and committed.is_file() and result == read_json(committed):
             continue  # put back from the published results, which anybody can do
         why = _unfit(result)
+        if not why and name != notebook:
+            why = _outdated(layout, name, profile)
         if why:
             what = "it" if name == notebook else f"{name}, which it reads,"
             command = f"{repeat_command(name, profile, {})} FORCE=1"
+            trials = layout.run_file(name, profile, "") / "trials"
+            if result.get("continued") and trials.is_dir():  # FORCE leaves them
+                command = f"rm -r {_shown(layout, trials)} && {command}"
             found.append(f"{notebook}: {what} ran {why}. Run: {command}")
     return found
 
 
+def _shown(layout: Layout, path: Path) -> str:
+    return shlex.quote(os.path.relpath(path, layout.root))
+
+
+def _outdated(layout: Layout, notebook: str, profile: str) -> str:
+    """What decides a result and is no longer what ran: code cells or files below data/.
+
+    Words and modules may have changed since. Most such changes move no number, and refusing them
+    would mean to run everything again before one notebook can be published (`verify` notes
+    them). Only what is recorded can be compared: runs of old have no hashes of their data.
+    """
+    ran = layout.run_file(notebook, profile, ".ipynb")
+    source = parse(read_source(layout, notebook), notebook)
+    if ran.is_file() and code_sha256(nbformat.read(ran, as_version=4)) != code_sha256(source):
+        return "with other code cells than its source holds now"
+    state = layout.run_file(notebook, profile, ".state.json")
+    recorded = read_json(state).get("data", {}) if state.is_file() else {}
+    today = data_hashes(layout, notebook)
+    changed = [p for p in sorted(recorded) if today.get(p, recorded[p]) != recorded[p]]
+    changed = [p for p in changed if p.startswith("data/")]  # benchmarks are measured again
+    return f"before {changed[0]} was changed" if changed else ""
+
+
 def _unfit(result: dict[str, Any]) -> str:
-    """How a run differs from what is published: alone, default threads, committed files."""
-    beside, threads = result.get("at_once", 1), result.get("threads", THREADS)
+    """How a run differs from what is published: alone, whole, default threads, committed files."""
+    beside, threads = result.get("at_once"), result.get("threads")
     git = result.get("manifest", {}).get("git", {})
+    is_gpu = PROFILES[result["profile"]].is_gpu
+    if beside is None or (threads is None and not is_gpu):
+        return "by hand or long ago: it does not say beside what and with how many threads"
     if beside > 1:
         return (
             f"with {beside} notebooks at a time; its time and its last digits are not those of a "
             "run alone"
         )
-    if threads != THREADS and not PROFILES[result["profile"]].is_gpu:
+    if result.get("continued"):
+        return "on from what an earlier run had stored; its time is not that of the work"
+    if threads != THREADS and not is_gpu:
         return (
             f"with SFT_THREADS={threads}, published numbers are of {THREADS} threads: last digits "
             "differ. Unset it"

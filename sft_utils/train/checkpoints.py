@@ -1,9 +1,17 @@
 """The folder of a training run: whose it is, and how far it came."""
 
+import dataclasses
+import enum
+import hashlib
 import json
+import os
+import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from sft_utils.artifacts import sha256_json
 from sft_utils.errors import ConfigError
 
 IDENTITY = "identity.json"
@@ -11,6 +19,68 @@ IDENTITY = "identity.json"
 
 COMPLETE = "complete.json"
 """Written when a training run has ended; a folder without it is resumed."""
+
+
+NO_PART = re.compile(
+    r"_|log_|logging_|save_|hub_|push_to_hub|trackio_|report_to$|run_name$|project$|disable_tqdm$|"
+    r"local_rank$|resume_from_|base_model_name_or_path$|debug$|skip_memory|dataset_num_proc$|"
+    r"dataloader_(num_w|pin|pers|pref)|.*_(dir|path|token)$"
+)
+"""Settings that decide no weight, or that another process may have otherwise: places, names of
+runs, logging, when to save, how many workers load data."""
+
+
+ROW_PART = re.compile(r"(ids|labels?|masks?)$")
+
+
+def recipe(trainer: Any) -> dict[str, str]:
+    """Hashes of what a trainer would train with: settings, adapter and rows.
+
+    A run id covers code in files. A cell that was edited in an open notebook, and never saved,
+    shows only here. The same script started again must give the same hashes.
+    """
+    model, args = getattr(trainer, "model", None), getattr(trainer, "args", None)
+    settings = args if dataclasses.is_dataclass(args) else getattr(args, "__dict__", {})
+    adapter = getattr(model, "peft_config", None) or {}
+    parts = {"settings": _plain(settings), "adapter": _plain(adapter)}
+    rows = _rows(getattr(trainer, "train_dataset", None))
+    return {name: sha256_json(part) for name, part in parts.items()} | {"rows": rows}
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON that is equal in every process: no order of a set, address or place.
+
+    Not by `to_dict` of settings: that of transformers changes what they hold.
+    """
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return "" if os.path.isabs(value) else value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if not NO_PART.match(str(k))}
+    if isinstance(value, set | frozenset):
+        return sorted(map(_plain, value), key=json.dumps)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    text = repr(value)
+    return type(value).__qualname__ if isinstance(value, Path) or " at 0x" in text else text
+
+
+def _rows(dataset: Any) -> str:
+    """Hash of token ids, labels and masks; of nothing where rows are streamed or made on demand."""
+    digest = hashlib.sha256()
+    columns = [c for c in getattr(dataset, "column_names", None) or [] if ROW_PART.search(c)]
+    if columns and hasattr(dataset, "__len__") and hasattr(dataset, "with_format"):
+        read = dataset.with_format(None).select_columns(sorted(columns))
+        for batch in read.iter(batch_size=500):
+            digest.update(json.dumps(batch, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 from sft_utils.artifacts import display_path, storage_error, write_json
 from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.model.generation import report_progress
-from sft_utils.train.checkpoints import COMPLETE, IDENTITY, clear, last_checkpoint
+from sft_utils.train.checkpoints import COMPLETE, IDENTITY, clear, last_checkpoint, recipe
 
 
 class StoppedEarlyError(SFTError):
@@ -284,7 +284,8 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
-        identity: What must be equal for a checkpoint to be continued (run id, rate, steps).
+        identity: What must be equal for a checkpoint to be continued (run id, rate, steps), beside
+            the trainer's own settings, adapter and rows (`checkpoints.recipe`).
     Returns:
         The step at which training began (0, or that of the checkpoint resumed from).
     Raises:
@@ -293,6 +294,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     """
     folder = Path(folder)
     mark = folder / IDENTITY
+    identity = {**identity, "recipe": recipe(trainer)}
     same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
     if (folder / COMPLETE).exists() or not same:
         clear(folder)

@@ -107,6 +107,17 @@ def seeds(n):
     return [dataclasses.replace(Trial(), seed=s) for s in range(n)]
 
 
+def test_a_trial_that_is_read_is_touched(tmp_path):
+    """The runner sees so that a run went on from stored work; trials of other code stay as they are."""
+    store = trialstore.Store(folder=tmp_path, context=CONTEXT)
+    store.run(seeds(2), made)
+    for path in tmp_path.iterdir():
+        os.utime(path, ns=(1, 1))
+    store.run(seeds(1), made)
+    assert store.path(seeds(2)[0]).stat().st_mtime_ns > 1
+    assert store.path(seeds(2)[1]).stat().st_mtime_ns == 1
+
+
 def test_a_finished_trial_costs_nothing(tmp_path):
     store, calls = trialstore.Store(folder=tmp_path, context=CONTEXT), []
 

@@ -253,6 +253,17 @@ def test_a_finished_environment_whose_python_is_gone_is_built_again(machine):
     assert machine.build(".venv")
 
 
+@pytest.mark.parametrize("text", ["#!/bin/sh\nexit 127\n", "#!/gone/python\n", ""])
+def test_a_finished_environment_whose_python_cannot_start_is_built_again(machine, text):
+    """The stamp of the lock is current, the library behind the interpreter is not there."""
+    assert machine.build(".venv")
+    python = machine.root / ".venv" / "bin" / "python"
+    python.write_text(text)
+    python.chmod(0o755 if text else 0o644)
+    assert machine.build(".venv") == [python]
+    assert python.read_text() == "#!/bin/sh\n", "made anew"
+
+
 def test_an_interrupted_repair_is_continued(machine, monkeypatch):
     """The mark of an environment goes last, so that the rest of it is still known as one."""
     folder = machine.root / ".venv"

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import BitsAndBytesConfig
 
 from sft_utils import basemodel
+from sft_utils.artifacts import sha256_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, ModelError
 from sft_utils.masks import masking
@@ -38,6 +39,28 @@ def test_any_local_directory_works(local):
     assert model.config.hidden_size == 32
     assert modeling.load_tokenizer(local).eos_token == "<|im_end|>"
     assert len(modeling.weights_hash(local)) == 64
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_weights_of_a_folder_are_known_by_all_that_decides_what_they_compute(tmp_path, name):
+    """rope_theta stands in config.json: the same weights, and another model."""
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_text("{}")
+    profile = dataclasses.replace(get_profile("smoke"), model=str(tmp_path))
+    before = modeling.weights_hash(profile)
+    (tmp_path / name).write_text('{"rope_theta": 1}')
+    assert modeling.weights_hash(profile) != before
+
+
+def test_a_stamped_model_is_known_by_its_weights_alone(tmp_path, monkeypatch):
+    """Published results hold the hash of the bundled model."""
+    monkeypatch.setattr(modeling, "verify_model_dir", lambda path: None)
+    files = {"model.safetensors": "a", "config.json": "b"}
+    for file in files:
+        (tmp_path / file).write_text("{}")
+    (tmp_path / basemodel.STAMP).write_text(json.dumps({"files": files}))
+    profile = dataclasses.replace(get_profile("smoke"), model=str(tmp_path))
+    assert modeling.weights_hash(profile) == sha256_json([["model.safetensors", "a"]])
 
 
 def test_pickled_weights_are_refused(local, tmp_path):

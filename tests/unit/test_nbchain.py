@@ -15,7 +15,7 @@ import pytest
 from nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
-from sft_utils.runner import nbchain, nbjobs, nbrun
+from sft_utils.runner import nbchain, nbflow, nbjobs, nbrun
 from sft_utils.runner.nbchain import run_all
 from sft_utils.runner.nbflow import expected_s, plan
 from sft_utils.runner.nbpublish import publish
@@ -104,6 +104,15 @@ def test_a_failure_among_several_blocks_only_what_requires_it(layout, capsys):
     assert rows == {"00_first": "failed", "01_second": "blocked", "02_third": "ok", "03_report": "ok"}
     assert "KeyError: 'lost'" in text.partition("total: ")[2]
     assert not layout.run_file("01_second", "cpu", ".json").exists()
+
+
+def test_a_chain_that_found_work_done_is_not_recorded(layout):
+    """Its time would stand in README as that of the whole."""
+    found = [nbflow.Outcome(notebook="08_x", status="ok", wall_s=1.0, result={"continued": True})]
+    chain = nbchain.Chain(outcomes=found, jobs=1, elapsed_s=1.0)
+    with pytest.raises(RunnerError, match=r"not recorded: 08_x went on .*cpu/NOTEBOOK/trials"):
+        nbchain.record(layout, chain, "cpu")
+    assert not layout.chains.exists()
 
 
 def test_threads_of_the_user_stay(layout, monkeypatch):

@@ -25,12 +25,13 @@ from PIL import Image
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.notebook.nbparams import convert, defaults, split
 from sft_utils.notebook.nbsource import Layout, code_cells, outputs_sha256, parse
-from sft_utils.runner import nbpublish, nbrun
+from sft_utils.runner import leftovers, nbpublish, nbrun
 from sft_utils.runner.nbexec import kernel_env, repeat_command
 from sft_utils.runner.nbflow import expected_s, is_fresh, lock, plan, run_one
 from sft_utils.runner.nbprogress import Monitor, training_progress
 from sft_utils.runner.nbpublish import publish
 from sft_utils.runner.nbverify import notes, verify
+from sft_utils.train import checkpoints
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
@@ -309,6 +310,74 @@ def test_a_run_that_lost_a_part_is_run_again(done, capsys, lost):
     done.run_file("01_second", "cpu", lost).unlink()
     assert nbrun.main(["run", "--nb", "1"], done) == 0
     assert started(capsys.readouterr().out) == ["01_second"]
+
+
+def test_a_result_of_another_run_is_not_that_of_the_state(done):
+    """A notebook run by hand writes into the same file: nothing says what it was run with."""
+    (run,) = plan(done, ["00_first"], "cpu", [])
+    assert is_fresh(run)
+    ran = done.run_file("00_first", "cpu", ".json")
+    old = ran.read_text()
+    edit(done, "outputs/runs/cpu/00_first.json", '"value": 0.5', '"value": 0.99')
+    assert not is_fresh(run)
+    with pytest.raises(RunnerError, match="00_first: no finished, unchanged run"):
+        publish(done, ["00_first"], "cpu", MODELS)
+    ran.write_text(old)
+    assert is_fresh(run)
+    state = done.run_file("00_first", "cpu", ".state.json")
+    known = json.loads(state.read_text())
+    del known["result_sha256"], known["data"]
+    state.write_text(json.dumps(known))
+    assert is_fresh(run), "a state of before that was recorded stays valid"
+
+
+KEEP = """
+import os, pathlib
+kept = pathlib.Path(os.environ["SFT_RUNS"], profile, "00_first")
+for name in ({names}):
+    path = kept / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text("{{}}")
+    elif {touch}:
+        os.utime(path)
+"""
+TRAINING = '"train/a/identity.json", "train/a/checkpoint-2/trainer_state.json",'
+
+
+@pytest.mark.parametrize(
+    ("names", "touch", "continued"),
+    [
+        ('"trials/1.json",', True, True),
+        ('"trials/1.json",', False, False),  # of other code: not read
+        ('"answers-base.json",', False, True),
+        (TRAINING, False, True),
+        (TRAINING + '"train/a/complete.json",', False, False),  # ended, so made anew
+        ('"train/a/identity.json",', False, False),
+        ('"adapter/adapter_config.json",', True, False),
+    ],
+)
+def test_a_run_that_went_on_from_stored_work_says_so(layout, names, touch, continued):
+    """Its time is not that of the work: it is neither expected of the next run nor published."""
+    code = KEEP.format(names=names, touch=touch)
+    edit(layout, "notebooks/src/00_first.py", "tiny.save(", code + "\ntiny.save(")
+    (run,) = plan(layout, ["00_first"], "cpu", [])
+    assert "continued" not in run_one(run, MODELS).result
+    times = layout.runs_root / "cpu" / "times.json"
+    times.write_text('{"00_first": 7777}')
+    assert run_one(run, MODELS, force=True).result.get("continued", False) is continued
+    assert ("7777" in times.read_text()) is continued
+    if continued:
+        with pytest.raises(RunnerError, match="00_first: it ran on from what an earlier run had sto") as error:
+            publish(layout, ["00_first"], "cpu", MODELS)
+        removal = "rm -r outputs/runs/cpu/00_first/trials && make nb NB=00"
+        assert (removal in str(error.value)) is ("trials" in names)
+    else:
+        publish(layout, ["00_first"], "cpu", MODELS)
+
+
+def test_stored_work_has_the_names_that_training_gives_it():
+    assert (leftovers.IDENTITY, leftovers.COMPLETE) == (checkpoints.IDENTITY, checkpoints.COMPLETE)
 
 
 def test_what_changes_while_a_notebook_runs_is_not_taken_for_what_ran(layout):
@@ -629,6 +698,59 @@ def test_what_a_run_reads_may_be_a_published_result_that_was_put_back(done):
     committed.write_text(json.dumps(json.loads(ran.read_text()) | {"metrics": {}}))
     with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran from files"):
         _must_publish(done)
+
+
+@pytest.mark.parametrize("lost", ["threads", "at_once"])
+def test_publish_refuses_a_run_that_does_not_say_how_it_ran(done, lost):
+    """Made by hand in JupyterLab, and then read by the next notebook."""
+    ran = done.run_file("00_first", "cpu", ".json")
+    result = json.loads(ran.read_text())
+    del result[lost]
+    ran.write_text(json.dumps(result))
+    with pytest.raises(RunnerError, match="01_second: 00_first, which it reads, ran by hand"):
+        publish(done, ["01_second"], "cpu", MODELS)
+
+
+@pytest.fixture
+def reads_data(layout):
+    """00 reads a file below data/ and a benchmark; both notebooks have run."""
+    for name in ("data/rows.csv", "outputs/reference/bench.json"):
+        (layout.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (layout.root / name).write_text("1")
+        edit(layout, "notebooks/src/00_first.py", "tiny.save(", f'open("{name}").read()\ntiny.save(')
+    assert nbrun.main(["run-all"], layout) == 0
+    return layout
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "why"),
+    [
+        ("notebooks/src/00_first.py", 'print("gain"', 'print("new gain"', "ran with other code cells than its so"),
+        ("data/rows.csv", "1", "2", r"ran before data/rows\.csv was changed"),
+        # What moves no number, or is noted by verify: publishing one notebook must not rerun all.
+        ("notebooks/src/00_first.py", "Does the first", "Would the first", ""),
+        ("sft_utils/constants.py", "0.5", "0.50", ""),
+        ("outputs/reference/bench.json", "1", "2", ""),
+    ],
+)
+def test_publish_refuses_what_read_a_run_of_other_code_or_data(reads_data, file, old, new, why):
+    edit(reads_data, file, old, new)
+    assert nbrun.main(["run", "--nb", "1"], reads_data) == 0
+    if not why:
+        publish(reads_data, ["01_second"], "cpu", MODELS)
+        return
+    with pytest.raises(RunnerError, match=f"01_second: 00_first, which it reads, {why}"):
+        publish(reads_data, ["01_second"], "cpu", MODELS)
+    assert not reads_data.published("01_second").exists()
+    state = reads_data.run_file("00_first", "cpu", ".state.json")
+    state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "data"}))
+    if file.startswith("data"):
+        publish(reads_data, ["01_second"], "cpu", MODELS)  # nothing recorded to compare with
+        return
+    committed = reads_data.reference("00_first", "cpu")
+    committed.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(reads_data.run_file("00_first", "cpu", ".json"), committed)
+    publish(reads_data, ["01_second"], "cpu", MODELS)  # it is the published result
 
 
 def _must_publish(layout):

@@ -1,11 +1,15 @@
 """Source <-> notebook in both directions, what a notebook depends on, generated tables."""
 
+import dataclasses
+import errno
 import importlib.metadata
+from pathlib import Path
 
 import nbformat
 import pytest
 from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
+from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.formats import number, table
 from sft_utils.manifest import locked_versions
@@ -252,6 +256,38 @@ def test_state_hash_sees_all_that_an_upstream_run_hands_on(layout, part):
     before = state_hash(layout, "01_second", "cpu", {})
     write_result(upstream, **part)
     assert state_hash(layout, "01_second", "cpu", {}) != before
+
+
+def test_state_hash_sees_a_base_model_that_is_a_folder(layout, tmp_path, monkeypatch):
+    """Weights retrained at the same place are another model; a name alone counts for nothing."""
+    before = state_hash(layout, "00_first", "cpu", {})
+    model = tmp_path / "model"
+    other = dataclasses.replace(PROFILES["cpu"], model=str(model))
+    monkeypatch.setitem(PROFILES, "cpu", other)
+    assert state_hash(layout, "00_first", "cpu", {}) == before, "no folder: as it always was"
+    model.mkdir()
+    seen = {before}
+    for name, text in (("model.safetensors", "one"), ("model.safetensors", "two"), ("config.json", "{}")):
+        (model / name).write_text(text)
+        seen.add(state_hash(layout, "00_first", "cpu", {}))
+    assert len(seen) == 4
+
+
+@pytest.mark.parametrize("refuses", ["is_file", "open"])
+def test_a_data_file_that_cannot_be_read_is_named(layout, tmp_path, monkeypatch, refuses):
+    """Root reads everything, so the refusal is played."""
+    mine = tmp_path / "mine.csv"
+    mine.write_text("a")
+    real = getattr(Path, refuses)
+
+    def refused(path, *arguments, **options):
+        if path == mine:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, refuses, refused)
+    with pytest.raises(ConfigError, match=r"mine\.csv cannot be read: Permission denied"):
+        state_hash(layout, "00_first", "cpu", {"data": str(mine)})
 
 
 def test_state_hash_sees_the_number_of_threads_on_a_cpu(layout, monkeypatch):

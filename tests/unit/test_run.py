@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import platform
+import re
 import subprocess
 import sys
 import types
@@ -95,6 +96,17 @@ def test_run_id_follows_every_locked_package(monkeypatch):
         assert manifest.lock_hash() != before
     manifest.locked_versions.cache_clear()
     assert manifest.lock_hash() == before
+
+
+def test_what_only_gpu_machines_have_counts_where_it_is_installed(monkeypatch):
+    """A faster kernel of another triton moves numbers; on a CPU no id moves for its absence."""
+    manifest.locked_versions.cache_clear()
+    lock = set(re.findall(r"^([\w.-]+)==", manifest.LOCK.read_text(), flags=re.M))
+    only_there = {"triton", "xformers", "torchvision", "langdetect", "nltk", "immutabledict"}
+    with monkeypatch.context() as patched:
+        patched.setattr("importlib.metadata.version", lambda name: "1")
+        assert set(manifest.locked_versions()) == lock | only_there
+    manifest.locked_versions.cache_clear()
 
 
 def test_checkpoint_writes_and_require_reads(run):
@@ -286,6 +298,31 @@ def test_mlflow_stands_behind_the_same_call(run, monkeypatch):
     assert fake.calls[-1] == ("ended", ("m1",), {})
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
     assert ("set_tracking_uri", ("http://127.0.0.1:5000",), {}) in fake.calls
+
+
+def test_arms_are_runs_of_their_own(run, monkeypatch):
+    """MLflow refuses another value of a parameter, W&B mixes the curves."""
+    from sft_utils import tracking
+
+    fake = FakeMlflow()
+    opened = []
+
+    def init(**options):
+        opened.append((options["id"], options["name"]))
+        return types.SimpleNamespace(finish=lambda: None)
+
+    wandb = types.SimpleNamespace(init=init, Settings=lambda **options: None)
+    monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    configs = [{"run_id": "abc", **arm} for arm in ({"arm": "direct"}, {"arm": "cot"}, {}, {"arm": "cot"})]
+    for config in configs:
+        for where in ("wandb", "mlflow"):
+            with tracking.tracked(run, where, config):
+                pass
+    assert [r.tags["run_id"] for r in fake.runs.values()] == ["abc-direct", "abc-cot", "abc"]
+    assert [id for id, _ in opened] == ["abc-direct", "abc-cot", "abc", "abc-cot"]
+    assert opened[1][1] == opened[2][1] + "-cot", "their names tell them apart"
 
 
 def test_a_missing_mlflow_is_named_with_its_installation(run, monkeypatch):

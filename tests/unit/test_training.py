@@ -1,8 +1,14 @@
 """Promotion by task metric, resuming, and a disk that fills up."""
 
+import dataclasses
 import json
+import os
 import resource
 import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
 
 import pytest
 
@@ -181,6 +187,103 @@ def test_only_the_same_run_is_continued(tmp_path):
     assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
         "a finished run starts anew"
     )
+
+
+@dataclasses.dataclass
+class Settings:
+    """Of a trainer, as far as the tests change them; `output_dir` is always an absolute path."""
+
+    output_dir: str
+    weight_decay: float = 0.0
+    logging_steps: int = 1
+    save_steps: int = 2
+    run_name: str = "now"
+    dataloader_num_workers: int = 0
+    model_init_kwargs: dict | None = None
+
+
+@dataclasses.dataclass
+class Adapter:
+    lora_alpha: int = 16
+    target_modules: set = dataclasses.field(default_factory=lambda: {"q_proj", "v_proj", "o_proj"})
+    base_model_name_or_path: str = ""
+
+
+class SetUpTrainer(FinishingTrainer):
+    """Settings, an adapter and rows, given as changes."""
+
+    def __init__(self, folder, settings=None, adapter=None, rows=None):
+        from datasets import Dataset
+
+        super().__init__()
+        self.args = Settings(output_dir=str(folder), **(settings or {}))
+        self.model = types.SimpleNamespace(
+            peft_config={"default": Adapter(**(adapter or {}))},
+            parameters=lambda: (),
+        )
+        rows = rows or [{"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "note": "a"}]
+        self.train_dataset = Dataset.from_list(rows)
+
+
+ROW = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "note": "a"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "began"),
+    [
+        ({}, 2),
+        ({"settings": {"weight_decay": 0.1}}, 0),
+        ({"settings": {"model_init_kwargs": {"dtype": "float16"}}}, 0),
+        ({"adapter": {"lora_alpha": 64}}, 0),
+        ({"adapter": {"target_modules": {"q_proj"}}}, 0),
+        ({"rows": [ROW | {"labels": [-100, -100, 7]}]}, 0),
+        ({"rows": [ROW, ROW]}, 0),
+        # What decides no weight, or is otherwise in each process.
+        ({"settings": {"logging_steps": 5, "save_steps": 1, "run_name": "later"}}, 2),
+        ({"settings": {"dataloader_num_workers": 2}}, 2),
+        ({"adapter": {"base_model_name_or_path": "/tmp/xyz"}}, 2),
+        ({"rows": [ROW | {"note": "b"}]}, 2),
+    ],
+)
+def test_a_run_with_other_settings_adapter_or_rows_is_not_continued(tmp_path, changed, began):
+    """A cell edited in an open notebook is in no file, so no run id knows of it."""
+    training.train_resumable(SetUpTrainer(tmp_path), tmp_path, {"rate": 1})
+    (tmp_path / training.COMPLETE).unlink()
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    assert training.train_resumable(SetUpTrainer(tmp_path, **changed), tmp_path, {"rate": 1}) == began
+
+
+RECIPE = """
+import dataclasses, sys
+from types import SimpleNamespace
+from sft_utils.train.checkpoints import recipe
+
+@dataclasses.dataclass
+class Adapter:
+    target_modules: set
+    base_model_name_or_path: str
+
+args = SimpleNamespace(output_dir=sys.argv[1], anything=object(), kwargs={"cache": sys.argv[1]})
+lora = Adapter({"q_proj", "k_proj", "v_proj", "o_proj", "up_proj", "down_proj"}, sys.argv[1])
+print(recipe(SimpleNamespace(args=args, model=SimpleNamespace(peft_config={"default": lora}))))
+"""
+
+
+def test_the_recipe_is_the_same_in_every_process(tmp_path):
+    """Sets have another order, objects other addresses, folders other names: a resume goes on.
+
+    With real settings and adapters: tests/smoke/test_training_process.py.
+    """
+    said = set()
+    for seed in "1234":
+        done = subprocess.run(
+            [sys.executable, "-c", RECIPE, str(tmp_path / seed)], capture_output=True, text=True, check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        said.add(done.stdout)
+    assert len(said) == 1
+    assert "adapter" in said.pop()
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path):
