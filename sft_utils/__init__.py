@@ -23,3 +23,10 @@ def __getattr__(name: str) -> ModuleType:
     if room is None or name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return importlib.import_module(f"{__name__}.{room}.{name}")
+
+
+def __dir__() -> list[str]:
+    """What a notebook can complete: names of modules beside those of rooms."""
+    folders = [Path(__file__).parent / room for room in ("", *_ROOMS)]
+    modules = {p.stem for folder in folders for p in folder.glob("[!_]*.py")}
+    return sorted({*globals(), *_FOLDERS, *modules})

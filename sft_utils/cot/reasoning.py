@@ -16,7 +16,7 @@ from sft_utils.cot import answercheck, statetraces, traces
 from sft_utils.cot.tracefaults import Corrupted, completion, corrupt, corrupt_number
 from sft_utils.cot.traces import Check
 from sft_utils.data import loading
-from sft_utils.data.rows import rows_of
+from sft_utils.data.rows import in_turns, rows_of
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.masks.chat import Message
 from sft_utils.model.generation import Answer
@@ -185,19 +185,8 @@ def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
     A difficulty or structure that runs out leaves its turns to the others.
     """
     shuffled = sorted(items, key=lambda i: sha256_text(f"{seed}:{i.id}"))
-    of_structure: Counter[str] = Counter()
-    keyed = []
-    for item in shuffled:
-        keyed.append((of_structure[item.structure], item))
-        of_structure[item.structure] += 1
-    keyed.sort(key=lambda pair: pair[0])
-    of_level: Counter[tuple[str, int]] = Counter()
-    levels = []
-    for _, item in keyed:
-        levels.append((of_level[item.domain, item.difficulty], item))
-        of_level[item.domain, item.difficulty] += 1
-    levels.sort(key=lambda pair: pair[0])
-    return [item for _, item in levels[:n]]
+    structures = in_turns(shuffled, key=lambda i: i.structure)
+    return in_turns(structures, key=lambda i: (i.domain, i.difficulty))[:n]
 
 
 def from_file(

@@ -4,15 +4,17 @@ import codecs
 import json
 import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from sft_utils.artifacts import display_path, given_path, sha256_text, write_text
 from sft_utils.errors import DataError
 
 Row = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +247,24 @@ def fingerprint(rows: Iterable[Row]) -> str:
         json.dumps(row, sort_keys=True, separators=(",", ":"), ensure_ascii=False) for row in rows
     )
     return sha256_text("\n".join(sorted(map(sha256_text, canonical))))
+
+
+def in_turns(items: Iterable[T], key: Callable[[T], Hashable]) -> list[T]:
+    """The same items, their keys taking turns; a key that runs out leaves its turns to the others.
+
+    Args:
+        items: In the order in which each key gives its own.
+        key: What takes turns, for example the name of a schema.
+    Example:
+        >>> in_turns(["a1", "a2", "a3", "b1"], key=lambda x: x[0])
+        ['a1', 'b1', 'a2', 'a3']
+    """
+    given: Counter[Hashable] = Counter()
+    turns = []
+    for item in items:
+        turns.append((given[key(item)], item))
+        given[key(item)] += 1
+    return [item for _, item in sorted(turns, key=lambda pair: pair[0])]
 
 
 def group_split(

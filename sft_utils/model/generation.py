@@ -102,7 +102,7 @@ def generate(
 
 def room(tokenizer: Any, answers: Iterable[str], least: int) -> int:
     """Tokens that the longest of some answers needs together with its stop, at least `least`."""
-    return max(least, *(len(tokenizer.encode(answer)) + 1 for answer in answers))
+    return max([least, *(len(tokenizer.encode(answer)) + 1 for answer in answers)])
 
 
 def _arithmetic(model: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from sft_utils.artifacts import ROOT, sha256_text
 from sft_utils.config import Profile
 from sft_utils.data import schemas
-from sft_utils.data.rows import rows_of
+from sft_utils.data.rows import in_turns, rows_of
 from sft_utils.masks.chat import Message
 from sft_utils.model.generation import Answer
 from sft_utils.scores import documents, taxonomy
@@ -238,12 +238,7 @@ def rules(kind: str, name: str) -> str:
 def _draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
     """At most `n` items, the names taking turns, in an order that the seed decides."""
     shuffled = sorted(items, key=lambda i: sha256_text(f"{seed}:{i.id}"))
-    turn: Counter[str] = Counter()
-    keyed = []
-    for item in shuffled:
-        keyed.append((turn[item.name], item))
-        turn[item.name] += 1
-    return [item for _, item in sorted(keyed, key=lambda pair: pair[0])][:n]
+    return in_turns(shuffled, key=lambda i: i.name)[:n]
 
 
 def verdict(item: Item, text: str) -> documents.Verdict:

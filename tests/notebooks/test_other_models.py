@@ -76,3 +76,11 @@ def test_larger_models_learn_at_their_own_rate(sizes):
     tried = general.SIZES["gpu"].rates
     assert min(tried) <= sizes["gpu"].learning_rate <= max(tried) < sizes["cpu"].learning_rate
     assert {p.is_gpu for p in PROFILES.values()} == {True, False}
+
+
+@pytest.mark.parametrize("number", ["03", "09"])
+def test_an_own_answer_has_the_same_room_wherever_it_is_scored(number):
+    """Nothing but the default of ROOM may read the profile's limit, which is that of tickets."""
+    source = next((ROOT / "notebooks" / "src").glob(f"{number}_*.py")).read_text(encoding="utf-8")
+    assert source.count("P.max_new_tokens") == source.count("ROOM = P.max_new_tokens") == 1
+    assert "ROOM = generation.room(tokenizer, map(task.answer," in source

@@ -85,6 +85,7 @@ def test_notebooks_find_every_module_without_its_room():
     import sft_utils
 
     assert sft_utils.intervals is importlib.import_module("sft_utils.scores.intervals")
+    assert {"errors", "intervals", "tickets", "preflight"} <= set(dir(sft_utils))
     assert not hasattr(sft_utils, "batches")
     with pytest.raises(AttributeError, match="module 'sft_utils' has no attribute 'nothing'"):
         _ = sft_utils.nothing

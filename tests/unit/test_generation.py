@@ -135,3 +135,10 @@ def test_large_scores_do_not_overflow_in_fp16(tokenizer):
         for dtype in (torch.float32, torch.float16)
     }
     assert texts[torch.float16] == texts[torch.float32]
+
+
+def test_the_longest_answer_has_room(tokenizer):
+    """09 cut the reader's answers where 03 did not, and wrote the scores of the halves into its card."""
+    long = "word " * 200
+    assert generation.room(tokenizer, ["short", long], 96) == len(tokenizer.encode(long)) + 1 > 200
+    assert generation.room(tokenizer, ["short"], 96) == generation.room(tokenizer, [], 96) == 96
