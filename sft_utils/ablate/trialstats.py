@@ -13,7 +13,7 @@ import numpy as np
 
 from sft_utils.errors import ConfigError
 from sft_utils.scores.intervals import RESAMPLES, expanded_interval
-from sft_utils.scores.scoring import Score
+from sft_utils.scores.scoring import Score, rate_difference
 
 Arm = Sequence[Sequence[Score]]
 """Runs of one setting, one per seed, each with one score per mail."""
@@ -76,15 +76,46 @@ def difference(a: Arm, b: Arm) -> Difference:
         ConfigError: Another number of seeds or mails on the two sides.
     """
     (hits, faults), (hits_b, faults_b) = _counts(a), _counts(b)
-    if hits.shape != hits_b.shape:
-        raise ConfigError(
-            f"a paired difference needs the same seeds and mails: {hits.shape[0]} x "
-            f"{hits.shape[1]} and {hits_b.shape[0]} x {hits_b.shape[1]}"
-        )
+    _refuse_other_shapes(hits, hits_b)
     draw = _resampled(*hits.shape)
     drawn = _f1(draw(hits), draw(faults)) - _f1(draw(hits_b), draw(faults_b))
     interval = expanded_interval(drawn, hits.shape[1], within=(-1, 1))
     return {"value": mean_f1(a) - mean_f1(b), "n": hits.shape[1], "ci95": interval}
+
+
+def valid_difference(a: Arm, b: Arm) -> Difference:
+    """Share of schema-valid answers of `a` minus that of `b`, paired by mail and by seed.
+
+    With one seed the interval is Newcombe's for pairs, as everywhere; with several it is drawn.
+
+    Raises:
+        ConfigError: Another number of seeds or mails on the two sides.
+
+    Example:
+        >>> right = Score(parses=True, schema_valid=True, exact=True, tp=3, fp=0, fn=0)
+        >>> wrong = Score(parses=True, schema_valid=False, exact=False, tp=3, fp=0, fn=0)
+        >>> entry = valid_difference([[wrong] * 8], [[right] * 8])
+        >>> entry["value"], entry["n"], [round(x, 3) for x in entry["ci95"]]
+        (-1.0, 8, [-1.0, -0.541])
+    """
+    _counts(a), _counts(b)  # refuse runs of unequal length
+    valid, valid_b = (np.array([[s.schema_valid for s in run] for run in arm]) for arm in (a, b))
+    _refuse_other_shapes(valid, valid_b)
+    seeds, mails = valid.shape
+    if seeds == 1:
+        return rate_difference(valid[0].tolist(), valid_b[0].tolist())
+    gaps = valid.astype(float) - valid_b
+    drawn = _resampled(seeds, mails)(gaps) / (seeds * mails)
+    interval = expanded_interval(drawn, mails, within=(-1, 1))
+    return {"value": float(gaps.mean()), "n": mails, "ci95": interval}
+
+
+def _refuse_other_shapes(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise ConfigError(
+            f"a paired difference needs the same seeds and mails: {a.shape[0]} x "
+            f"{a.shape[1]} and {b.shape[0]} x {b.shape[1]}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,9 +2,11 @@
 
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +62,18 @@ class Progress(TrainerCallback):
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._began: tuple[float, int] | None = None
+        self._ends: list[float] = []  # of the steps of this process, not of the run
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The pace is measured from the first step of this process, not of the run."""
-        if not self.path:
-            return
-        now, step = time.monotonic(), state.global_step
-        self._began = self._began or (now, step)
-        pace = (now - self._began[0]) / max(step - self._began[1], 1)
-        report_progress(self.path, "training step", step, state.max_steps, pace)
+        """The pace is that of the steps after the first one, which also warms everything up."""
+        self._ends.append(time.monotonic())
+        if self.path:
+            pace = (self._ends[-1] - self._ends[0]) / max(len(self._ends) - 1, 1)
+            report_progress(self.path, "training step", state.global_step, state.max_steps, pace)
+
+    def median_s(self) -> float:
+        """Median seconds of a step, the first one left out; 0.0 before the second."""
+        return statistics.median(b - a for a, b in pairwise(self._ends)) if self._ends[1:] else 0.0
 
 
 class _NothingLeft(TrainerCallback):

@@ -63,6 +63,19 @@ class Control:
     should_training_stop = False
 
 
+def test_progress_leaves_out_the_step_that_warms_everything_up(tmp_path, monkeypatch):
+    """A resumed run starts late; pace and median are those of the steps made here."""
+    ends = iter([100.0, 102.0, 104.0, 116.0])  # the first step took 60 s, the last had company
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(ends))
+    steps = training.Progress(tmp_path / "p.json")
+    assert steps.median_s() == 0.0
+    for step, eta in ((50, 0.0), (51, 2.0 * 4), (52, 2.0 * 3), (53, 16 / 3 * 2)):
+        state = types.SimpleNamespace(global_step=step, max_steps=55)
+        steps.on_step_end(None, state, None)
+        assert json.loads((tmp_path / "p.json").read_text())["eta_s"] == pytest.approx(eta, abs=0.1)
+    assert steps.median_s() == 2.0
+
+
 def test_gate_scores_keeps_and_stops_early(tmp_path):
     tasks = iter([0.5, 0.6, 0.6, 0.55, 0.7])
     gate = training.TaskGate(

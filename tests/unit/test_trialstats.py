@@ -1,5 +1,7 @@
 """Intervals over mails and seeds, and the rules that read them, on scores whose truth is known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,21 @@ def test_luck_grows_with_the_number_of_arms():
     assert luck == sorted(luck)
     assert luck[2] > 0.02
     assert trialstats.luck_of_the_best([[mail(3)] * 24], 9) == pytest.approx(0.0)
+
+
+def test_valid_answers_are_compared_beside_field_f1():
+    """Wrong training answers cost the form before they cost a field: equal fields, fewer valid."""
+    good = mail(4)
+    bad = dataclasses.replace(good, schema_valid=False)
+    curated, faults = [[good] * 12 + [bad] * 12] * 2, [[good] * 2 + [bad] * 22] * 2
+    assert trialstats.difference(faults, curated)["value"] == 0
+    for seeds in (1, 2):
+        found = trialstats.valid_difference(faults[:seeds], curated[:seeds])
+        assert found["value"] == pytest.approx(-10 / 24)
+        assert found["ci95"][1] < 0
+    lucky = [[good] * 12 + [bad] * 12, [good] * 24]
+    seeds_differ = trialstats.valid_difference(lucky, [[good] * 12 + [bad] * 12] * 2)
+    assert seeds_differ["value"] == pytest.approx(0.25)
+    assert seeds_differ["ci95"][0] <= 0, "the luck of a seed is in the interval"
+    with pytest.raises(ConfigError, match="the same seeds and mails"):
+        trialstats.valid_difference(lucky, curated[:1])
