@@ -2,7 +2,7 @@
 
 Notebooks take modules by their name alone, `from sft_utils import tickets`: a recorded notebook
 outlives a move from room to room. The package and its tests name the room. Nothing heavy is
-imported before it is used.
+imported before it is used. `__init__.pyi` tells editors the same.
 """
 
 import importlib

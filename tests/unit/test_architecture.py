@@ -91,6 +91,15 @@ def test_notebooks_find_every_module_without_its_room():
         _ = sft_utils.nothing
 
 
+def test_editors_find_what_notebooks_find():
+    """The stub names every module with its room, as `sft_utils.__getattr__` would find it."""
+    named = {(node.module.replace(".", "/").removeprefix("sft_utils/") + "/" + alias.name, alias.asname)
+             for node in ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8")).body
+             if isinstance(node, ast.ImportFrom) for alias in node.names}  # fmt: skip
+    assert named == {(n, n.split("/")[1]) for n in MODULES
+                     if ROOM[n] not in ("", "preflight") and "__" not in n}  # fmt: skip
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_stay_small(name):
     lines = len(FILES[name].read_text(encoding="utf-8").splitlines())
