@@ -64,6 +64,11 @@ def test_every_room_has_a_layer():
     assert not said, f"{said} do not say what they are for"
 
 
+def test_tests_stand_where_the_code_does():
+    folders = {p.parent.name for p in Path(__file__).parent.glob("*/test_*.py")}
+    assert folders == set(LEVEL) - {""} | {"authored"}
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_imports_go_down(name):
     """Modules of this package are named with their room; only notebooks do without it."""

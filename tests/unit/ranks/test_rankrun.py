@@ -16,7 +16,7 @@ from sft_utils.ranks import launching, rankresult, rankrun, ranktrain, sharded
 from sft_utils.ranks.rankreport import Report
 from sft_utils.ranks.rankrun import RankRun
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "notebooks" / "cluster"
 
 

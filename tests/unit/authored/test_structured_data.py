@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "data"))
 from structured.engine import MONTHS, WORDS
 from structured.frames import citation
 from structured.generate import build_files
 from structured.rows import ALIKE, SEEN, UNSEEN, schema_of, shingles, similarity
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE, EXAMPLES = ROOT / "data" / "structured", ROOT / "data" / "examples"
 MOST_TOKENS = {"json": 75, "xml": 70, "citation": 70, "report": 90}  # of an answer
 MOST_TEXT = {"json": 110, "xml": 90, "citation": 130, "report": 90}

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "data" / "tickets"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "data" / "tickets"))
 
 import generate
 import template

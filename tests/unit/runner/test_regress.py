@@ -4,12 +4,12 @@ import json
 import os
 
 import pytest
-from nb_repo import MODELS, add_report, edit, finish, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.runner import nbrun, regress
 from sft_utils.runner.nbcompare import compare, rule_for
 from sft_utils.runner.nbreplay import find_run, replay
+from tests.unit.nb_repo import MODELS, add_report, edit, finish, make_repo, write_result
 
 RESULT = {
     "notebook": "00_first",

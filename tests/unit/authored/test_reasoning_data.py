@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "data"))
 from reasoning import logic, programs, words
 from reasoning.generate import build_files
 from reasoning.rows import COUNTS, DOMAINS, HELD, SEEN, SHOTS, SPLITS
 
 from sft_utils.cot import puzzles, reasoning, traces
 
-HERE = Path(__file__).resolve().parents[2] / "data" / "reasoning"
+HERE = Path(__file__).resolve().parents[3] / "data" / "reasoning"
 MOST_QUESTION = 64  # tokens
 MOST_FINE = {("word", 1): 50, ("word", 2): 85, ("code", 1): 70, ("code", 2): 75, ("code", 3): 80,
              ("logic", 1): 60, ("logic", 2): 60, ("logic", 3): 75}  # fmt: skip

@@ -4,9 +4,9 @@ import json
 
 import nbformat
 import pytest
-from nb_repo import make_repo
 
 from sft_utils.runner import nbrun, nbtimes
+from tests.unit.nb_repo import make_repo
 
 
 def executed(*cells, wall=None, injected=False):

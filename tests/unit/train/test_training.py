@@ -292,7 +292,7 @@ def test_the_recipe_is_the_same_in_every_process(tmp_path):
     for seed in "1234":
         done = subprocess.run(
             [sys.executable, "-c", RECIPE, str(tmp_path / seed)], capture_output=True, text=True, check=True,
-            env={**os.environ, "PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": seed}, cwd=Path(__file__).parents[3],
         )  # fmt: skip
         said.add(done.stdout)
     assert len(said) == 1

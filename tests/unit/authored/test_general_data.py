@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
+sys.path.append(str(Path(__file__).resolve().parents[3] / "data"))
 from general import arithmetic, grammar
 from general.generate import GRAMMAR_EACH, build_files
 from general.tasks.items import follows
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = ROOT / "data" / "general"
 CHOICE = {"facts": 4, "cloze": 4, "grammar": 2, "arithmetic": 4}
 NAMES = [*CHOICE, "instructions", "questions", "heldout_text"]

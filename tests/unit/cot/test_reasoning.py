@@ -9,15 +9,14 @@ from random import Random
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "data"))
-sys.path.append(str(Path(__file__).resolve().parent))
-import reasoning_oracles as oracles
+sys.path.append(str(Path(__file__).resolve().parents[3] / "data"))
 from reasoning import rows as drawing
 from reasoning import words
 
 from sft_utils.cot import answercheck, puzzles, reasoning, sandbox, statetraces, tracefaults, traces
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.model.generation import Answer
+from tests.unit.cot import reasoning_oracles as oracles
 
 N = 1_000
 

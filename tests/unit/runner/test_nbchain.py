@@ -12,13 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.runner import nbchain, nbflow, nbjobs, nbrun
 from sft_utils.runner.nbchain import run_all
 from sft_utils.runner.nbflow import expected_s, plan
 from sft_utils.runner.nbpublish import publish
+from tests.unit.nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 ALL = ["00_first", "01_second", "02_third", "03_report"]
 
@@ -244,7 +244,7 @@ def test_interrupt_ends_every_notebook_and_its_kernel(layout, sent):
         "    layout = Layout(root=root, runs_root=root / 'outputs' / 'runs')\n"
         "    sys.exit(main(['run-all', '--jobs', '2'], layout))\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     process = subprocess.Popen(
         [sys.executable, str(script), str(layout.root)], cwd=root, stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)},

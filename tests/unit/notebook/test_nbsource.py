@@ -7,7 +7,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
 from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, RunnerError
@@ -24,6 +23,7 @@ from sft_utils.notebook.nbsource import (
     parse,
 )
 from sft_utils.notebook.readme import replace_generated
+from tests.unit.nb_repo import FIRST, MODELS, SECOND, add_report, edit, make_repo, write_result
 
 HEADER = "# ---\n# jupyter:\n#   kernelspec:\n#     name: python3\n# ---\n\n"  # no display_name
 

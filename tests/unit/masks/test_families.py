@@ -88,7 +88,7 @@ def test_an_absent_wheel_is_no_crash(tmp_path, monkeypatch):
 
 
 def test_pins_name_their_user_and_licence():
-    text = (Path(__file__).parents[2] / "requirements/tokenizers.txt").read_text()
+    text = (Path(__file__).parents[3] / "requirements/tokenizers.txt").read_text()
     lines = [x for x in text.splitlines() if x and not x.startswith("#")]
     assert {x.split("==")[0] for x in lines} == {s.package for s in vocabularies.SOURCES.values()}
     assert all("  # " in x and ";" in x for x in lines)

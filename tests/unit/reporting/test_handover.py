@@ -6,7 +6,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from nb_repo import write_result
 
 from sft_utils.artifacts import ROOT, read_json, sha256_path
 from sft_utils.config import PROFILES
@@ -15,6 +14,7 @@ from sft_utils.notebook import readme
 from sft_utils.reporting import handfiles, handover, handpage, htmlparts
 from sft_utils.scores import scoring
 from sft_utils.train import preferences
+from tests.unit.nb_repo import write_result
 
 RECORDED = sorted((ROOT / "outputs" / "reference" / "cpu").glob("*.json"))
 

@@ -151,7 +151,7 @@ def test_a_broken_or_foreign_file_is_no_result(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.unit.test_ablations import CONTEXT, made, seeds
+from tests.unit.ablate.test_ablations import CONTEXT, made, seeds
 from sft_utils import trialstore
 
 def work(trial):

@@ -19,7 +19,6 @@ import nbformat
 import numpy as np
 import psutil
 import pytest
-from nb_repo import MODELS, add_report, edit, make_repo, write_result
 from PIL import Image
 
 from sft_utils.errors import ConfigError, RunnerError
@@ -32,6 +31,7 @@ from sft_utils.runner.nbprogress import Monitor, training_progress
 from sft_utils.runner.nbpublish import publish
 from sft_utils.runner.nbverify import notes, verify
 from sft_utils.train import checkpoints
+from tests.unit.nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
 
@@ -531,7 +531,7 @@ def test_interrupt_ends_the_kernel_too(layout):
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(layout.root)],
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=Path(__file__).resolve().parents[3],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
