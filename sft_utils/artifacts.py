@@ -13,6 +13,12 @@ from sft_utils.errors import HandoffError, StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
+IDENTITY = "identity.json"
+"""What must be equal for a checkpoint to be continued; it also marks a folder as ours."""
+
+COMPLETE = "complete.json"
+"""Written when the notebook that trained here has ended; a folder without it is gone on from."""
+
 
 def runs_dir(profile: str) -> Path:
     """Folder of everything a run at `profile` writes: outputs/runs/<profile>.

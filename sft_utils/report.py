@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils import manifest
-from sft_utils.artifacts import HANDED, display_path, result_path, sha256_path, write_json
+from sft_utils.artifacts import (
+    COMPLETE,
+    HANDED,
+    IDENTITY,
+    display_path,
+    result_path,
+    sha256_path,
+    write_json,
+)
 from sft_utils.errors import CheckError, ConfigError
 from sft_utils.formats import number
 from sft_utils.runtime import Run, hardware, peak_rss_gib
@@ -196,6 +204,9 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
             f"{len(failed)} of {len(collected.checks)} checks failed, first: {first['name']}: "
             f"{first['value']} is not {first['bound']}"
         )
-    for cache in run.dir.glob("answers-*.json"):  # kept for a resume, which is over
+    # Answers and trainings were kept for a resume, which is over: another run makes them anew.
+    for cache in run.dir.glob("answers-*.json"):
         cache.unlink()
+    for mark in (run.dir / "train").rglob(IDENTITY):
+        write_json(mark.with_name(COMPLETE), {"run_id": facts["run_id"]})
     print(f"run {facts['run_id']}: {len(collected.checks)} checks passed → {display_path(path)}")

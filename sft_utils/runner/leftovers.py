@@ -6,17 +6,14 @@ Nothing here removes anything: what a killed run has stored is what its repetiti
 from collections.abc import Mapping
 from pathlib import Path
 
-from sft_utils.artifacts import sha256_file
-
-IDENTITY, COMPLETE = "identity.json", "complete.json"
-"""As `train.checkpoints` names them: the room of the runner stands beside that one."""
+from sft_utils.artifacts import COMPLETE, IDENTITY, sha256_file
 
 
 def stored_work(folder: Path) -> dict[Path, tuple[str, int]]:
     """What lies in the folder of a notebook and can be gone on from, before it runs.
 
     Finished trials (`ablate.trialstore`), cached answers (`model.generation`), and trainings with a
-    checkpoint that have not ended.
+    checkpoint, ended or not, of a notebook that has not.
 
     Returns:
         File -> hash of its content, and when it was last written, in ns.

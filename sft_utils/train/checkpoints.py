@@ -11,15 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import sha256_json
+from sft_utils.artifacts import COMPLETE, IDENTITY, sha256_json
 from sft_utils.errors import ConfigError
-
-IDENTITY = "identity.json"
-"""What must be equal for a checkpoint to be continued; it also marks a folder as ours."""
-
-COMPLETE = "complete.json"
-"""Written when a training run has ended; a folder without it is resumed."""
-
 
 NO_PART = re.compile(
     r"_|log_|logging_|save_|hub_|push_to_hub|trackio_|report_to$|run_name$|project$|disable_tqdm$|"

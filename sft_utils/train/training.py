@@ -12,10 +12,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from sft_utils.artifacts import display_path, storage_error, write_json
+from sft_utils.artifacts import COMPLETE, IDENTITY, display_path, storage_error, write_json
 from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.model.generation import report_progress
-from sft_utils.train.checkpoints import COMPLETE, IDENTITY, clear, last_checkpoint, recipe
+from sft_utils.train.checkpoints import clear, last_checkpoint, recipe
 
 
 class StoppedEarlyError(SFTError):
@@ -280,11 +280,17 @@ def fit_loss_chunks(tokens: int) -> int:
     return before
 
 
+_ENDED_HERE: set[Path] = set()
+"""Folders of the trainings that ended in this process."""
+
+
 def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int:
     """Run a trainer to its end, continuing an interrupted run in the same folder.
 
-    A finished run, or the remains of a run with another identity, is cleared first: who trains
-    again wants to see it happen.
+    A run that has ended is loaded from its last checkpoint as long as the notebook around it has
+    not (`report.checkpoint` marks it): a kill while the third arm trains costs neither the first
+    two nor their scores. Remains of a run with another identity, of a finished notebook, or of a
+    training that this very process has ended are cleared first: who trains again wants to see it.
 
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
@@ -300,7 +306,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     mark = folder / IDENTITY
     identity = {**identity, "recipe": recipe(trainer)}
     same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
-    if (folder / COMPLETE).exists() or not same:
+    if (folder / COMPLETE).exists() or not same or folder.resolve() in _ENDED_HERE:
         clear(folder)
     write_json(mark, identity)
     checkpoint = last_checkpoint(folder)
@@ -329,5 +335,5 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
                 "complete checkpoint."
             ) from error
         raise
-    write_json(folder / COMPLETE, {"steps": trainer.state.global_step})
+    _ENDED_HERE.add(folder.resolve())
     return began

@@ -62,6 +62,9 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     assert same_adapter(undisturbed[0], folder)
     assert result["losses"] == undisturbed[1]["losses"]
     assert result["history"] == undisturbed[1]["history"]
+    again = finished(folder)  # as if killed after training: its notebook never ended
+    assert again == result | {"began": 6}, "what has ended is loaded, not made again"
+    assert same_adapter(undisturbed[0], folder)
 
 
 FULL_DISK = """

@@ -138,6 +138,22 @@ def test_failed_checks_raise_but_keep_the_numbers(run):
         artifacts.require(run.notebook, "smoke")
 
 
+def test_answers_and_trainings_are_kept_until_the_checks_have_passed(run):
+    """A notebook that is killed or fails while it scores has not lost what it trained."""
+    answers, mark = run.dir / "answers-base.json", run.dir / "train" / "arm" / artifacts.IDENTITY
+    for path in (answers, mark):
+        artifacts.write_json(path, {})
+    ended = mark.with_name(artifacts.COMPLETE)
+    with pytest.raises(CheckError), checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+        c.true("fine", False)
+    assert (answers.exists(), ended.exists()) == (True, False)
+    with checkpoint(run, headline="base.parses") as c:
+        c.metric("base.parses", 0.5)
+        c.true("fine", True)
+    assert (answers.exists(), mark.exists(), ended.exists()) == (False, True, True)
+
+
 def test_a_failed_run_on_a_file_of_the_readers_is_repeated_on_that_file(run):
     """Without its parameters the command trains on the tickets and replaces the reader's adapter."""
     run.parameters |= {"data": "my rows.jsonl", "schema": "s.json", "mapping": ""}

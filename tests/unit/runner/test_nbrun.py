@@ -24,13 +24,12 @@ from PIL import Image
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.notebook.nbparams import convert, defaults, split
 from sft_utils.notebook.nbsource import Layout, code_cells, outputs_sha256, parse
-from sft_utils.runner import leftovers, nbpublish, nbrun
+from sft_utils.runner import nbpublish, nbrun
 from sft_utils.runner.nbexec import kernel_env, repeat_command
 from sft_utils.runner.nbflow import expected_s, is_fresh, lock, plan, run_one
 from sft_utils.runner.nbprogress import Monitor, training_progress
 from sft_utils.runner.nbpublish import publish
 from sft_utils.runner.nbverify import notes, verify
-from sft_utils.train import checkpoints
 from tests.unit.nb_repo import MODELS, add_report, edit, make_repo, write_result
 
 KNOWN = {"profile": "cpu", "steps": 2, "rate": 1.0, "loud": False, "name": ""}
@@ -351,8 +350,8 @@ TRAINING = '"train/a/identity.json", "train/a/checkpoint-2/trainer_state.json",'
         ('"trials/1.json",', True, True),
         ('"trials/1.json",', False, False),  # of other code: not read
         ('"answers-base.json",', False, True),
-        (TRAINING, False, True),
-        (TRAINING + '"train/a/complete.json",', False, False),  # ended, so made anew
+        (TRAINING, False, True),  # ended or not: the notebook had not
+        (TRAINING + '"train/a/complete.json",', False, False),  # of a notebook that has: made anew
         ('"train/a/identity.json",', False, False),
         ('"adapter/adapter_config.json",', True, False),
     ],
@@ -374,10 +373,6 @@ def test_a_run_that_went_on_from_stored_work_says_so(layout, names, touch, conti
         assert (removal in str(error.value)) is ("trials" in names)
     else:
         publish(layout, ["00_first"], "cpu", MODELS)
-
-
-def test_stored_work_has_the_names_that_training_gives_it():
-    assert (leftovers.IDENTITY, leftovers.COMPLETE) == (checkpoints.IDENTITY, checkpoints.COMPLETE)
 
 
 def test_what_changes_while_a_notebook_runs_is_not_taken_for_what_ran(layout):

@@ -131,7 +131,6 @@ def test_a_run_that_had_stopped_early_is_not_trained_on(tmp_path):
     training.train_resumable(trainer, tmp_path / "run", {"rate": 1})
     assert [(c.step, c.full) for c in gate.history] == [(2, False), (4, False), (6, False),
                                                         (6, True)]  # fmt: skip
-    assert json.loads((tmp_path / "run" / training.COMPLETE).read_text()) == {"steps": 6}
     assert trainer.ended == 1
 
 
@@ -182,24 +181,29 @@ class FinishingTrainer:
         self.resumed.append(resume_from_checkpoint)
 
 
-def test_only_the_same_run_is_continued(tmp_path):
-    def unfinished():
-        (tmp_path / training.COMPLETE).unlink()
+def test_only_the_same_run_of_a_notebook_that_was_killed_is_continued(tmp_path, monkeypatch):
+    def saved():
         checkpoint = tmp_path / "checkpoint-2"
         checkpoint.mkdir(exist_ok=True)
         (checkpoint / "trainer_state.json").write_text("{}")
 
+    def another_process():
+        monkeypatch.setattr(training, "_ENDED_HERE", set())
+
     trainer = FinishingTrainer()
     assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 0
-    unfinished()
-    assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 2
-    unfinished()
-    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
-        "another run is not continued"
-    )
-    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, (
-        "a finished run starts anew"
-    )
+    saved()
+    another_process()
+    assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 2, "killed while it scored"
+    assert training.train_resumable(trainer, tmp_path, {"rate": 1}) == 0, "the cell was run again"
+    saved()
+    another_process()
+    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, "another run"
+    saved()
+    another_process()
+    (tmp_path / training.COMPLETE).write_text("{}")
+    assert training.train_resumable(trainer, tmp_path, {"rate": 2}) == 0, "the notebook has ended"
+    assert not (tmp_path / training.COMPLETE).exists()
 
 
 @dataclasses.dataclass
@@ -261,7 +265,7 @@ ROW = {"input_ids": [5, 6, 7], "labels": [-100, 6, 7], "note": "a"}
 def test_a_run_with_other_settings_adapter_or_rows_is_not_continued(tmp_path, changed, began):
     """A cell edited in an open notebook is in no file, so no run id knows of it."""
     training.train_resumable(SetUpTrainer(tmp_path), tmp_path, {"rate": 1})
-    (tmp_path / training.COMPLETE).unlink()
+    training._ENDED_HERE.clear()  # as after a kill
     (tmp_path / "checkpoint-2").mkdir()
     (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
     assert training.train_resumable(SetUpTrainer(tmp_path, **changed), tmp_path, {"rate": 1}) == began
@@ -430,9 +434,8 @@ def test_a_run_killed_after_its_last_step_makes_no_further_one(built, tmp_path, 
     """transformers trains one more where the end lies inside an epoch."""
     first = built(tmp_path, steps)
     training.train_resumable(first, tmp_path, {"rate": 1})
-    (tmp_path / training.COMPLETE).unlink()  # killed while its end was scored
+    training._ENDED_HERE.clear()  # killed while its end was scored
     again = built(tmp_path, steps)
     assert training.train_resumable(again, tmp_path, {"rate": 1}) == steps
     assert again.state.global_step == steps
     assert same(adapter_of(again), adapter_of(first))
-    assert json.loads((tmp_path / training.COMPLETE).read_text()) == {"steps": steps}
