@@ -193,8 +193,8 @@ with figure(
 # %% [markdown]
 # ## What do the failures look like?
 #
-# A number without an example invites wishful reading. Three answers of the best prompt: look at
-# whether the *form* fails, or the *content*.
+# A number without an example invites wishful reading. Three answers of the best prompt, each below the
+# ticket that is right (*gold*): look at whether the *form* fails, or the *content*.
 
 # %%
 for i in (0, len(rows) // 2, len(rows) - 1):
@@ -322,9 +322,10 @@ with checkpoint(run, headline=f"{best}.field_f1", readme=readme) as c:
 # **What this does not show**: prompting a much larger model may solve the task; constrained decoding
 # repairs the form, and of the content only what a broken form had lost (05).
 #
-# **Exercises**: (1) Reorder the examples and measure again: is the difference larger than the
-# interval? (2) Replace the price by your provider's and find the number of requests at which one
-# hour of GPU pays off. (3) Add a rule to the instructions for the field with the worst F1.
+# **Exercises**: (1) Reorder the examples and measure again: does the interval of the paired difference
+# exclude zero? (2) Replace the price by your provider's and find the number of requests at which one
+# hour of GPU pays off. (3) Add a rule to the instructions for the field that is wrong most often (03 prints a
+# table by field; its cell can be copied). Which mails may tell you whether it helped?
 #
 # **Next**: 01, where the training data comes from.
 

@@ -168,8 +168,9 @@ table([{k: first[name][k] for k in ("filter", "line", "evidence")}
        for name in curation.FUNNEL if name in first])
 
 # %% [markdown]
-# The most valuable filter is the last but three: does the mail hold what the ticket claims? Numbers
-# and dates are compared as a reader would: `1.299,00 €` is 1299.0, and `3.4.` is the third of April.
+# One filter reads mail and answer together: `answer_contradicts` asks whether the mail holds what the
+# ticket claims. Numbers and dates are compared as a reader would: `1.299,00 €` is 1299.0, and `3.4.` is the
+# third of April.
 
 # %% tags=["nbval-check-output"]
 show_source(answers.answer_contradicts)
@@ -340,7 +341,8 @@ table([{"source": source, "licence": licence, "outcome": status, "rows": n}
 # ## What is covered, and what is hard?
 #
 # Filters can empty a corner of the task without anybody noticing. So count what is *left*, and how
-# hard it is: facts to find, numbers that are none of the answer's business, length, and style.
+# hard it is. *Difficulty* adds up facts to find, numbers that do not belong in the answer (*decoys*), length,
+# and a hard style.
 
 # %%
 described = [coverage.features(row) for row in kept]
@@ -515,7 +517,7 @@ takeaway(f"{leaky} of {len(row_val)} validation mails ({leaky / len(row_val):.0%
 
 # %% [markdown]
 # **Why.** A shuffle is fair to rows, and the rows are not independent. Nothing in a loss curve shows
-# it: both losses look better than they should.
+# it: the validation loss is better than it should be, and looks like a better model.
 
 # %% [markdown]
 # ## Break it on purpose: filters that sound right

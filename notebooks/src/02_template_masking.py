@@ -205,7 +205,7 @@ print(f"loss {tight:.4f} · padded wider {padded:.4f} · by hand {by_hand:.4f}")
 # %% [markdown]
 # ## How long may a row be?
 #
-# `max_length` cuts from the right, and the right end is the answer. The library default of 1,024 is
+# `max_length` cuts from the right, and the right end is the answer. TRL's default of 1,024 is
 # a guess about somebody else's data. Look at the distribution, and choose a round number above
 # the longest row: the profile's, dashed below, cuts nothing.
 
@@ -438,9 +438,9 @@ with expect_error(PreflightError, match="O3"):
     preflight.gate(frozen)
 
 # %% [markdown]
-# **See.** Final loss beside task metrics beside what the preflight said before step 1. Losses under
-# different masks are means over different tokens: they cannot be compared, and a smaller one proves
-# nothing.
+# **See.** Final loss beside task metrics beside what the preflight said before step 1, as ids with the number
+# of rows (`sft_utils/preflight/README.md` lists them; some messages follow in full). Losses under different
+# masks are means over different tokens: they cannot be compared, and a smaller one proves nothing.
 
 # %%
 report = []
@@ -490,7 +490,8 @@ with figure(
 # %% [markdown]
 # **Why.** Each fault changes *what* is learned, not *whether* something is learned. Gradient descent
 # lowers whatever loss it is given. Compare rows of the table: the metric may fall to nothing while the
-# loss stays where it was, and a harmless-looking row is still trained on something that will not be served.
+# loss ends where the healthy one does, and a row that looks harmless still trained something that will not be
+# served.
 
 # %%
 missed = [n for n, r in results.items() if r["expected"] and r["expected"] not in
@@ -528,7 +529,9 @@ preflight.show(planted, preflight.RunRecord(
 # whether it is named for the right reason; and it runs healthy configurations, of which nothing may be
 # called a FAIL. The table counts FAIL alone; planted warnings, and those on healthy configurations, stand
 # beside it in the file (`warn_classes`, `warnings_on_clean`). Bounds count planted copies as independent;
-# the classes are what was chosen. It is the committed one of `make mutation`.
+# the classes are what was chosen. TRL alone meets every kind of fault once, hence its smaller n, and counts as
+# silent where a fault lies outside its training (export, evaluation, installed packages). The result is the
+# committed one of `make mutation`.
 
 # %%
 def floor(share):
@@ -598,7 +601,7 @@ with checkpoint(run, headline="preflight.faults_caught", readme=["preflight.faul
 # a handful of steps says which way a fault pushes, not how far it goes.
 #
 # **Exercises**: (1) Make `plant` break the mask in a way that is not in the table: is it named?
-# (2) Train the stop-token fault longer: does the share of answers that stop go up? (3) Use
+# (2) Train the stop-token fault longer (`sabotage_steps`): does the share of answers that stop go up? (3) Use
 # `token_html` on a row of your own data.
 #
 # **Next**: 03, training an adapter that deserves promotion.

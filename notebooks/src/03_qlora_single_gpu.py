@@ -364,6 +364,10 @@ takeaway(f"{len(replay)} of {len(asked)} requests were answered to the end and j
 # The trainer is TRL's, every setting in view; what comes from the profile is printed. Loss on
 # supervised tokens only (`chunked_nll`), rows of similar length together, gradient checkpointing on
 # GPUs only, checkpoints often enough that a killed run continues where it was.
+#
+# Two memory figures follow the training. The prediction is of the tensors of training. The peak of a process
+# on a CPU holds libraries, the evaluations and what its allocator keeps as well, so there the second does not
+# test the first; torch's own count does (`outputs/reference/memory.json`).
 
 # %%
 folder = run.dir / "train"
@@ -612,7 +616,8 @@ else:
 # ## What did it cost?
 #
 # Tuning on one task moves everything else. The probe compares the likelihood of ordinary answers
-# before and after; the budget is a decision, not a law.
+# before and after; the budget is a decision, not a law. One probe is one view: 10 asks the same adapter
+# questions, sums and prose, and they need not agree with it.
 
 # %%
 after_nll = np.array(general_nll(served(model)))

@@ -304,8 +304,9 @@ with figure(
     ax.legend(frameon=False)
 
 # %% [markdown]
-# **Why.** A rank with few supervised tokens gets the same weight as one with many: its tokens count more,
-# and which tokens those are depends on the number of ranks. The run works, as another run.
+# **Why.** A rank with few supervised tokens gets the same weight as one with many: its tokens count more, and
+# which tokens those are depends on the number of ranks. Nothing fails: another training takes place than the
+# one that was asked for. (In the figure, losses that are equal to the last bit stand near its lower edge.)
 
 # %% [markdown]
 # ## Who trained which row?
@@ -335,7 +336,7 @@ takeaway(f"Every row once: {every_once}. Ranks that wrote adapter files: {savers
 # %% [markdown]
 # ## Break it on purpose: a rank dies
 #
-# **Predict.** One rank is killed, as by the memory killer of the kernel. The others wait for its gradients.
+# **Predict.** One rank is killed, as the kernel does when memory runs out. The others wait for its gradients.
 # For how long? And what is the final loss after a restart?
 
 # %%
@@ -408,7 +409,8 @@ table([{"arm": a, **{PARTS[p] + " MiB": round(v, 1) for p, v in parts.items()},
 # %% [markdown]
 # With LoRA the frozen base is nearly all there is: sharding it is what a larger model needs, and gradients
 # and optimizer state hardly matter. In full fine-tuning they are the larger part. Peak memory of a process
-# also holds libraries, activations, and the whole model that each rank loads before it is cut.
+# also holds libraries, activations, gathered layers, and the whole model that each rank loads before it is cut:
+# compare the last column, a smaller state need not mean a smaller process.
 
 # %% [markdown]
 # ## What do N ranks gain?
@@ -502,7 +504,7 @@ with checkpoint(run, headline="ddp.max_loss_difference", readme=README) as c:
 # ranks; a seed other than this one.
 #
 # **Exercises**: (1) Combine per-rank sums below. (2) Set `global_batch` to six with four ranks and read the
-# refusal. (3) Kill rank 0 instead of the last one: what changes in the message?
+# refusal. (3) Kill rank 0 instead of the last one (in `kill` and in the expected message): what changes?
 #
 # **Next**: 05, a schema in every prompt.
 
