@@ -82,7 +82,7 @@ P, SIZE = run.profile, structured.sizes(run.profile)
 
 # %% [markdown]
 # **Predict first.** A base model whose tokens are masked so that only valid JSON can come out: which
-# share of its fields is *right*? After training on ten schemas, how much of an eleventh is obeyed?
+# share of its fields is *right*? After training on some schemas, how often is a new one obeyed?
 # Does constrained decoding still add anything to a tuned model?
 
 # %% [markdown]
@@ -90,7 +90,7 @@ P, SIZE = run.profile, structured.sizes(run.profile)
 #
 # Each request carries its schema in the system prompt, in a compact form: one key a line with its
 # type. Some schemas are kept out of training altogether; they ask whether the model learned *to read
-# a schema* or only ten forms by heart.
+# a schema* or only the trained forms by heart.
 
 # %%
 tokenizer = modeling.load_tokenizer(P)
@@ -470,8 +470,10 @@ for group in JSON:
 # %% [markdown]
 # ## How do answers fail?
 #
-# Every answer gets one primary class: the first cause in a fixed order, because an answer that was
-# cut off cannot be blamed for its missing keys.
+# Every answer gets one primary class: the first cause in a fixed order, because an answer that was cut off
+# cannot be blamed for its missing keys. *Null vs absent*: null or no key where a value belongs, or the
+# reverse. *Hallucinated*: a text that is not in the request. One answer of each class is printed below the
+# figure.
 
 # %%
 failures = {
@@ -547,7 +549,7 @@ with expect_error(ConfigError, match="cannot constrain decoding"):
 # %% [markdown]
 # **Why.** A grammar knows what may come next, not how much room is left. Bound every text and array,
 # give the limit room, and count what was truncated. A keyword that the engine cannot enforce is
-# refused: ignoring it would turn a guarantee into a habit.
+# refused: if it were ignored, the answer would not be guaranteed.
 
 # %% tags=["checkpoint", "long-ok"]
 usual = (seed, max_steps, learning_rate) == (17, 0, 0)  # the bounds are of this recipe
@@ -602,6 +604,8 @@ with checkpoint(run, headline="tuned.schema_valid", readme=[n for n in README if
 # - On schemas that were never trained, read free and constrained answers apart: what training adds there
 #   may show under the constraint only, and free answers may be no better than prompted ones, or obey
 #   less often.
+# - Tickets were trained too, but are a group of their own: the main figures are those of *seen*. Their rows say
+#   how a longer schema fares.
 # - A constrained answer can still be wrong in every field, and can still be cut off.
 #
 # **What this does not show**: that free decoding can be trusted with a schema: where validity is a

@@ -9,9 +9,10 @@
 # %% [markdown]
 # # 06 · Do verified traces beat answers?
 #
-# A small model that must say the result at once has one forward pass per token to find it. A trace
-# gives it room. Here each step of each trace is recomputed before anything is trained, and training
-# on traces is compared with training on answers: at equal examples, and at equal supervised tokens.
+# A small model that must say the result at once has one forward pass per token to find it. A trace (a *chain of
+# thought*, `cot`: the steps before the result) gives it more. Here each step of each trace is recomputed before
+# anything is trained, and training on traces is compared with training on answers: at equal examples, and at
+# equal supervised tokens.
 
 # %% [markdown]
 # **You will be able to** check traces by recomputing them, and say why one was rejected · compare
@@ -132,8 +133,8 @@ for text in FORMS:
     print(f"{text!r:36} read as {found.text!r:12} right: {right}")
 
 # %% [markdown]
-# The programs in the questions are run to get their gold answers. Programs that a *model* writes get
-# the same door: another process without files, network or time to waste.
+# The programs in the questions are run to get their gold answers, in the sandbox that programs of a *model*
+# would get: another process without files, without network, and with a time limit.
 
 # %%
 BAD = {"loop": "while True: pass", "file": "open('/etc/passwd').read()",
@@ -267,9 +268,9 @@ table([{"group": g, "arm": arm, "accuracy": scoring.rate(right(arm, g))}
 # ## Four arms, one recipe
 #
 # Each arm starts from the same adapter and sees the same questions, grouped by the length of its own rows.
-# They differ in what follows the question: the answer alone, a trace in coarse steps, or a trace in fine steps that
-# splits numbers into tens and ones. The fourth has as many *supervised tokens* as the first, so far
-# fewer examples.
+# They differ in what follows the question: the answer alone, a trace in coarse steps (`cot_coarse`), or one
+# in fine steps that splits numbers into tens and ones (`cot`). The fourth is `cot` with as many *supervised
+# tokens* as the answers have, so far fewer examples.
 
 # %%
 def rows(chosen, grain):
@@ -611,8 +612,9 @@ with checkpoint(run, headline="cot.accuracy", readme=[n for n in README if n in 
 # sft_utils/README.md), which flatters a little. One seed.
 #
 # **Exercises**: (1) Write `share_of_carries` below. (2) Write `fine_sum`: the steps of a sum that is
-# split into tens and ones; the checker of the package reads them. (3) Train `cot` on the `worded`
-# grain: between coarse and fine? (4) Bring a file in GSM8K form: `make nb NB=06 DATA=file.jsonl`.
+# split into tens and ones; the checker of the package reads them. (3) Train `cot` on the grain `worded`, that
+# of the few-shot examples: is it between coarse and fine? (4) Bring a file in GSM8K form:
+# `make nb NB=06 DATA=file.jsonl`.
 #
 # **Next**: 07, several turns and rules that must outlive them.
 

@@ -452,7 +452,9 @@ table([{"metric": m, "refuses everything": silent.get(f"mute.{m}", "no such turn
 
 # %% [markdown]
 # **Why.** Refusal without its counterpart rewards a model that is of no use; over-refusal on innocent
-# requests that sound alike is the other half, and adherence to the *other* rules the third.
+# requests that sound alike is its counterpart. Adherence has a floor as well: a refusal keeps many rules by
+# saying next to nothing. Hold every arm against this column, the prompted arms first, and *both_prompts*
+# against the constant reply above.
 
 # %% tags=["checkpoint", "long-ok"]
 usual = (seed, max_steps, learning_rate) == (17, 0, 0)  # the bounds are of this recipe
@@ -497,7 +499,8 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
 # **Summary**
 # - A rule that counts has a checker, and a checker has to be seen failing.
 # - Adherence is reported by turn, recall by distance, on the model's own history.
-# - All replies of a dialogue carry loss; what training the last one only costs is in the table.
+# - All replies of a dialogue carry loss; what training the last one only costs is in the table. That arm has
+#   the same rows and steps but far fewer supervised tokens: which of the two costs is not told apart.
 #
 # **What this does not show**: users who argue for long, dialogues above six turns, rules that no
 # checker can decide, and safety beyond refusing a named topic. One seed; test dialogues come from the
