@@ -79,9 +79,9 @@ run = start("08_ablations", profile, seed=seed, margin=margin, fresh=fresh, repo
 P, SIZE = run.profile, ablations.sizes(run.profile)
 
 # %% [markdown]
-# **Predict first.** Which matters more, a factor of four in the learning rate or eight in the rank? Is
+# **Predict first.** Which moves the score more over the grid below, the learning rate or the rank? Is
 # training only the attention layers as good as training only the MLP, at equal size? After how many
-# rows do further rows stop to help? By how much does the best of several *equal* settings beat the rest?
+# rows do further rows stop helping? By how much does the best of several *equal* settings beat the rest?
 
 # %% [markdown]
 # ## What is one trial?
@@ -391,7 +391,8 @@ takeaway(f"{DEFAULT.rows} rows, {DEFAULT.steps(SIZE.batch_size)} steps and {SIZE
 #
 # The product of two small matrices is scaled by alpha / rank; that scale stays the same at every rank,
 # but Adam moves each number about equally far, so that a higher rank also goes further per step: a
-# column changes capacity *and* step, a row the step alone. Rank 0 is the base model.
+# column changes capacity *and* step, a row the step alone. Rank 0 is the base model. Which of the two moves the
+# score more depends on how far the grid reaches in each direction.
 
 # %%
 GRID = ablations.grid(DEFAULT, SIZE.rates, SIZE.ranks)
@@ -512,7 +513,7 @@ rule("Which modules, at equal size?",
 # One switch is flipped, everything else stays. rsLoRA divides alpha by the square root of the rank: at
 # one rank that is nothing but a larger step. DoRA trains the length of each row besides. QLoRA freezes
 # 4-bit weights. Full fine-tuning trains every weight and needs a rate of its own. The seconds are the median
-# step of one trial each, its first step left out, on a machine that may have company: LoRA and rsLoRA do the
+# step of one trial each, its first step left out, on a machine that may have other work: LoRA and rsLoRA do the
 # same arithmetic, so what lies between these two is noise, and no smaller difference says anything.
 
 # %%
@@ -795,7 +796,8 @@ takeaway(f"Named by settings: {'one name' if len(set(naive)) == 1 else 'two name
 # %% [markdown]
 # ## What do all trials say together?
 #
-# Curves, settings against score, and a report that is made of the trial files alone.
+# Curves, settings against score, and a report that is made of the trial files alone. What the ids of the
+# preflight mean: `sft_utils/preflight/README.md`.
 
 # %%
 compared = {"default": DEFAULT, **{n: t for n, t in finalists.items() if t != DEFAULT},
@@ -902,7 +904,8 @@ with checkpoint(run, headline="smallest_set.rows", readme=README) as c:
 # - A grid costs its trials once: the key of a result holds everything that decides it.
 #
 # **What this does not show**: what happens after many more steps. Trials here are short, so that they
-# favour settings that learn fast; few mails and seeds leave small differences undecided. Full
+# favour settings that learn fast; few mails and seeds leave small differences undecided. Each interval is for
+# its own comparison: where nothing differs, about one in twenty excludes zero by chance. Full
 # fine-tuning had one rate. "All rows" means the largest set of this budget, not the whole pool.
 #
 # **Exercises**: (1) Write `undecided` below. (2) Write `rank_for` below. (3) Raise `margin`

@@ -140,7 +140,9 @@ takeaway(f"In this layer quantisation moved the base {quantised:.1f} times as fa
 #
 # Base and adapter are summed in float32, layer by layer, and rounded once to the dtype of the file. The
 # folder must stand alone: weights, config without a trace of quantisation, stop list, tokenizer, template.
-# On a CPU a float32 folder is written next to the shipped one, because only there equality is exact.
+# `sft_export.json` adds hashes, and the token ids of a few conversations (*golden*) which the checks below
+# render again. On a CPU a float32 folder is written next to the shipped one, because only there equality is
+# exact.
 
 # %%
 EXACT = "float32" if not P.is_gpu else {"bf16": "bfloat16", "fp16": "float16"}[P.precision]
@@ -279,8 +281,9 @@ table(forms, f"against the adapter: text and {task.metric} n = {len(rows)}; logi
 # The shipped folder is rounded to 16 bits. Rounding moves every logit a little; greedy decoding takes the
 # largest one. So an answer should change where two tokens were about equally likely, and nowhere else.
 # That is checked at the first token at which a changed answer parts from the float32 one: there float32
-# may have preferred its own token by `CLOSE` nats at most. A bound taken from the shipped model itself
-# could not fail, since two largest logits are never further apart than twice what moved them.
+# may have preferred its own token by `CLOSE` nats at most. That bound is set beforehand. One computed from
+# how far rounding moved the logits could not fail: two logits that moved by at most m each change places only
+# if they were within 2 m of each other.
 
 # %%
 shipped = AutoModelForCausalLM.from_pretrained(
@@ -318,7 +321,7 @@ takeaway(f"In {SHIPPED} {divergence:.1%} of the answers differ from the adapter'
 takeaway(f"{task.metric} of the shipped folder against the adapter: {scoring.verdict(lost['shipped'])}.")
 
 # %% [markdown]
-# ## Was the 4-bit model that trained the same?
+# ## Does the 4-bit model that was trained answer alike?
 #
 # The form that was trained (4-bit weights, 16-bit arithmetic, adapter unmerged) is the slowest one. A few
 # requests show that it is the same model up to the rounding of its arithmetic.
@@ -419,7 +422,8 @@ table(faults, f"n = {len(few)} requests; KL against the adapter on {len(rows_of_
 
 # %% [markdown]
 # **Why.** A wrong merge still answers, some nearly as well as the right one; which faults the task score
-# alone would have let pass is printed after the next section. Each is still a model that nobody evaluated.
+# alone would have let pass is printed after the next section, by point values: on so few requests an interval
+# would let pass more of them. Each is still a model that nobody evaluated.
 # Weights can say it without a single answer: a right merge agrees with `D + (alpha / r) · B A` in every
 # element to one rounding step, most wrong ones agree with a recipe of their own, and one that agrees with
 # none is named as foreign or damaged.
@@ -716,7 +720,7 @@ if exact != merged:
 # - A wrong merge is recognised from its weights; a wrong folder from template, tokenizer and stop list.
 #
 # **What this does not show**: that a GPU server decodes the same text (other kernels, other rounding);
-# other quantisations of a GGUF file; adapters other than plain LoRA. Tasks were measured, not taste.
+# other quantisations of a GGUF file; adapters other than plain LoRA; anything but the scores of the tasks.
 #
 # **Exercises**: (1) Write `times` below: how often is the adapter in these weights? (2) Ship the merge into
 # the original base: which check stops you first? (3) Give `add_weighted_adapter` the weights 0.8 and 0.2:

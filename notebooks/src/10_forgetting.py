@@ -138,7 +138,8 @@ with expect_error(TemplateError):
 #
 # Three more measures beside accuracy: perplexity of prose nobody trained on, *format bleed* (the share
 # of ordinary questions that are answered in JSON), and the nats per token that ordinary answers have
-# lost, the budget that 03 kept. The adapter of 03 was trained on 4-bit weights and is scored on them,
+# lost, the budget that 03 kept. 03 mixed replay into its rows already: what is lost here is lost in spite of
+# it. The adapter of 03 was trained on 4-bit weights and is scored on them,
 # the base in 16 bits: what rounding the base did to it is part of its difference. On a CPU the runs below
 # train and are scored on the 16-bit base; GPU profiles train and score them on 4-bit weights as 03 does,
 # and there rounding is part of theirs too.
@@ -379,8 +380,9 @@ with figure(
 # ## Does the picked point hold?
 #
 # It is trained again on more mails, through the gate of 03: scored while it trains, promoted by the
-# task metric within the forgetting budget. Its twin has the same mails and the same rate, and no replay
-# at all. Both meet mails, general items and questions that picked nothing here.
+# task metric within the forgetting budget. Its twin (*narrow*) has the same mails and the same rate, and no
+# replay at all. Both meet mails, general items and questions that picked nothing here. The adapter of 03
+# (*tuned*) stands beside them but is no part of the pair: its rows, rate and share of replay are other ones.
 
 # %%
 BUDGET = trained["parameters"]["forgetting_budget"]
@@ -524,7 +526,8 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 # **Summary**
 # - Forgetting is a paired difference on items that have nothing to do with the task, under one
 #   template.
-# - Replay with the base model's own answers is cheap; the frontier says how cheap.
+# - Replay with the base model's own answers is cheap; the frontier says how cheap. It does not keep everything:
+#   hold its perplexity against the base model's.
 # - The point is picked by a rule, trained again, and judged on mails, items and questions that did not
 #   pick it.
 #

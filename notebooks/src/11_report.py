@@ -105,8 +105,9 @@ takeaway(f"{len(measured)} of {len(tracks)} tracks are measured; the others are 
 # ## What changed, and by how much?
 #
 # A claim is a before, an after and their paired difference on the same items. An interval that holds
-# zero is called *no difference*: none is shown. Where no paired difference was recorded, two intervals
-# that do not touch say the same with less power; a number without an interval is one measurement.
+# zero is called *no difference*: none is shown. Where no paired difference was recorded, two intervals that
+# do not touch say the same with less power; a number without an interval is one measurement. Each interval is
+# for its own comparison: where nothing differs, about one in twenty excludes zero by chance.
 
 # %%
 claims = [{"track": t["number"], **c} for t in measured for c in t["claims"]]
