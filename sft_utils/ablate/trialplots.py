@@ -7,6 +7,10 @@ import numpy as np
 
 from sft_utils.ablate.trialstats import Difference
 
+STYLES = ("-", "--", ":", "-.")
+BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+"""Of labels that lines run through."""
+
 
 def heat_map(axes: Any, values: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> str:
     """A table of field F1 as colours, each cell with its number; the best one has a frame.
@@ -113,11 +117,12 @@ def curves(axes: Any, losses: Mapping[str, Sequence[float | None]]) -> str:
         The text alternative.
     """
     said = []
-    for name, values in losses.items():
+    for k, (name, values) in enumerate(losses.items()):
         line = np.array([np.nan if v is None else v for v in values])
         width = min(5, len(line))
         smooth = np.convolve(line, np.ones(width) / width, mode="valid")
-        axes.plot(range(width, width + len(smooth)), smooth, label=name, lw=1.3)
+        # Equal curves lie on each other: a broken line lets the one below it show.
+        axes.plot(range(width, width + len(smooth)), smooth, label=name, lw=1.5, ls=STYLES[k % 4])
         said.append(f"{name} {line[0]:.2f} to {smooth[-1]:.2f}")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per supervised token)")
     axes.legend(frameon=False, fontsize=7, ncols=2)
@@ -146,7 +151,7 @@ def parallel(axes: Any, rows: Sequence[Mapping[str, Any]], columns: Sequence[str
         places[column] = {v: k / last if len(values) > 1 else 0.5 for k, v in enumerate(values)}
         for value, y in places[column].items():
             axes.text(columns.index(column) + 0.04, y, f"{value:g}" if isinstance(value, float)
-                      else str(value), fontsize=7, va="center")  # fmt: skip
+                      else str(value), fontsize=7, va="center", bbox=BEHIND, zorder=3)  # fmt: skip
     scores = np.array([float(r[columns[-1]]) for r in rows])
     low, high = float(scores.min()), float(scores.max())
     share = (scores - low) / (high - low) if high > low else np.full(len(scores), 0.5)
