@@ -361,6 +361,27 @@ def test_readme_says_what_was_trained_with_several_seeds():
     assert "32 test mails with one" in printed
 
 
+def test_the_readme_says_where_a_main_result_is_narrow():
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for number, name in (("05", "tuned_minus_few_shot.schema_valid_tickets"),
+                         ("06", "cot_equal_tokens_minus_answer_only.accuracy")):  # fmt: skip
+        result = next(read_json(p) for p in RECORDED if p.stem[:2] == number)
+        low, high = result["metrics"][name]["ci95"]
+        assert low <= 0 <= high and f"`{name}`" in text, name
+
+
+def test_the_example_of_the_readme_was_printed_by_its_notebooks():
+    block = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\n")[1].split("```")[0]
+    mail, *answers = block.split("\n\n")
+    for answer, path in zip(answers, ("00_is_sft_the_right_tool", "03_qlora_single_gpu"), strict=True):
+        head, said = answer.strip().split("\n")
+        assert head.endswith(f"({path[:2]})")
+        cells = read_json(ROOT / f"notebooks/{path}.ipynb")["cells"]
+        printed = "".join(t for c in cells for o in c.get("outputs", []) for t in o.get("text", []))
+        assert f"ANSWER {said} " in printed, path
+        assert " ".join(mail.split()[1:]) in printed, path
+
+
 def test_readme_calls_the_largest_set_a_lower_bound():
     metrics = read_json(ROOT / "outputs/reference/cpu/08_ablations.json")["metrics"]
     tried = [int(n.split(".")[0].removeprefix("rows_")) for n in metrics if re.match(r"rows_\d+\.", n)]
