@@ -590,6 +590,13 @@ def test_texts_without_a_template(command):
     assert "TRL applies no chat template to plain texts; write them as messages" in out
 
 
+def test_the_finding_that_the_main_readme_shows(command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    code, out, _ = command("data/examples/flights.jsonl", model=basemodel.bundled_model())
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```text\nFAIL")[1].split("```")[0]
+    assert (code, out.split("Rows and messages")[0]) == (2, f"FAIL{shown}")
+
+
 def test_several_answers_in_a_row(command):
     rows = [{"prompt": [*c, user("Sure?")], "completion": [answer("Yes, I am.")]} for c in CHATS]
     code, out, _ = command(rows)

@@ -367,7 +367,8 @@ def test_the_readme_says_where_a_main_result_is_narrow():
                          ("06", "cot_equal_tokens_minus_answer_only.accuracy")):  # fmt: skip
         result = next(read_json(p) for p in RECORDED if p.stem[:2] == number)
         low, high = result["metrics"][name]["ci95"]
-        assert low <= 0 <= high and f"`{name}`" in text, name
+        assert low <= 0 <= high, name
+        assert f"`{name}`" in text
 
 
 def test_the_example_of_the_readme_was_printed_by_its_notebooks():
