@@ -1,6 +1,7 @@
 """No heavy import before it is needed, seen in sys.modules of a fresh process; never by a clock."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,3 +56,18 @@ def test_what_starts_everything_imports_the_standard_library_only():
 
 def test_the_exemption_is_still_needed():
     assert "transformers" in loaded_by(["sft_utils.train.training"])["sft_utils.train.training"]
+
+
+def test_commands_in_the_documentation_name_modules_that_run():
+    texts = [*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "outputs/README.md"]
+    texts += [p for top in ("data", "notebooks", "sft_utils", "tests") for p in (ROOT / top).rglob("*.md")]
+    texts += [*ROOT.glob("notebooks/src/*.py"), *ROOT.glob("notebooks/*.yaml")]
+    said = {}
+    for path in texts:
+        for name in re.findall(r"-m ((?:sft_utils|tests)[\w.]*\w)", path.read_text(encoding="utf-8")):
+            said.setdefault(name, path.relative_to(ROOT))
+    assert len(said) > 8, said
+    for name, path in said.items():
+        at = ROOT.joinpath(*name.split("."))
+        module = at / "__main__.py" if at.is_dir() else at.with_suffix(".py")
+        assert module.is_file(), f"{path}: python -m {name}"
