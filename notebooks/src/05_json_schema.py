@@ -613,7 +613,7 @@ with checkpoint(run, headline="tuned.schema_valid", readme=[n for n in README if
 # references, patterns or deep nesting; other languages. One seed was trained. "Unseen" means these few
 # schemas: intervals draw requests, not schemas. The number of trained rows was chosen with a look at test
 # figures (Decisions in sft_utils/README.md), which flatters a little. Part of the rows comes from a
-# grammar, most are written by hand.
+# grammar, at GPU sizes more than half.
 #
 # **Exercises**: (1) Remove one schema from `data/structured/train.jsonl`: its requests are asked as *unseen*
 # then. Score them by `item.name`, before and after. (2) Remove `maxLength` from a schema and read what `constrain.endless` says. (3) Give a schema with

@@ -537,7 +537,8 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 # the base model* is no proof of being level: its interval says how much may be lost. The rule of picking
 # was changed once after a look at final figures (Decisions in sft_utils/README.md).
 #
-# **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate?
+# **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate
+# (`some` in the loop of the grid holds the items of one point)?
 # (3) Give `file=` a set of your own questions: what must never be forgotten in your product?
 #
 # **Next**: 11, the report.
