@@ -102,8 +102,8 @@ table([{"defect": kind, "note": entry["note"], "excerpt": excerpt(entry["line"])
 #
 # A filter is a pure function from a row to a reason or None. The order matters: cheap tests come
 # first, and each may rely on what earlier ones guarantee (nobody parses the answer of a row without
-# an answer). One threshold is read from the data: lengths are log-normal, so the fence is the upper
-# quartile plus three interquartile ranges *of the logarithm*. Quartiles do not move when one row
+# an answer). One threshold is read from the data: lengths are roughly log-normal, so the fence is the upper
+# quartile plus three interquartile ranges *of the logarithm*. Quartiles hardly move when one row
 # in a hundred is absurd, so the fence may be computed from the raw file.
 
 # %% tags=["nbval-check-output"]

@@ -72,9 +72,9 @@ run = start(
 # %% [markdown]
 # ## What does the model read?
 #
-# A chat template turns messages into text. The text is all that the model ever sees: role names
-# become special tokens, every turn ends with one. Text between those tokens belongs to someone, and
-# the mask has to know to whom.
+# A chat template turns messages into text. The text is all that the model ever sees. In this template a
+# special token and the name of the role begin a turn, and another special token ends it. Text between
+# them belongs to someone, and the mask has to know to whom.
 
 # %%
 tokenizer = modeling.load_tokenizer(run.profile)

@@ -79,9 +79,8 @@ P, SIZE = run.profile, dialogues.sizes(run.profile)
 # ## What is a rule?
 #
 # A sentence in the system prompt for the model, and a function for us. The same requests occur under
-# *two* system prompts: who ignores the prompt is rarely right under both. How often a constant reply is,
-# because the two prompts share what the turn is about, is the floor printed below. Facts and names of the
-# test are new, and a few of its domains.
+# *two* system prompts: a model that ignores the prompt is right under both by luck only. How often the best
+# constant reply is, is the floor printed below. Facts and names of the test are new, and a few of its domains.
 
 # %%
 train = dialogues.read("train", SIZE.train_rows, seed)
