@@ -420,7 +420,8 @@ takeaway(f"{len(train)} rows to train, {len(val)} to validate, "
 #
 # The filters were written with this raw file in sight. The fair question is how they do on fresh
 # rows: the generator draws new ones with another seed, defects included. The same run shows the
-# cost: the funnel runs as its own process, so that the peak memory is its own.
+# cost: the funnel runs as its own process, so that the peak memory is its own. A million is extrapolated from
+# two sizes here; run in full it is in `outputs/reference/bench.json` (`curation_1m`).
 
 # %%
 n = stream_rows or run.profile.stream_rows
