@@ -193,7 +193,7 @@ table([{"defect": s.kind, "planted": s.planted, "dropped": s.caught,
         "by its own filter": s.right, "recall [95 %]": s.recall} for s in kind_scores])
 
 # %%
-table([{"filter": s.filter, "dropped": s.dropped, "clean rows": len(s.false),
+table([{"filter": s.filter, "dropped": s.dropped, "clean rows lost": len(s.false),
         "precision [95 %]": s.precision} for s in filter_scores])
 for s in kind_scores:
     for number in s.missed:
@@ -452,7 +452,7 @@ million_gib = costs["small"]["peak_gib"] + per_row * (1e6 - sizes["small"]) / 2*
 enough = n >= 50_000  # below, start-up hides the growth
 takeaway(f"memory grows by {per_row:,.0f} bytes per row at "
          f"{costs['large']['rows_per_s']:,.0f} rows/s: a million rows need about "
-         f"{million_gib:.1f} GiB, whatever their length.", when=enough)
+         f"{million_gib:.1f} GiB.", when=enough)
 
 # %%
 fresh_dropped = data.rows_of(run.dir / "large" / "dropped.jsonl")
@@ -461,7 +461,7 @@ fresh_key = [{"line": i, "id": "", "defect": kind, "of": f"line {i}"}
 fresh_scores, fresh_filters = audit.score_filters(fresh_dropped, fresh_key)
 table([{"defect": s.kind, "planted": s.planted, "dropped": s.caught,
         "by its own filter": s.right, "recall [95 %]": s.recall} for s in fresh_scores])
-table([{"filter": s.filter, "dropped": s.dropped, "clean rows": len(s.false),
+table([{"filter": s.filter, "dropped": s.dropped, "clean rows lost": len(s.false),
         "precision [95 %]": s.precision} for s in fresh_filters])
 
 # %%
@@ -514,7 +514,7 @@ for side, rows in (("train", row_train), ("val", row_val)):
     print(f"{side}: {data.mail_of(sibling)}\n")
 leaky = sum(row["thread"] in shared for row in row_val)
 takeaway(f"{leaky} of {len(row_val)} validation mails ({leaky / len(row_val):.0%}) "
-         "have a sibling in training after a split by row, none after one by customer.")
+         "have a sibling in training after a split by row, none after one by conversation.")
 
 # %% [markdown]
 # **Why.** A shuffle is fair to rows, and the rows are not independent. Nothing in a loss curve shows

@@ -480,7 +480,7 @@ with figure(
             line[0].set_label("broken" if name == "stop token masked" else None)
             if name in named:
                 ax.annotate(name, (steps, result["losses"][-1]), fontsize=7, textcoords="offset points",
-                            xytext=(3, 10 * named.index(name) - 8), color=COLOURS["broken"])
+                            xytext=(3, 12 * named.index(name)), color=COLOURS["broken"])
     ax.plot(range(1, steps + 1), results["healthy"]["losses"], color=COLOURS["sft"], lw=2, label="healthy")
     ax.set_xlabel("optimizer step")
     ax.set_ylabel("training loss (nats per trained token)")

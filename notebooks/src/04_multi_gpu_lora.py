@@ -293,7 +293,8 @@ gaps = {arm: [max(abs(x - y), 1e-9) for x, y in zip(done["single"].losses, d.los
         for arm, d in {**done, "wrong": wrong}.items() if arm != "single"}
 with figure(
     f"A right mean differs in rounding, a wrong one by {wrong_gap:.2g} nats",
-    f"|loss - loss of one process| by step; {WORLD} ranks, {P.device}; profile {run.profile.name}",
+    f"|loss - loss of one process| by step, equal ones drawn at 1e-9; {WORLD} ranks, {P.device}; profile "
+    f"{run.profile.name}",
     alt="; ".join(f"{a}: largest {max(g):.1e}" for a, g in gaps.items()),
 ) as ax:
     for arm, mark in (("ddp", "o"), ("fsdp2", "s"), ("wrong", "x")):
@@ -306,7 +307,7 @@ with figure(
 # %% [markdown]
 # **Why.** A rank with few supervised tokens gets the same weight as one with many: its tokens count more, and
 # which tokens those are depends on the number of ranks. Nothing fails: another training takes place than the
-# one that was asked for. (In the figure, losses that are equal to the last bit stand near its lower edge.)
+# one that was asked for.
 
 # %% [markdown]
 # ## Who trained which row?

@@ -250,7 +250,7 @@ table([
 # a user of a new schema can write in five minutes.
 
 # %%
-longest = generation.room(tokenizer, (i.answer for i in items.asked()), P.max_new_tokens)
+longest = max(P.max_new_tokens, *(len(tokenizer.encode(i.answer)) + 1 for i in items.asked()))
 room = min(longest, SIZE.most_tokens)
 LIMIT = {"free": room, "constrained": 4 * room}
 answers, spent = {}, {}

@@ -211,9 +211,10 @@ MAIN = ["adherence", "all_rules", "both_prompts", "context_recall", "role_consis
 
 
 def summary(arms):
-    """One row per metric, one column per arm."""
+    """One row per metric, one column per arm; n is how many turns or rules the metric looks at."""
     found = {arm: dialogues.metrics(arm, answers[arm]) for arm in arms}
-    return [{"metric": m, **{arm: found[arm].get(f"{arm}.{m}", "no such turn") for arm in arms}}
+    return [{"metric": m, "n": max(found[arm].get(f"{arm}.{m}", {}).get("n", 0) for arm in arms),
+             **{arm: found[arm].get(f"{arm}.{m}", "no such turn") for arm in arms}}
             for m in MAIN]  # fmt: skip
 
 
@@ -480,6 +481,7 @@ with tracking.tracked(run, report_to, {"run_id": facts["run_id"]}) as tracker:
 with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
     for name, entry in (metrics | renamed).items():
         c.metric(name, entry)
+    c.metric("refuses_everything.adherence", silent["mute.adherence"])
     c.equal("gold replies that break a rule", len(kept) - sum(kept), 0)
     c.equal("planted violations that escaped", sum(escaped.values()), 0)
     c.equal("kinds of rules in the test without a planted violation",

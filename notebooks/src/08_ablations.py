@@ -406,7 +406,7 @@ shown = np.column_stack([np.full(len(heat), trialstats.mean_f1(base)), heat])
 spread = {"rate": np.ptp(heat, axis=0).mean(), "rank": np.ptp(heat, axis=1).mean()}
 more = max(spread, key=spread.get)
 with figure(
-    f"The {more} moves field F1 most: by {spread[more]:.2f} on average",
+    f"In this grid the {more} moves field F1 most: by {spread[more]:.2f} on average",
     f"field F1, n = {SIZE.val_rows} mails, one seed, profile {P.name}; frame: best cell",
     alt=f"Heat map. {'; '.join(f'{names[t]} {scoring.field_f1(s):.2f}' for t, s in cells.items())}.",
 ) as ax:
@@ -815,13 +815,14 @@ with figure(
     trialplots.curves(ax, losses)
 
 # %%
-COLUMNS = ["learning_rate", "rank", "targets", "method", "rows", "data", "field_f1"]
+COLUMNS = ["learning_rate", "rank", "targets", "method", "rows", "steps", "data",
+           "field_f1"]
 on_val = [r for r in used.values() if r["trial"]["method"] != "none"
           and r["id"] == store.path(ablations.Trial(**r["trial"])).stem]  # fmt: skip
 coordinates = [{c: trialreport.trial_row(r)[c] for c in COLUMNS} for r in on_val]
 top = max(coordinates, key=lambda r: r["field_f1"])
 with figure(
-    f"Best of {len(coordinates)} trials: {top['field_f1']:.2f} with {top['rows']} rows",
+    f"Best of {len(coordinates)} trials: {top['field_f1']:.2f} with {top['rows']} rows, {top['steps']} steps",
     f"one line per trial, n = {SIZE.val_rows} mails, profile {P.name}; values in order",
     alt=", ".join(f"{k} {v}" for k, v in top.items()),
 ) as ax:

@@ -95,7 +95,7 @@ tracks = handover.tracks(results, run.notebook)
 table([
     {"track": f"{t['number']} {t['title']}", "status": t["status"], "run": t.get("run_id", ""),
      "checks": f"{t['checks']['passed']}/{t['checks']['n']}" if "checks" in t else "",
-     "its input is gone": ", ".join(t.get("inputs_gone", []))}
+     "inputs gone or recorded again": ", ".join(t.get("inputs_gone", []))}
     for t in tracks
 ], f"profile {P.name}")  # fmt: skip
 measured = [t for t in tracks if t["status"] == "measured"]
@@ -139,10 +139,13 @@ if shown:
             low, high = c["difference"]["ci95"]
             colour = COLOURS[{"better": "sft", "worse": "broken"}.get(c["reading"], "base")]
             ax.plot([low, high], [y, y], color=colour, lw=2)
-            ax.plot(c["difference"]["value"], y, "o", color=colour, ms=4)
+            mark = {"better": "^", "worse": "v"}.get(c["reading"], "o")
+            ax.plot(c["difference"]["value"], y, mark, color=colour, ms=4)
         ax.axvline(0, color="black", lw=0.8)
         ax.set_yticks(range(len(shown)), [f"{c['track']} {c['name']}" for c in shown], fontsize=6)
-        ax.set(xlabel="after minus before")
+        ax.set_xscale("symlog", linthresh=1, linscale=3)  # perplexity moves by more than shares can
+        ax.set_xticks(ticks := [-1, -0.5, 0, 0.5, 1, 10], [f"{t:g}" for t in ticks])
+        ax.set(xlabel="after minus before (logarithmic beyond 1)")
         ax.invert_yaxis()
 
 # %% [markdown]
