@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +128,20 @@ class TaskGate(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Continue the history of an interrupted run; forget what lies after its checkpoint.
 
+        What `finish` added (an earlier state after a later one) is forgotten too: it adds it again,
+        and would otherwise take the next best state besides.
+
         Raises:
             StoppedEarlyError: The history ends with an early stop: no step may follow.
         """
         if state.global_step and self.history_file.exists():
             saved = json.loads(self.history_file.read_text(encoding="utf-8"))
-            self.history = [Candidate(**c) for c in saved if c["step"] <= state.global_step]
+            latest = accumulate((c["step"] for c in saved), max)
+            self.history = [
+                Candidate(**c)
+                for c, seen in zip(saved, latest, strict=True)
+                if c["step"] == seen <= state.global_step
+            ]
             if self._stalled():
                 self.on_epoch_end(args, state, control, **kwargs)
                 raise StoppedEarlyError(

@@ -103,6 +103,29 @@ def test_history_continues_after_a_kill(tmp_path):
     assert [c.step for c in resumed.history] == [10, 20]
 
 
+def test_a_run_that_is_finished_twice_has_scored_the_same_states(tmp_path):
+    """Killed after its promotion: the second finish took the next best state besides."""
+    task = {10: 0.9, 20: 0.8, 30: 0.5}
+
+    def made():
+        at = types.SimpleNamespace(step=0)
+        gate = training.TaskGate(lambda m, full: {"task": task[at.step], "forgetting": 0.0},
+                                 tmp_path, every=10)  # fmt: skip
+        return gate, at, lambda model, folder: setattr(at, "step", int(folder.name[-5:]))
+
+    gate, at, load = made()
+    for at.step in (10, 20):
+        gate.on_step_end(None, State(at.step), Control(), model=Model())
+    at.step = 30
+    gate.finish(Model(), 30, load)
+    assert [(c.step, c.full) for c in gate.history] == [(10, False), (20, False), (30, True), (10, True)]
+    again, at, load = made()
+    again.on_train_begin(None, State(30), Control(), model=Model())
+    at.step = 30
+    again.finish(Model(), 30, load)
+    assert again.history == gate.history
+
+
 def test_a_run_that_had_stopped_early_is_not_trained_on(tmp_path):
     """It was killed while its end was scored; an undisturbed run makes no further step."""
     scores = {"task": 0.5, "forgetting": 0.0}
