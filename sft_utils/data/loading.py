@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import display_path, given_path
-from sft_utils.data import filters, tables
+from sft_utils.data import filters, hub
 from sft_utils.data.parsing import Item, Source
 from sft_utils.data.rows import Row
 from sft_utils.data.sniffing import DATA_NAMES, recognise, suffix_of
@@ -101,14 +101,16 @@ def load(
     JSON cannot hold (NaN, bytes) is null, with a warning, until somebody reads its column.
 
     Args:
-        source: A path, or a hub id `owner/name[:split]@commit` (split: train if not given).
+        source: A path, or a hub id `owner/name[:config][:split]@commit` (split: train if not given,
+            config: the one called `default`; a config stands before a split).
         limit: Rows to keep at most.
         max_line_bytes: Longer lines are excluded and never held in memory.
     Returns:
         The rows with their numbers, and every place that gave none.
     Raises:
         DataError: There is no such file, it is of no known format, or no row can be used.
-        ConfigError: A hub id without a commit, or a limit below 1.
+        ConfigError: A hub id without a commit, a config or split that it does not have, or a limit
+            below 1.
     Example:
         >>> load("data/tickets/test.jsonl", limit=2).summary()  # doctest: +SKIP
         'data/tickets/test.jsonl (JSONL; UTF-8): 2 rows kept (limit reached, the rest is not read)'
@@ -121,9 +123,9 @@ def load(
     except (OSError, RuntimeError) as error:  # too long, not permitted, home of nobody
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{str(source)[:60]!r} is no usable path: {reason}. Check it.") from error
-    if not exists and (hub := _hub_id(str(source))):
+    if not exists and (named := hub.hub_id(str(source))):
         about = {"source": str(source), "kind": "hub dataset", "encoding": "UTF-8", "unit": "row"}
-        return _collect(_hub_rows(*hub), limit, **about)
+        return _collect(hub.rows(named), limit, **about)
     _check(path)
     name = display_path(path)
     try:
@@ -208,45 +210,3 @@ def _check(path: Path) -> None:
     near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 3, 0.6)
     hint = f"Did you mean {' or '.join(near)}?" if near else "Check the path."
     raise DataError(f"{given_path(path)} does not exist. {hint}")
-
-
-_HUB = re.compile(
-    r"(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.\[\]%:-]+))?(?:@(?P<commit>[\w./-]+))?"
-)
-
-
-def _hub_id(text: str) -> tuple[str, str, str] | None:
-    """(name, split, commit) if a text can only mean a dataset of the hub.
-
-    Raises:
-        ConfigError: No commit is given, or a branch, which may change between two runs.
-    """
-    found = _HUB.fullmatch(text)
-    if not found or (not found["commit"] and (
-        suffix_of(Path(found["name"])) in DATA_NAMES or Path(text).parent.is_dir()
-    )):  # fmt: skip
-        return None
-    name, split, commit = found["name"], found["split"] or "train", found["commit"] or ""
-    if not re.fullmatch("[0-9a-f]{40}", commit):
-        seen = f"{commit!r} is no commit" if commit else "no file of this name, and no commit given"
-        raise ConfigError(
-            f"{text}: {seen}. Pin a hub dataset as {name}:{split}@<40 hex digits>, listed at "
-            f"https://huggingface.co/datasets/{name}/commits/main."
-        )
-    return name, split, commit
-
-
-def _hub_rows(name: str, split: str, commit: str) -> Iterator[Item]:
-    """Rows of a hub dataset; fetched once, then from the cache."""
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split=split, revision=commit)
-    except Exception as error:  # network, cache, hub and split each raise kinds of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise DataError(
-            f"{name}:{split}@{commit[:8]} cannot be loaded ({type(error).__name__}: {reason}). "
-            "Check name, split and network; without a network, give a file."
-        ) from error
-    for number, row in enumerate(rows, 1):
-        yield tables.plain(number, row)

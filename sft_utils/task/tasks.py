@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import ROOT, display_path, sha256_text
+from sft_utils.artifacts import ROOT, sha256_text
 from sft_utils.data import layouts, loading, schemas
 from sft_utils.data.duplicates import SAMPLE, HeldOut, common_shingles, exact_key, shingles
 from sft_utils.data.exclusions import Reason, apply, breaks, counted, json_answers, listed
@@ -209,7 +209,9 @@ def own(
         rows = apply(rows, breaks(given, answers, "answer breaks the schema"), excluded)
     rows = apply(rows, _repeats(rows), excluded)
     if tokenizer is not None:
-        rows = apply(rows, _unfit(_task(source, given), tokenizer, max_length, False), excluded)
+        rows = apply(
+            rows, _unfit(_task(loaded.source, given), tokenizer, max_length, False), excluded
+        )
     ordered = sorted(rows, key=lambda r: sha256_text(f"{seed}:{exact_key(request(r))}"))
     n_test = min(test_rows, len(rows) // 5)
     n_val = min(val_rows, len(rows) // 10)
@@ -224,7 +226,7 @@ def own(
         rules = schemas.infer_schema([answers[r["line"]] for r in rest])
         unseen = breaks(rules, answers, "held-out answer outside the training schema")
         test, val = (apply(part, unseen, excluded) for part in (test, val))
-    task = _task(source, rules)
+    task = _task(loaded.source, rules)
     if tokenizer is not None and told:
         long = _unfit(task, tokenizer, max_length, told)
         rest, test, val = (apply(part, long, excluded) for part in (rest, test, val))
@@ -337,8 +339,7 @@ def _leak(row: Row, held: HeldOut) -> str | None:
     return f"resembles a held-out row: {found}" if found else None
 
 
-def _task(source: str, rules: Mapping[str, Any] | None) -> Task:
-    name = display_path(source) if "/" in source else source
+def _task(name: str, rules: Mapping[str, Any] | None) -> Task:
     if rules is None:
         return Task(name=name, system="", instructions="", schema=None)
     told = f"Answer with one JSON object and nothing else:\n{schemas.signature(dict(rules))}"

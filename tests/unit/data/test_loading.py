@@ -3,9 +3,7 @@
 import gzip
 import io
 import json
-import sys
 import time
-import types
 import zipfile
 from functools import partial
 
@@ -666,61 +664,6 @@ def test_parquet_dates_become_texts(tmp_path):
     }
     assert load(put(tmp_path, "x.parquet", packed([row]))).rows[0].row == {
         "d": "2026-02-03", "t": "2026-02-03T04:05:00", "x": "1.50"}  # fmt: skip
-
-
-# --- the hub ----------------------------------------------------------------------------------
-
-COMMIT = "0123456789" * 4
-
-
-def hub(monkeypatch, answer):
-    calls = []
-
-    def load_dataset(name, **options):
-        calls.append((name, options))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    return calls
-
-
-def test_a_pinned_hub_dataset(monkeypatch):
-    calls = hub(monkeypatch, [ONE, {"q": b"x"}, TWO])
-    loaded = load(f"owner/name:test@{COMMIT}")
-    assert calls == [("owner/name", {"split": "test", "revision": COMMIT})]
-    assert [(one.number, one.row) for one in loaded.rows] == [(1, ONE), (2, {"q": None}), (3, TWO)]
-    assert loaded.warnings == {"a value that JSON cannot hold (bytes) in column 'q', read as null": [2]}
-    load(f"owner/name@{COMMIT}")
-    assert calls[-1] == ("owner/name", {"split": "train", "revision": COMMIT})
-
-
-@pytest.mark.parametrize(
-    ("text", "seen"),
-    [
-        ("owner/name", "no file of this name, and no commit given"),
-        ("owner/name@main", "'main' is no commit"),
-    ],
-)
-def test_a_hub_dataset_must_be_pinned(monkeypatch, text, seen):
-    hub(monkeypatch, [])
-    with pytest.raises(ConfigError) as caught:
-        load(text)
-    assert str(caught.value) == (
-        f"{text}: {seen}. Pin a hub dataset as owner/name:train@<40 hex digits>, listed at "
-        "https://huggingface.co/datasets/owner/name/commits/main."
-    )
-
-
-def test_an_unreachable_hub_is_one_error(monkeypatch):
-    hub(monkeypatch, ConnectionError("Couldn't reach the Hub\nlong story"))
-    with pytest.raises(DataError) as caught:
-        load(f"owner/name@{COMMIT}")
-    assert str(caught.value) == (
-        "owner/name:train@01234567 cannot be loaded (ConnectionError: Couldn't reach the Hub). Check "
-        "name, split and network; without a network, give a file."
-    )
 
 
 def test_a_missing_file_is_no_hub_id(tmp_path, monkeypatch):
