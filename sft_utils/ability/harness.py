@@ -116,6 +116,9 @@ def enough_questions(file: str | Path, picking: int, profile: str) -> None:
         )
 
 
+_KINDS = {str: "text", list: "list", dict: "object", bool: "boolean", type(None): "null"}
+
+
 def _choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
     """The choices of a row as texts, and the index of the right one.
 
@@ -124,7 +127,11 @@ def _choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
     """
     question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
     if not isinstance(question, str) or not question.strip() or not isinstance(choices, list):
-        raise ValueError("wants `question` (text) and `choices` (list of texts)")
+        seen = ", ".join(f"`{k}` ({_KINDS.get(type(v), 'number')})" for k, v in row.items())
+        raise ValueError(
+            "wants `question` (text), `choices` (list of texts) and `answer`; it has "
+            f"{seen or 'nothing'}. Write them under these names"
+        )
     if len(choices) < 2:
         raise ValueError(f"{len(choices)} choices; a choice needs two")
     for choice in choices:

@@ -1,19 +1,19 @@
 """Rows of somebody else's file as conversations; unknown shapes are named, never guessed."""
 
-import difflib
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sft_utils.data import filters
+from sft_utils.data import filters, hints, mappings
+from sft_utils.data.hints import kind
 from sft_utils.data.loading import Excluded, Loaded, LoadedRow, load, tally
+from sft_utils.data.mappings import Unfit
 from sft_utils.data.parsing import listed
 from sft_utils.data.rows import Row
-from sft_utils.errors import ConfigError, DataError
-from sft_utils.masks.chat import Message
+from sft_utils.errors import DataError
+from sft_utils.masks.chat import Message, context_only
 
 KEYS = "messages, prompt + completion, conversations (ShareGPT), instruction + output (Alpaca)"
 
@@ -74,10 +74,10 @@ def _turns(row: Mapping[str, Any], field: str, number: int) -> list[Message]:
     """
     turns = row[field]
     if not isinstance(turns, list):
-        raise DataError(f"row {number}: {field!r} is {_kind(turns)}, a list of messages is needed")
+        raise DataError(f"row {number}: {field!r} is {kind(turns)}, a list of messages is needed")
     for index, turn in enumerate(turns):
         if not isinstance(turn, Mapping):
-            raise DataError(f"row {number}: {field}[{index}] is {_kind(turn)}, an object is needed")
+            raise DataError(f"row {number}: {field}[{index}] is {kind(turn)}, an object is needed")
     renamed = {"from": "role", "value": "content"}
     return [
         {
@@ -98,14 +98,8 @@ def _side(row: Mapping[str, Any], field: str, role: str, number: int) -> list[Me
 def _text(row: Mapping[str, Any], field: str, number: int) -> str:
     """A field that must be a text."""
     if not isinstance(row[field], str):
-        raise DataError(f"row {number}: {field!r} is {_kind(row[field])}, a text is needed")
+        raise DataError(f"row {number}: {field!r} is {kind(row[field])}, a text is needed")
     return row[field]
-
-
-def _kind(value: Any) -> str:
-    """What a JSON value is, in JSON's own words."""
-    names = {"str": "a string", "list": "a list", "dict": "an object", "bool": "a boolean"}
-    return "null" if value is None else names.get(type(value).__name__, "a number")
 
 
 # --- normalised conversations --------------------------------------------------------------------
@@ -122,9 +116,6 @@ MAPPED = "mapped columns"
 
 SHAREGPT = {"human": "user", "gpt": "assistant", "system": "system"}
 """Roles of ShareGPT -> ours. Other foreign roles exclude their row."""
-
-TARGETS = ("prompt", "completion", "system", "messages")
-"""What a mapping can fill."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +144,9 @@ def conversations(loaded: Loaded, *, mapping: str = "", system: str = "") -> Nor
     """The rows of a file as conversations; a row that is none is excluded with its number.
 
     The layout of most rows is the file's; other rows are excluded, a trainer would read one only.
-    A text in a column `system` opens its conversation, whatever the layout; a row whose first turn
-    is another system prompt is excluded, as is one that lost a value of a column that is read.
+    A text in a column `system` opens its conversation, whatever the layout (a mapping reads what it
+    names and no more); a row whose first turn is another system prompt is excluded, as is one that
+    lost a value of a column that is read, or that says of an answer that it is not to be trained.
 
     Args:
         loaded: What `loading.load` gave.
@@ -174,24 +166,30 @@ def conversations(loaded: Loaded, *, mapping: str = "", system: str = "") -> Nor
         [[{'role': 'user', 'content': 'Hi\\n\\n2+2?'}, {'role': 'assistant', 'content': '4'}]]
     """
     columns = list(dict.fromkeys(key for one in loaded.rows for key in one.row))
-    plan = _plan(mapping, columns) if mapping else {}
+    plan = mappings.plan(mapping, columns) if mapping else {}
     found = [_layout(one.row, plan) for one in loaded.rows]
     counts = Counter(name for name in found if name)
     if not counts:
-        raise DataError(_unknown(loaded.source, columns))
+        raise DataError(hints.unknown(loaded.source, [one.row for one in loaded.rows], KEYS))
     layout = counts.most_common(1)[0][0]
     used = _used(layout, plan)
     chats, numbers, excluded, ignored = [], [], list(loaded.excluded), Counter()
     for one, name in zip(loaded.rows, found, strict=True):
         try:
             if why := _lost(one, used):
-                raise _Unfit(*why)
+                raise Unfit(*why)
             if name != layout:
                 reason, seen = "another layout" if name else "no layout", listed(sorted(one.row))
-                raise _Unfit(reason, f"{name or f'[{seen}]'}, the file is {layout}")
-            row = _mapped(one.row, plan) if plan else {k: one.row[k] for k in used if k in one.row}
+                raise Unfit(reason, f"{name or f'[{seen}]'}, the file is {layout}")
+            if why := None if plan else _unread(one.row, layout):
+                raise Unfit(*why)
+            row = (
+                mappings.apply(one.row, plan)
+                if plan
+                else {k: one.row[k] for k in used if k in one.row}
+            )
             chat, unused = _chat(row, layout, system)
-        except _Unfit as error:
+        except Unfit as error:
             excluded.append(Excluded(one.number, *error.args))
             continue
         chats.append(chat)
@@ -210,10 +208,6 @@ def conversations(loaded: Loaded, *, mapping: str = "", system: str = "") -> Nor
     )  # fmt: skip
 
 
-class _Unfit(DataError):
-    """One row is no conversation; arguments are reason and detail."""
-
-
 def _used(layout: str, plan: Mapping[str, list[str]]) -> list[str]:
     """The columns that a conversation of a layout is made of."""
     if plan:
@@ -224,6 +218,19 @@ def _used(layout: str, plan: Mapping[str, list[str]]) -> list[str]:
 def _lost(one: LoadedRow, used: list[str]) -> tuple[str, str] | None:
     """(reason, detail) if a column that is read held what JSON cannot."""
     return next(((why, f"in column {c!r}") for c, why in one.lost if c in used), None)
+
+
+def _unread(row: Row, layout: str) -> tuple[str, str] | None:
+    """(reason, detail) if a column beside those of a layout says that they are not the whole."""
+    if "Alpaca" in layout and row.get("history"):
+        return (
+            "earlier turns in column 'history'",
+            "write the row as messages; a mapping does without them",
+        )
+    if layout == "prompt + completion" and row.get("label") is False:
+        # prompt, completion, label is TRL's form of preferences that are no pairs
+        return "label is false", "such an answer was refused; a mapping trains it all the same"
+    return None
 
 
 def _layout(row: Row, plan: Mapping[str, list[str]]) -> str:
@@ -237,114 +244,47 @@ def _layout(row: Row, plan: Mapping[str, list[str]]) -> str:
     return ""
 
 
-def _parts(mapping: str, columns: list[str]) -> list[str]:
-    """The target=column parts of a mapping; a column's own name may have commas."""
-    parts: list[str] = []
-    for part in re.split(rf",(?=\s*(?:{'|'.join(TARGETS)})\s*=)", mapping):
-        whole = part.partition("=")[2].strip() in columns
-        parts += [part] if whole else part.split(",")
-    return parts
-
-
-def _plan(mapping: str, columns: list[str]) -> dict[str, list[str]]:
-    """A mapping as target -> columns of the file."""
-    example = "for example mapping='prompt=question,completion=answer'"
-    plan: dict[str, list[str]] = {}
-    for part in _parts(mapping, columns):
-        target, equals, right = (side.strip() for side in part.partition("="))
-        if not equals or not right or target not in TARGETS or target in plan:
-            fault = "comes twice" if target in plan else "is no target=column"
-            raise ConfigError(
-                f"mapping {mapping!r}: {part.strip()!r} {fault}; targets are {', '.join(TARGETS)}, "
-                f"{example}."
-            )
-        # A column whose own name has a plus goes first.
-        plan[target] = [right] if right in columns else [n.strip() for n in right.split("+")]
-        for name in plan[target]:
-            if name not in columns:
-                near = difflib.get_close_matches(name, columns, 1, 0.5)
-                hint = f"Did you mean {near[0]!r}?" if near else f"There are {listed(columns)}."
-                raise ConfigError(f"mapping {mapping!r}: no row has a column {name!r}. {hint}")
-    if plan.keys() - {"system"} not in ({"prompt", "completion"}, {"messages"}):
-        raise ConfigError(
-            f"mapping {mapping!r} fills {listed(list(plan))}: prompt and completion (or messages "
-            f"alone) are needed, {example}."
-        )
-    return plan
-
-
-def _mapped(row: Row, plan: Mapping[str, list[str]]) -> Row:
-    """A row under the names of a mapping; columns of one target are joined by an empty line."""
-    new: Row = {}
-    for target, names in plan.items():
-        if missing := [name for name in names if name not in row and target != "system"]:
-            raise _Unfit("column missing", repr(missing[0]))
-        values = [row.get(name) for name in names]
-        if len(names) > 1:
-            texts = ["" if value is None else value for value in values]
-            bad = next(
-                (n for n, text in zip(names, texts, strict=True) if type(text) is not str), ""
-            )
-            if bad:
-                raise _Unfit("non-text content", f"{bad!r} is {_kind(row[bad])}")
-            values = ["\n\n".join(text for text in texts if filters.visible(text))]
-        new[target] = values[0]
-    return new
-
-
 def _chat(row: Row, layout: str, system: str) -> tuple[list[Message], set[str]]:
     """One row as a valid conversation, and the keys of its messages that are not used."""
     try:
         turns = conversation(row, 0)
     except DataError as error:
-        raise _Unfit("non-text content", str(error).removeprefix("row 0: ")) from error
+        raise Unfit("non-text content", str(error).removeprefix("row 0: ")) from error
     if not turns:
-        raise _Unfit("no messages", "the list is empty")
+        raise Unfit("no messages", "the list is empty")
     if "ShareGPT" in layout or layout == MAPPED:
         turns = [{**t, "role": SHAREGPT.get(str(t.get("role")), t.get("role"))} for t in turns]
     for place, turn in enumerate(turns, 1):
         if calls := [key for key in ("tool_calls", "function_call") if turn.get(key)]:
-            raise _Unfit("tool calls", f"message {place} has {calls[0]!r}")
+            raise Unfit("tool calls", f"message {place} has {calls[0]!r}")
+        if turn.get("role") == "assistant" and context_only(turn):
+            raise Unfit(
+                "answer that is not to be trained",
+                f"message {place} has weight 0 or train false; every assistant turn is trained",
+            )
         if not isinstance(content := turn.get("content"), str):
-            what = _kind(content) if "content" in turn else "missing"
-            raise _Unfit("non-text content", f"message {place} ({turn.get('role')}) is {what}")
+            what = kind(content) if "content" in turn else "missing"
+            raise Unfit("non-text content", f"message {place} ({turn.get('role')}) is {what}")
     own = row.get("system")
     if own is not None and not isinstance(own, str):
-        raise _Unfit("non-text content", f"'system' is {_kind(own)}")
+        raise Unfit("non-text content", f"'system' is {kind(own)}")
     roles = [str(turn.get("role")) for turn in turns]
     if set(roles) <= {"system", "user", "assistant"} and roles[-1] != "assistant":
-        raise _Unfit("no assistant turn at the end", f"the last one is {roles[-1]}")
+        raise Unfit("no assistant turn at the end", f"the last one is {roles[-1]}")
     if fault := filters.roles({"messages": turns}):
-        raise _Unfit("wrong roles", fault.removeprefix("roles "))
+        raise Unfit("wrong roles", fault.removeprefix("roles "))
     for place, (role, turn) in enumerate(zip(roles, turns, strict=True), 1):
         if role != "system" and not filters.visible(turn["content"]):
             side = "prompt" if role == "user" else "completion"
-            raise _Unfit(f"empty {side}", f"message {place} is {turn['content'][:20]!r}")
+            raise Unfit(f"empty {side}", f"message {place} is {turn['content'][:20]!r}")
     unused = {f"messages[].{key}" for turn in turns for key, value in turn.items()
               if key not in ("role", "content") and value is not None}  # fmt: skip
     chat = [{"role": turn["role"], "content": turn["content"]} for turn in turns]
     own, first = own or "", chat[0]["content"] if roles[0] == "system" else ""
     if filters.visible(own) and filters.visible(first) not in ("", filters.visible(own)):
-        raise _Unfit("two system prompts", "the column 'system' and the first turn differ")
+        raise Unfit("two system prompts", "the column 'system' and the first turn differ")
     if (head := own if filters.visible(own) else system) and roles[0] != "system":
         chat = [{"role": "system", "content": head}, *chat]
     elif filters.visible(own) and not filters.visible(first):
         chat[0] = {"role": "system", "content": own}
     return chat, unused
-
-
-_PROMPTS = ("prompt", "question", "query", "input", "text", "instruction", "user", "source")
-_COMPLETIONS = ("completion", "answer", "response", "output", "target", "label", "assistant",
-                "reply", "summary")  # fmt: skip
-_CONTEXTS = ("context", "passage", "document")
-
-
-def _unknown(source: str, columns: list[str]) -> str:
-    """The message for a file whose rows have no known layout."""
-    guess = [next((c for c in columns if c.lower() in names), "COLUMN")
-             for names in (_PROMPTS, _COMPLETIONS)]  # fmt: skip
-    guess[0] = "+".join([guess[0], *(c for c in columns if c.lower() in _CONTEXTS)])
-    return (
-        f"{source}: no row has a known layout ({KEYS}); its columns are {listed(columns)}. "
-        f'Say which is which: mapping="prompt={guess[0]},completion={guess[1]}".'
-    )

@@ -21,6 +21,7 @@ from sft_utils.masks.rendering import (
     Served,
     checked,
     content_text,
+    context_only,
     is_conversation,
     prompt_ids,
     reasoning_text,
@@ -33,8 +34,8 @@ from sft_utils.masks.rendering import (
     with_content,
 )
 
-__all__ = ["SENTINEL", "Message", "Oracle", "Turn", "oracle", "oracles", "prompt_ids", "render",
-           "template_hash"]  # fmt: skip
+__all__ = ["SENTINEL", "Message", "Oracle", "Turn", "context_only", "oracle", "oracles",
+           "prompt_ids", "render", "template_hash"]  # fmt: skip
 
 MAX_GAP = 2
 """Characters allowed between an answer and the token that ends the turn (a newline or two)."""

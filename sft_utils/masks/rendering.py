@@ -117,6 +117,11 @@ def is_conversation(row: Any) -> bool:
     return ordered and all(isinstance(message, Mapping) for message in row)
 
 
+def context_only(message: Message) -> bool:
+    """Whether the data says that this message is context: no answer to train on."""
+    return message.get("train") is False or message.get("weight") == 0
+
+
 def content_text(message: Message) -> str:
     """The text of a message: a string as it is, parts joined, None and missing as nothing."""
     content = message.get("content")

@@ -7,16 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from sft_utils.errors import TemplateError
-from sft_utils.masks.chat import Message, Oracle, Turn, render
+from sft_utils.masks.chat import Message, Oracle, Turn, context_only, render
 from sft_utils.masks.rendering import SENTINEL, content_text, with_content
 
 SLOW = 300
 """Rows of one record that are tokenised or rendered again to explain a finding."""
-
-
-def excluded(message: Message) -> bool:
-    """Whether the data says that this message is context only."""
-    return message.get("train") is False or message.get("weight") == 0
 
 
 class Characters:
@@ -60,7 +55,7 @@ class Characters:
         """The turns of a row that are meant to be trained."""
         turns = self.oracles[row].turns
         chosen = turns if self.turns == "all" else turns[-1:]
-        return [t for t in chosen if not excluded(self.conversations[row][t.message])]
+        return [t for t in chosen if not context_only(self.conversations[row][t.message])]
 
     def owners(self, row: int) -> np.ndarray:
         """The message whose content each token belongs to, -1 for text of the template."""

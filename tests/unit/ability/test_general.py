@@ -174,6 +174,11 @@ def test_an_answer_that_has_one_reading_is_taken(tmp_path, choices, answer, righ
         ({"answer": "-1"}, "answer '-1' is none"),
         ({"answer": -1}, "answer -1 is none"),
         ({"question": " "}, "wants `question`"),
+        (
+            {"question": "q", "choices": {"text": ["a", "b"]}, "answerKey": "A", "answer": None},
+            "wants `question` (text), `choices` (list of texts) and `answer`; it has `question` (text), "
+            "`choices` (object), `answer` (null), `answerKey` (text). Write them under these names",
+        ),
     ],
 )
 def test_an_unfit_row_is_named_with_its_reason(tmp_path, row, why):

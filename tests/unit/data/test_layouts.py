@@ -185,6 +185,14 @@ ROW_FAULTS = [
         {"prompt": "q", "completion": "a"},
         "another layout: prompt + completion, the file is messages",
     ),
+    (
+        {"messages": [USER, msg("assistant", "a", weight=0), USER, ANSWER]},
+        "answer that is not to be trained: message 2 has weight 0 or train false; every assistant turn is trained",
+    ),
+    (
+        {"messages": [USER, ANSWER, USER, msg("assistant", "a", train=False)]},
+        "answer that is not to be trained: message 4 has weight 0 or train false; every assistant turn is trained",
+    ),
     ({"text": "x", "id": 1}, "no layout: ['id', 'text'], the file is messages"),
     ({}, "no layout: [], the file is messages"),
     (
@@ -258,7 +266,7 @@ def test_the_loaders_and_the_layouts_exclusions_stand_in_order():
 def test_what_is_not_used_is_counted():
     rows = [
         {**GOOD, "id": 1, "tools": None},
-        {"messages": [USER, msg("assistant", "a", weight=0)], "id": 2},
+        {"messages": [USER, msg("assistant", "a", weight=1)], "id": 2},
     ]
     got = conversations(loaded(*rows))
     assert got.ignored == {"id": 2, "messages[].weight": 1}
@@ -316,6 +324,8 @@ def test_a_mapped_system_column():
         ("prompt=question,answer", "mapping 'prompt=question,answer': 'answer' is no target=column; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
         ("prompt=question,prompt=answer", "mapping 'prompt=question,prompt=answer': 'prompt=answer' comes twice; targets are prompt, completion, system, messages, for example mapping='prompt=question,completion=answer'."),
         ("prompt=question+,completion=answer", "mapping 'prompt=question+,completion=answer': no row has a column ''. There are 'question', 'answer'."),
+        ("prompt=question,completion=question", "mapping 'prompt=question,completion=question': column 'question' fills prompt and completion; a model that is told its answer learns to repeat it. Give two columns, for example mapping='prompt=question,completion=answer'."),
+        ("prompt=question+answer,completion=answer", "mapping 'prompt=question+answer,completion=answer': column 'answer' fills prompt and completion; a model that is told its answer learns to repeat it. Give two columns, for example mapping='prompt=question,completion=answer'."),
         ("messages=question,prompt=answer", "mapping 'messages=question,prompt=answer' fills 'messages', 'prompt': prompt and completion (or messages alone) are needed, for example mapping='prompt=question,completion=answer'."),
     ],
 )  # fmt: skip
@@ -329,11 +339,11 @@ def test_a_mapping_that_cannot_work_is_refused(mapping, words):
     ("row", "words"),
     [
         ({"t": "x", "c": "a"}, "column missing: 'b'"),
-        ({"t": "x", "b": 3, "c": "a"}, "non-text content: 'b' is a number"),
+        ({"t": "x", "b": 3, "c": "a"}, "non-text content: 'b' is a number, a text is needed"),
         ({"t": "", "b": "", "c": "a"}, "empty prompt: message 1 is ''"),
         (
             {"t": "x", "b": "y", "c": 3},
-            "non-text content: 'completion' is a number, a text is needed",
+            "non-text content: 'c' is a number, a text is needed",
         ),
         ({"t": "x", "b": "y"}, "column missing: 'c'"),
     ],
@@ -343,6 +353,41 @@ def test_a_row_that_a_mapping_does_not_fit(row, words):
     got = conversations(loaded(good, row, good), mapping="prompt=t+b,completion=c")
     assert got.numbers == [1, 3]
     assert str(got.excluded[0]) == words
+
+
+def test_a_column_of_whole_dialogues_is_no_completion():
+    rows = [{"p": "q", "chosen": [USER, ANSWER]}, {"p": "q", "chosen": [ANSWER]}]
+    got = conversations(loaded(*rows), mapping="prompt=p,completion=chosen")
+    assert got.conversations == [[USER, ANSWER]]
+    assert str(got.excluded[0]) == (
+        "whole dialogue as completion: 'chosen' begins with user: mapping 'messages=chosen'"
+    )
+
+
+def test_an_answer_that_was_refused_is_trained_by_a_mapping_alone():
+    rows = [{"prompt": "q", "completion": "a", "label": label} for label in (True, False, "no", 0)]
+    got = conversations(loaded(*rows))
+    assert [str(one) for one in got.excluded] == [
+        "label is false: such an answer was refused; a mapping trains it all the same"
+    ]
+    assert got.numbers == [1, 3, 4]
+    mapped = conversations(loaded(*rows), mapping="prompt=prompt,completion=completion")
+    assert mapped.numbers == [1, 2, 3, 4]
+
+
+def test_earlier_turns_beside_an_instruction_are_not_lost_in_silence():
+    row = {"instruction": "and now?", "input": "", "output": "a"}
+    got = conversations(loaded({**row, "history": []}, {**row, "history": [["q", "a"]]}, row))
+    assert [str(one) for one in got.excluded] == [
+        "earlier turns in column 'history': write the row as messages; a mapping does without them"
+    ]
+    assert got.numbers == [1, 3]
+
+
+def test_a_weight_on_a_user_turn_says_nothing_of_an_answer():
+    rows = {"conversations": [{"from": "human", "value": "q", "weight": 0},
+                              {"from": "gpt", "value": "a", "weight": None}]}  # fmt: skip
+    assert conversations(loaded(rows)).conversations == [[USER, ANSWER]]
 
 
 def test_an_unknown_layout_names_the_columns_and_the_mapping():
@@ -361,6 +406,10 @@ def test_an_unknown_layout_names_the_columns_and_the_mapping():
         (("instruction", "context", "response"), "prompt=instruction+context,completion=response"),
         (("prompt", "response"), "prompt=prompt,completion=response"),
         (("question", "completion"), "prompt=question,completion=completion"),
+        (("instruction", "input", "response"), "prompt=instruction+input,completion=response"),
+        (("inputs", "targets"), "prompt=inputs,completion=targets"),
+        (("system_prompt", "question", "response"), "prompt=question,completion=response,system=system_prompt"),
+        (("source", "problem", "solution"), "prompt=problem,completion=solution"),
     ],
 )
 def test_the_suggested_mapping_drops_no_column_of_the_task(columns, mapping):
@@ -368,7 +417,48 @@ def test_the_suggested_mapping_drops_no_column_of_the_task(columns, mapping):
     with pytest.raises(DataError) as caught:
         conversations(loaded(row))
     assert str(caught.value).endswith(f'mapping="{mapping}".')
-    assert conversations(loaded(row), mapping=mapping).ignored == {}
+    left = {column: 1 for column in columns if column not in mapping}
+    assert conversations(loaded(row), mapping=mapping).ignored == left
+
+
+DIALOGUE = [USER, ANSWER]
+TEXT = "\n\nHuman: q?\n\nAssistant: a"
+SPLIT = "holds whole dialogues, each as one text: split them into messages with a role and a content first."
+
+
+@pytest.mark.parametrize(
+    ("row", "advice"),
+    [
+        ({"chosen": DIALOGUE, "rejected": DIALOGUE, "prompt": "q"},
+         'Say which is which: mapping="messages=chosen".'),
+        ({"rejected": DIALOGUE, "chosen": DIALOGUE, "prompt": [USER]},
+         'Say which is which: mapping="messages=chosen".'),
+        ({"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]},
+         'Say which is which: mapping="prompt=prompt,completion=chosen".'),
+        ({"system": "s", "question": "q", "chosen": "a", "rejected": "b"},
+         'Say which is which: mapping="prompt=question,completion=chosen,system=system".'),
+        ({"id": 1, "items": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+         'Say which is which: mapping="messages=items".'),
+        ({"chosen": TEXT, "rejected": TEXT}, f"Column 'chosen' {SPLIT}"),
+        ({"text": "### Human: q### Assistant: a"}, f"Column 'text' {SPLIT}"),
+        ({"text": "<s>[INST] q [/INST] a</s>"}, f"Column 'text' {SPLIT}"),
+        ({"message_id": "1", "parent_id": None, "text": "q", "role": "prompter"},
+         "Each row is one message of a tree: join every answer with its parents first, into a row with messages."),
+        ({"context": "c", "question": "q", "answers": {"text": ["a"], "answer_start": [0]}},
+         'Say which is which: mapping="prompt=question+context,completion=COLUMN". \'answers\' is an '
+         "object, a text is needed: make it one in a column of its own."),
+        ({"text": "x", "label": 1},
+         'Say which is which: mapping="prompt=text,completion=COLUMN". \'label\' is a number, a text '
+         "is needed: make it one in a column of its own."),
+        ({"q|a": "x|y"}, 'Say which is which: mapping="prompt=COLUMN,completion=COLUMN".'),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_shapes_that_people_bring(row, advice):
+    with pytest.raises(DataError) as caught:
+        conversations(loaded(dict.fromkeys(row), row))
+    assert str(caught.value).endswith(f". {advice}")
+    if (found := advice.partition('mapping="')[2].partition('"')[0]) and "COLUMN" not in found:
+        assert conversations(loaded(row), mapping=found).conversations[0][-2:] == DIALOGUE
 
 
 def test_no_conversation_at_all_is_an_error():

@@ -234,13 +234,13 @@ def test_the_schema_is_inferred_from_training_answers_alone(tmp_path):
 
 
 def test_what_nothing_reads_and_what_looks_wrong_is_told(tmp_path):
-    rows = [{"instruction": r["prompt"], "output": r["completion"], "history": [["q", "a"]],
+    rows = [{"instruction": r["prompt"], "output": r["completion"], "hint": [["q", "a"]],
              "tools": None} for r in colours(60)]  # fmt: skip
     rows[4]["instruction"] = "fa\u00c3\u00a7ade one paint it red"
     rows[7] |= {"instruction": "caf\u00c3\u00a9", "output": ""}
     mine = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
     said = {r["part"]: r for r in mine.rows()}
-    assert said["not used: history"]["rows"] == 59, "the excluded row is used for nothing"
+    assert said["not used: hint"]["rows"] == 59, "the excluded row is used for nothing"
     assert said["kept with a warning: mojibake"] == {
         "part": "kept with a warning: mojibake", "rows": 1, "lines": "5", "the first": ""}  # fmt: skip
     assert said["excluded: empty completion"]["lines"] == "8"
