@@ -7,48 +7,27 @@ from typing import Any
 
 from sft_utils import heap
 from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_json
-from sft_utils.basemodel import BUNDLED, STAMP, bundled_model, verify_model_dir
+from sft_utils.basemodel import STAMP
 from sft_utils.config import Profile
 from sft_utils.errors import ModelError
+from sft_utils.model.sources import model_source, named, shown
 from sft_utils.model.sums import adapters, dequantised, require_sum
-
-
-def model_source(profile: Profile) -> tuple[str, str | None]:
-    """Where the base model of a profile is: a local directory, or a hub id with its revision.
-
-    Raises:
-        ModelError: A local directory without safetensors weights, or a hub id without revision.
-    """
-    if profile.model == BUNDLED:
-        return str(bundled_model()), None
-    path = Path(profile.model)
-    if path.is_dir():
-        if not list(path.glob("*.safetensors")):
-            raise ModelError(
-                f"{display_path(path)} holds no *.safetensors; pickled weights are not loaded. "
-                "Convert the model with save_pretrained first."
-            )
-        if (path / STAMP).exists():
-            verify_model_dir(path)
-        return str(path), None
-    if not profile.revision:
-        raise ModelError(
-            f"{profile.model!r} is no local directory, and as a hub id it needs a pinned revision "
-            "(a commit) in its profile"
-        )
-    return profile.model, profile.revision
 
 
 def load_tokenizer(profile: Profile) -> Any:
     """The served tokenizer; refuses one whose padding would hide the stop token.
 
     Raises:
-        ModelError: No chat template, no stop token, or a pad token that cannot be told from it.
+        ModelError: It cannot be read or fetched, has no chat template, no stop token, or a pad
+            token that cannot be told from it.
     """
     from transformers import AutoTokenizer
 
     source, revision = model_source(profile)
-    tokenizer = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    with named(source):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
     if not tokenizer.chat_template or tokenizer.eos_token_id is None:
         raise ModelError(f"{profile.model}: tokenizer without chat template or eos token")
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -69,9 +48,9 @@ def load_model(
         dtype: Torch dtype; default the profile's precision.
         guard: Apply `guard_nf4` to a quantised model; 03 turns it off to show why it exists.
     Raises:
-        ModelError: A weight file is corrupt or does not belong to the config.
+        ModelError: A weight file is corrupt or does not belong to the config, or the model cannot
+            be fetched.
     """
-    import safetensors
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -82,18 +61,22 @@ def load_model(
     options: dict[str, Any] = {"device_map": {"": 0 if profile.is_gpu else "cpu"}}
     if quantization is not None:
         options["quantization_config"] = quantization
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
+    with named(source):
+        model, found = AutoModelForCausalLM.from_pretrained(
             source,
             revision=revision,
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             attn_implementation=profile.attention,
+            output_loading_info=True,
             **options,
         )
-    except safetensors.SafetensorError as error:
-        raise ModelError(f"{display_path(source)}: corrupt weight file ({error})") from error
+    if missing := sorted(found["missing_keys"]):
+        raise ModelError(
+            f"{shown(source)}: {len(missing)} weights of its config are in none of its files, the "
+            f"first is {missing[0]}; they would be random. Fetch it again, or repair config.json."
+        )
     # Many instruct models ship sampling defaults; evaluation here is greedy and repeatable.
     model.generation_config.update(
         do_sample=False, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0

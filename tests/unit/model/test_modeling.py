@@ -4,10 +4,13 @@ import dataclasses
 import json
 import shutil
 from copy import deepcopy
+from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import BitsAndBytesConfig
 
 from sft_utils import basemodel
@@ -15,7 +18,7 @@ from sft_utils.artifacts import sha256_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, ModelError
 from sft_utils.masks import masking
-from sft_utils.model import modeling
+from sft_utils.model import modeling, sources
 from sft_utils.train import memory
 
 NF4 = BitsAndBytesConfig(
@@ -54,7 +57,7 @@ def test_weights_of_a_folder_are_known_by_all_that_decides_what_they_compute(tmp
 
 def test_a_stamped_model_is_known_by_its_weights_alone(tmp_path, monkeypatch):
     """Published results hold the hash of the bundled model."""
-    monkeypatch.setattr(modeling, "verify_model_dir", lambda path: None)
+    monkeypatch.setattr(sources, "verify_model_dir", lambda path: None)
     files = {"model.safetensors": "a", "config.json": "b"}
     for file in files:
         (tmp_path / file).write_text("{}")
@@ -70,9 +73,57 @@ def test_pickled_weights_are_refused(local, tmp_path):
         modeling.load_model(local)
 
 
-def test_a_hub_id_needs_a_revision(local):
+@pytest.mark.parametrize("revision", [None, "main", "v1.0", "0123456"])
+def test_a_hub_id_needs_a_commit(local, revision):
+    """Of a branch the weights change between two runs, and their hash does not."""
     with pytest.raises(ModelError, match="needs a pinned revision"):
-        modeling.load_model(dataclasses.replace(local, model="org/name"))
+        modeling.load_model(dataclasses.replace(local, model="org/name", revision=revision))
+
+
+def test_a_relative_folder_counts_from_the_root(local, monkeypatch):
+    monkeypatch.setattr(sources, "ROOT", Path(local.model).parent)
+    assert modeling.model_source(dataclasses.replace(local, model="model"))[0] == local.model
+    monkeypatch.setenv("HOME", str(Path(local.model).parent))
+    assert modeling.model_source(dataclasses.replace(local, model="~/model"))[0] == local.model
+
+
+def test_the_folder_of_an_adapter_is_no_base(local, tmp_path):
+    """transformers loads its base with the adapter on top, and the hash of the weights knows one."""
+    base = modeling.load_model(local)
+    get_peft_model(base, deepcopy(LORA)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match="adapter holds an adapter, not a model. Merge it first"):
+        modeling.load_model(dataclasses.replace(local, model=str(tmp_path / "adapter")))
+
+
+def test_weights_that_no_file_holds_are_not_drawn_at_random(local):
+    file = Path(local.model) / "model.safetensors"
+    weights = load_file(file)
+    name = "model.layers.1.mlp.up_proj.weight"
+    del weights[name]
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ModelError, match=f"model: 1 weights of its config .* the first is {name}"):
+        modeling.load_model(local)
+
+
+def test_weights_of_another_config_are_named(local):
+    file = Path(local.model) / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps({**config, "intermediate_size": 2 * config["intermediate_size"]}))
+    with pytest.raises(ModelError, match=r"model cannot be loaded \(.*mismatch.*Give a folder"):
+        modeling.load_model(local)
+
+
+def test_what_cannot_be_loaded_is_one_error(local, monkeypatch):
+    for file in Path(local.model).glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"model cannot be loaded .* Give a folder as save_pretrai"):
+        modeling.load_tokenizer(local)
+    hub = dataclasses.replace(local, model="org/name", revision="0" * 40)
+    for fix, offline in (("a gated model needs HF_TOKEN", False), ("put HF_HUB_OFFLINE=0", True)):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+        for load in (modeling.load_tokenizer, modeling.load_model):
+            with pytest.raises(ModelError, match=f"^org/name cannot be loaded .*{fix}"):
+                load(hub)
 
 
 def test_sampling_defaults_of_a_model_are_switched_off(local, tmp_path):
