@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import datasets
 import pytest
 from datasets.packaged_modules.json.json import Json
 
+from sft_utils import manifest
 from sft_utils.artifacts import ROOT
+from sft_utils.config import get_profile
 from sft_utils.data import hub
 from sft_utils.data.loading import load
 from sft_utils.errors import ConfigError, DataError
@@ -256,3 +259,15 @@ def test_a_task_is_called_as_its_dataset_is(cache, monkeypatch):
         own = tasks.own(f"{NAME}:main:train@{COMMIT}", **sizes)
         assert own.task.name == f"{NAME}:main:train@{COMMIT}"
         assert own.unit == "row"
+
+
+def test_the_config_is_part_of_what_a_run_is():
+    def run_id(data):
+        run = types.SimpleNamespace(
+            notebook="03_qlora_single_gpu", profile=get_profile("smoke"), seed=17, suppressed={},
+            parameters={"data": data}, fingerprints={"data": "the same rows"},
+        )  # fmt: skip
+        return manifest.build(run)["run_id"]
+
+    ids = [f"{NAME}:{part}@{COMMIT}" for part in ("train", "main:train", "socratic:train")]
+    assert len({run_id(data) for data in ids}) == 3
