@@ -32,10 +32,13 @@ from sft_utils.data import duplicates as duplicates
 from sft_utils.data import exclusions as exclusions
 from sft_utils.data import filters as filters
 from sft_utils.data import generated as generated
+from sft_utils.data import hints as hints
+from sft_utils.data import hub as hub
 from sft_utils.data import jsonfiles as jsonfiles
 from sft_utils.data import jsonlists as jsonlists
 from sft_utils.data import layouts as layouts
 from sft_utils.data import loading as loading
+from sft_utils.data import mappings as mappings
 from sft_utils.data import parsing as parsing
 from sft_utils.data import rows as rows
 from sft_utils.data import schemas as schemas
@@ -59,6 +62,7 @@ from sft_utils.model import constrain as constrain
 from sft_utils.model import decoding as decoding
 from sft_utils.model import generation as generation
 from sft_utils.model import modeling as modeling
+from sft_utils.model import sources as sources
 from sft_utils.model import sums as sums
 from sft_utils.notebook import nbdeps as nbdeps
 from sft_utils.notebook import nbparams as nbparams
