@@ -612,9 +612,10 @@ with checkpoint(run, headline="fresh.defects_dropped",
 # that overlap more; of edits drawn without that bound a small share would pass as different mails. Wrong topics and
 # actions, facts left null, street addresses and names in free text pass this funnel.
 #
-# **Exercises**: (1) Write a filter for shouting below: more than half of the letters are capitals.
-# (2) Put `leakage` after the duplicate filters (in `curation._Repeats.judge`; `FUNNEL` orders the table
-# only): which counts change, and is anything kept that was not? (3) Run `python -m sft_utils.curation` on a file of your own and read fifty dropped rows.
+# **Exercises**: (1) Write a filter for shouting below: more than half of the letters are capitals. (2)
+# Put `leakage` after the duplicate filters (in `curation._Repeats.judge`; `FUNNEL` orders the table
+# only): which counts change, and is anything kept that was not? (3) Run `python -m sft_utils.curation` on
+# a file of your own and read fifty dropped rows.
 #
 # **Next**: 02, which tokens of these rows are trained.
 

@@ -615,9 +615,10 @@ with checkpoint(run, headline="tuned.schema_valid", readme=[n for n in README if
 # figures (Decisions in sft_utils/README.md), which flatters a little. Part of the rows comes from a
 # grammar, at GPU sizes more than half.
 #
-# **Exercises**: (1) Remove one schema from `data/structured/train.jsonl`: its requests are asked as *unseen*
-# then. Score them by `item.name`, before and after. (2) Remove `maxLength` from a schema and read what `constrain.endless` says. (3) Give a schema with
-# `"enum"` of one value: how many tokens does the model still choose?
+# **Exercises**: (1) Remove one schema from `data/structured/train.jsonl`: its requests are asked as
+# *unseen* then. Score them by `item.name`, before and after. (2) Remove `maxLength` from a schema and
+# read what `constrain.endless` says. (3) Give a schema with `"enum"` of one value: how many tokens does
+# the model still choose?
 #
 # **Next**: your own file: `make nb NB=05 DATA=path.jsonl SCHEMA=schema.json`.
 

@@ -129,7 +129,7 @@ def unseen(found):
 
 
 gap = general.accuracy(bare)["value"] - general.accuracy(same)["value"]
-takeaway(f"The untouched base model without its template: {gap:+.1%} accuracy.")
+takeaway(f"The untouched base model without its template: accuracy {100 * gap:+.1f} points, n = {len(same)}.")
 with expect_error(TemplateError):
     general.accuracy_difference(bare, same)
 
@@ -357,6 +357,7 @@ fast = [p for p in points if p["rate"] == max(SIZE.rates)]
 bare_fast = next(p for p in fast if not p["share"])
 kept_fast = min((p for p in fast if p["replay"] == "own words"), key=lambda p: p["lost"])
 SHADE = {"none": COLOURS["broken"], "own words": COLOURS["lora"], "authored": COLOURS["qlora"]}
+MARK = {"none": "v", "own words": "o", "authored": "s"}
 with figure(
     f"Own words replayed at rate {bare_fast['rate']:g}: {kept_fast['lost']:+.2f} nats lost, without "
     f"{bare_fast['lost']:+.2f}",
@@ -367,12 +368,12 @@ with figure(
     for p in points:
         value, (low, high) = p["field_f1"]["value"], p["field_f1"]["ci95"]
         ax.errorbar(p["lost"], value, yerr=[[value - low], [high - value]], color=SHADE[p["replay"]],
-                    fmt="o", markersize=5 + 12 * p["share"], capsize=2, linewidth=1)  # fmt: skip
+                    fmt=MARK[p["replay"]], markersize=5 + 12 * p["share"], capsize=2, linewidth=1)  # fmt: skip
         ax.annotate(f"{p['rate']:g}", (p["lost"], value), fontsize=7, xytext=(6, 3),
                     textcoords="offset points")  # fmt: skip
     ax.plot(picked["lost"], picked["field_f1"]["value"], "o", markersize=20, fillstyle="none", color="black")
     for kind, colour in SHADE.items():
-        ax.plot([], [], "o", color=colour, label=f"replay: {kind}")
+        ax.plot([], [], MARK[kind], color=colour, label=f"replay: {kind}")
     ax.set(xlabel="nats per token that ordinary answers lost (left is better)", ylabel="field F1 (validation)")
     ax.legend(fontsize=7, frameon=False)
 
@@ -477,7 +478,7 @@ with expect_error(ConfigError, match="no checkpoint forgets less"):
 # %%
 for arm in ("narrow", "replay"):
     unchanged = sum(a == b for a, b in zip(said["base"], said[arm], strict=True))
-    takeaway(f"{arm}: general accuracy moved by {moved[arm]['value']:+.1%}, and {unchanged} of "
+    takeaway(f"{arm}: general accuracy moved by {100 * moved[arm]['value']:+.1f} points, and {unchanged} of "
              f"{len(asked)} spoken answers are still the base model's, word for word.")
 
 # %% [markdown]
@@ -533,9 +534,10 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 #
 # **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
 # model forgets in the same places. Format bleed of the two final runs is counted on few questions: where
-# its two intervals overlap, the grid's larger difference is the evidence. Grid points are short runs with one seed each. *Not shown to be below
-# the base model* is no proof of being level: its interval says how much may be lost. The rule of picking
-# was changed once after a look at final figures (Decisions in sft_utils/README.md).
+# its two intervals overlap, the grid's larger difference is the evidence. Grid points are short runs with
+# one seed each. *Not shown to be below the base model* is no proof of being level: its interval says how
+# much may be lost. The rule of picking was changed once after a look at final figures (Decisions in
+# sft_utils/README.md).
 #
 # **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate
 # (`some` in the loop of the grid holds the items of one point)?
