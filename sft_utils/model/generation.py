@@ -13,6 +13,7 @@ from sft_utils.errors import ConfigError
 from sft_utils.manifest import versions
 from sft_utils.model import decoding
 from sft_utils.model.constrain import Constraint, Guide
+from sft_utils.model.modeling import own_forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def generate(
     todo = [batch for batch in batches if not all(i in done for i in batch)]
     started = time.monotonic()
     prefix = common_prefix(prompts) if todo and decoding.supports(model) else []
-    with _attention(model, prefix):
+    with own_forward(model), _attention(model, prefix):
         for worked, batch in enumerate(todo, 1):
             part = [prompts[i] for i in batch]
             guide = constraint.guide(batch) if constraint else None

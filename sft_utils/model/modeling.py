@@ -1,7 +1,8 @@
 """Load, quantise and guard models; the copy that generates; what identifies weights."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,39 @@ def clean_adapter_config(folder: Path, profile: Profile) -> None:
     config["revision"] = profile.revision
     write_json(path, config)
     (folder / "README.md").unlink(missing_ok=True)  # peft's template card, mostly "more needed"
+
+
+@contextlib.contextmanager
+def own_forward(model: Any) -> Iterator[None]:
+    """Inside, a model that a trainer holds computes in the dtypes of its weights, as it does alone.
+
+    In mixed precision accelerate puts autocast around `model.forward` and leaves it there: answers
+    of the gate would have another arithmetic than those of the saved adapter, and what is computed
+    in float32 on purpose (`decoding`) would be rounded to fp16 again.
+
+    Source: accelerate 1.15.0, accelerator.py (prepare_model)
+    """
+    before = getattr(model, "_original_forward", None)
+    wrapped = model.forward if before is not None else None
+    if before is not None:
+        model.forward = before
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.forward = wrapped
+
+
+def release(model: Any) -> None:
+    """Take off what a trainer put around the forward pass; the next trainer puts on its own."""
+    if getattr(model, "_original_forward", None) is None:
+        return
+    before = vars(model).pop("_original_forward")
+    vars(model).pop("_is_accelerate_prepared", None)  # else the next one would have no autocast
+    if getattr(before, "__func__", None) is type(model).forward:
+        del model.forward
+    else:
+        model.forward = before
 
 
 def answer_nll(

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from sft_utils.artifacts import COMPLETE, IDENTITY, display_path, storage_error, write_json
 from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.model.generation import report_progress
+from sft_utils.model.modeling import release
 from sft_utils.train.checkpoints import clear, last_checkpoint, recipe
 
 
@@ -343,5 +344,6 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
                 "complete checkpoint."
             ) from error
         raise
+    release(getattr(trainer, "model", None))
     _ENDED_HERE.add(folder.resolve())
     return began

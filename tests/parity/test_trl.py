@@ -6,10 +6,13 @@ import pytest
 import stack
 import torch
 from datasets import Dataset
+from peft import PeftModel, get_peft_model
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import preflight
 from sft_utils.masks import masking
+from sft_utils.model import generation
 from sft_utils.preflight.collated import batch_rows
 from sft_utils.train import training
 
@@ -168,3 +171,42 @@ def test_other_precisions_keep_their_adapter(tiny, tokenizer, conversations, tmp
                         folder=tmp_path / "run", peft_config=stack.lora())  # fmt: skip
     assert training.fit_adapter_precision(plain) == 0
     assert {p.dtype for p in plain.model.parameters() if p.requires_grad} == {torch.bfloat16}
+
+
+class Watch(TrainerCallback):
+    """Asks for an answer after each step, and notes under which arithmetic layers computed."""
+
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer, self.seen, self.answering = model, tokenizer, {}, False
+        model.get_input_embeddings().register_forward_hook(self.note)
+
+    def note(self, *_):
+        kinds = self.seen.setdefault("answers" if self.answering else "training", set())
+        kinds.add(torch.is_autocast_enabled("cpu"))
+
+    def on_step_end(self, args, state, control, **_):
+        self.answering = True
+        self.model.eval()
+        generation.generate(self.model, self.tokenizer, [[5, 6, 7], [5, 6, 8]], max_new_tokens=2,
+                            batch_size=2)  # fmt: skip
+        self.model.train()
+        self.answering = False
+
+
+def test_mixed_precision_ends_with_the_training(tiny, tokenizer, conversations, tmp_path):
+    """Autocast stayed around the trained model: its logits were not those of its saved adapter."""
+    rows = [masking.assistant_labels(tokenizer, c, max_length=400) for c in conversations]
+    model = get_peft_model(copy.deepcopy(tiny), stack.lora(init_lora_weights=False))
+    watch = Watch(model, tokenizer)
+    for k in range(2):  # a second trainer of the same model has its own autocast
+        watch.seen.clear()
+        run = stack.build(rows, model=model, tokenizer=tokenizer, folder=tmp_path / f"run-{k}",
+                          bf16=True, max_steps=2, callbacks=[watch])  # fmt: skip
+        training.train_resumable(run, tmp_path / f"run-{k}", {"run_id": "x"})
+        assert watch.seen == {"training": {True}, "answers": {False}}
+    assert model.forward.__func__ is type(model).forward
+    model.eval().save_pretrained(tmp_path / "adapter")
+    fresh = PeftModel.from_pretrained(copy.deepcopy(tiny), tmp_path / "adapter").eval()
+    ids = torch.tensor([rows[0]["input_ids"]])
+    with torch.inference_mode():
+        assert torch.equal(model(input_ids=ids).logits, fresh(input_ids=ids).logits)

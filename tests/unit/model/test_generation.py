@@ -135,6 +135,12 @@ def test_large_scores_do_not_overflow_in_fp16(tokenizer):
         for dtype in (torch.float32, torch.float16)
     }
     assert texts[torch.float16] == texts[torch.float32]
+    model._original_forward = model.forward  # as accelerate leaves a model that trained in fp16
+    model.forward = torch.autocast("cpu", torch.float16)(model.forward)
+    wrapped = model.forward
+    trained = generation.generate(model, tokenizer, prompts, **OPTIONS)
+    assert [a.text for a in trained] == texts[torch.float32]
+    assert model.forward is wrapped, "training goes on in mixed precision"
 
 
 def test_the_longest_answer_has_room(tokenizer):
