@@ -120,6 +120,7 @@ _GPU = dataclasses.replace(
     attention="sdpa",
     gradient_checkpointing=True,
     min_gpus=1,
+    cell_timeout_s=6 * 3600,  # the grid of 10 is one cell: ten trainings, each with lm-eval
     batch_size=8,
     train_rows=4096,
     epochs=2,

@@ -26,6 +26,9 @@ OWN = (".jsonl", ".json")
 HUB = ("mmlu", "hellaswag", "ifeval")
 """What GPU profiles measure instead: their data sets come from the hub."""
 
+MOST_LOGITS = 2**28
+"""Numbers in the logits of one batch: 1 GiB in the float32 of the softmax, half of it before."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
@@ -224,7 +227,12 @@ def wrap(model: Any, tokenizer: Any, batch_size: int) -> Any:
                 with torch.inference_mode():
                     ids = torch.tensor([prefix], device=self.device)
                     self.memory = self.model(ids, use_cache=True).past_key_values
-            return super()._loglikelihood_tokens(requests, *args, **kwargs)
+            spans = [(len(key), begin) for key, begin in self.begins.items()]
+            self.batch_size_per_gpu = rows_at_once(spans, self.config.vocab_size, batch_size)
+            try:
+                return super()._loglikelihood_tokens(requests, *args, **kwargs)
+            finally:
+                self.batch_size_per_gpu = batch_size  # answers that are written need no logits
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
             begins = [self.begins.get(_unpadded(row)) for row in inps.tolist()]
@@ -243,6 +251,31 @@ def wrap(model: Any, tokenizer: Any, batch_size: int) -> Any:
     return Harness(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32"
     )
+
+
+def rows_at_once(spans: Sequence[tuple[int, int]], n_vocab: int, most: int) -> int:
+    """Rows of a batch whose logits stay below `MOST_LOGITS`, `most` or a half, a quarter of it ...
+
+    lm-eval takes the longest inputs first. A batch gets logits from the earliest scored position of
+    any row on: where lengths differ by hundreds (questions about a passage) over a vocabulary of
+    150,000, 32 rows would need more than the model.
+
+    Args:
+        spans: Length of each input, and the position of its first score.
+        n_vocab: Width of the logits.
+        most: Rows at most.
+    Example:
+        >>> rows_at_once([(60, 50)] * 40, 49152, 32), rows_at_once([(900, 890), (500, 490)], 2**18, 4)
+        (32, 2)
+    """
+    ordered = sorted(spans, reverse=True)
+    while most > 1:
+        parts = [ordered[i : i + most] for i in range(0, len(ordered), most)]
+        largest = max((len(p) * (p[0][0] - min(b for _, b in p)) for p in parts), default=0)
+        if largest * n_vocab <= MOST_LOGITS:
+            break
+        most //= 2
+    return most
 
 
 def _unpadded(ids: Sequence[int]) -> tuple[int, ...]:

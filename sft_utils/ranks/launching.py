@@ -82,6 +82,10 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
         # One process that sees two GPUs would train with nn.DataParallel, which is no single rank.
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0]
+    if run.device == "cpu":
+        # Beside one GPU the proof runs on the CPU. The trainer saves the random state of every GPU
+        # it sees, which takes memory there for each rank.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     if Path(run.model).is_dir():
         environment |= {"HF_HUB_OFFLINE": "1"}
     heap.give_back_freed_memory()

@@ -1,7 +1,9 @@
 """lm-eval's log-likelihoods are those of a second computation that shares no code with it."""
 
+import json
 
 import pytest
+import torch
 
 from sft_utils.ability import general, harness
 from sft_utils.errors import TemplateError
@@ -50,6 +52,36 @@ def test_the_work_saved_changes_no_number(model, tokenizer, monkeypatch):
     assert general.same_prompts(fast, plain)
     for a, b in zip(fast, plain, strict=True):
         assert a.scores == pytest.approx(b.scores, abs=1e-3)
+
+
+def test_few_long_rows_share_a_batch(model, tokenizer, tmp_path, monkeypatch):
+    """Logits of 32 passages of unequal length over 152,000 tokens would need more than a model of 1.5B."""
+    path = tmp_path / "own.jsonl"
+    rows = [{"question": "word " * (20 + 60 * k), "choices": [" yes", " no"], "answer": 0} for k in range(8)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    seen, softmax = [], torch.nn.functional.log_softmax
+
+    def noted(logits, **options):
+        seen.append(logits.numel())
+        return softmax(logits, **options)
+
+    monkeypatch.setattr("lm_eval.models.huggingface.F.log_softmax", noted)
+    whole = general.evaluate(model, tokenizer, tasks=[str(path)], batch_size=8)
+    bound = max(seen) // 3
+    assert len(seen) == 1
+    seen.clear()
+    monkeypatch.setattr(harness, "MOST_LOGITS", bound)
+    parts = general.evaluate(model, tokenizer, tasks=[str(path)], batch_size=8)
+    assert max(seen) <= bound
+    for a, b in zip(whole, parts, strict=True):
+        assert a.scores == pytest.approx(b.scores, abs=1e-3)
+
+
+def test_batches_of_our_own_tasks_are_as_asked(tokenizer):
+    for task in harness.CHOICE:
+        pairs = [p for _, asked in general.requests(task, tokenizer) for p in asked]
+        spans = [(len(tokenizer.encode(c + a)) - 1, len(tokenizer.encode(c.rstrip())) - 1) for c, a in pairs]
+        assert harness.rows_at_once(spans, 49152, 32) == 32
 
 
 def test_another_template_is_noticed(tiny, tokenizer):

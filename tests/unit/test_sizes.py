@@ -45,3 +45,11 @@ def test_gold_answers_fit_into_the_limit(name, tokenizer):
     replies = [t.reply for d in dialogues.read("test") for t in d.turns]
     longest = max(len(ids) for ids in tokenizer(replies)["input_ids"])
     assert longest < dialogues.sizes(get_profile(name)).new_tokens
+
+
+def test_one_cell_of_a_gpu_profile_has_time_for_the_grid_of_10():
+    """An hour was the limit of every profile. Each point trains 512 mails, then answers 57 parts of MMLU."""
+    size = general.SIZES["gpu"]
+    points = len(size.rates) * len(size.shares) + 1
+    limits = {p.name: p.cell_timeout_s for p in PROFILES.values() if p.is_gpu}
+    assert min(limits.values()) >= points * 1800, limits

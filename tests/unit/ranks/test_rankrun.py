@@ -76,7 +76,7 @@ def test_one_gpu_has_the_sizes_of_the_cpu_that_proves(monkeypatch):
 
 
 @pytest.mark.parametrize(("visible", "first"), [(None, "0"), ("2,3", "2"), ("GPU-1f", "GPU-1f")])
-def test_a_single_process_sees_one_gpu(monkeypatch, visible, first):
+def test_a_single_process_sees_one_gpu_and_ranks_on_a_cpu_see_none(monkeypatch, visible, first):
     """Two would be nn.DataParallel: not the single rank that the others are compared with."""
     seen = []
     monkeypatch.setattr(launching.subprocess, "Popen", lambda command, env, **_: seen.append(env))
@@ -86,7 +86,7 @@ def test_a_single_process_sees_one_gpu(monkeypatch, visible, first):
     single = run(strategy="single", world_size=1, device="cuda")
     for one in (single, run(device="cuda"), dataclasses.replace(single, device="cpu")):
         launching._start(["true"], one, None)
-    assert [env.get("CUDA_VISIBLE_DEVICES") for env in seen] == [first, visible, visible]
+    assert [env.get("CUDA_VISIBLE_DEVICES") for env in seen] == [first, visible, ""]
 
 
 def test_the_rows_exist():
