@@ -19,7 +19,7 @@ from sft_utils.artifacts import (
 )
 from sft_utils.errors import CheckError, ConfigError
 from sft_utils.formats import number
-from sft_utils.runtime import Run, hardware, peak_rss_gib
+from sft_utils.runtime import Run, hardware, peak_gpu_gib, peak_rss_gib
 
 COLOURS = {
     "base": "#7f7f7f",
@@ -180,6 +180,7 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
         "hardware": hardware(run.profile),
         "wall_s": round(time.monotonic() - run.started, 1),
         "peak_rss_gib": round(peak_rss_gib(), 3),
+        **({"peak_gpu_gib": round(peak_gpu_gib(), 3)} if run.profile.is_gpu else {}),
         "headline": headline,
         "readme_metrics": list(readme),
         "parameters": {"profile": run.profile.name, "seed": run.seed, **run.parameters},

@@ -191,3 +191,13 @@ def peak_rss_gib() -> float:
     """Largest resident memory of this process so far, in GiB (2**30 bytes)."""
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / GIB
+
+
+def peak_gpu_gib() -> float:
+    """Most memory that tensors of this process took on its GPU, in GiB, since the last reset.
+
+    03 resets it before it trains. What ranks and servers take is theirs.
+    """
+    import torch
+
+    return torch.cuda.max_memory_allocated(0) / GIB

@@ -265,8 +265,10 @@ def rows_at_once(spans: Sequence[tuple[int, int]], n_vocab: int, most: int) -> i
         n_vocab: Width of the logits.
         most: Rows at most.
     Example:
-        >>> rows_at_once([(60, 50)] * 40, 49152, 32), rows_at_once([(900, 890), (500, 490)], 2**18, 4)
-        (32, 2)
+        >>> rows_at_once([(60, 50)] * 40, 49152, 32)
+        32
+        >>> rows_at_once([(900, 890), (300, 290), (280, 270), (260, 250)], 152064, 4)
+        2
     """
     ordered = sorted(spans, reverse=True)
     while most > 1:

@@ -14,6 +14,7 @@ import pytest
 from sft_utils import artifacts, manifest, runtime
 from sft_utils.config import PROFILES, check_parameters, get_profile
 from sft_utils.errors import CheckError, ConfigError, DataError, HandoffError, expect_error
+from sft_utils.notebook import readme
 from sft_utils.notebook.nbparams import defaults
 from sft_utils.notebook.nbsource import Layout, notebook_names, parse, read_source
 from sft_utils.report import checkpoint, interval_text, takeaway
@@ -123,6 +124,19 @@ def test_checkpoint_writes_and_require_reads(run):
     path.write_text("changed")
     with pytest.raises(HandoffError, match="was changed after notebook 00"):
         artifacts.handed_file(result, "rows")
+
+
+def test_a_run_on_a_gpu_records_its_memory_there(run, monkeypatch):
+    """The tables had a place for it, and no result held it."""
+    monkeypatch.setattr("sft_utils.report.hardware", lambda profile: "1 x T4")
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 3 * 2**30)
+    for name in ("gpu-16gb", "smoke"):
+        run.profile = get_profile(name)
+        with checkpoint(run, headline="x.parses") as c:
+            c.metric("x.parses", 0.5, n=4, ci95=[0.1, 0.9])
+    results = [artifacts.read_json(artifacts.result_path(run.notebook, n)) for n in ("gpu-16gb", "smoke")]
+    assert [r.get("peak_gpu_gib") for r in results] == [3, None]
+    assert readme.memory(results[0]).endswith("RAM, 3.0 GiB GPU")
 
 
 def test_failed_checks_raise_but_keep_the_numbers(run):
