@@ -77,7 +77,8 @@ P, SIZE = run.profile, general.sizes(run.profile)
 # ## What could the base model do?
 #
 # Short items of five kinds. Four are multiple choice, scored by likelihood through the
-# lm-evaluation-harness; the fifth wants an instruction obeyed, and code checks it. Both sides of every
+# lm-evaluation-harness; the fifth wants an instruction obeyed, and code checks it. (GPU profiles ask MMLU,
+# HellaSwag and IFEval of the hub instead, for hours on a small GPU; not measured.) Both sides of every
 # comparison read the same prompts, template included; that is asserted, since another template moves
 # these numbers by itself, and that would be booked as forgetting.
 
