@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,26 @@ def check_decoding(model: Any) -> None:
     """Refuse what would make two greedy runs differ.
 
     Raises:
-        ConfigError: The model is in training mode, or its generation config samples.
+        ConfigError: The generation config of the model samples.
     """
-    if model.training:
-        raise ConfigError("model.train() is on: dropout would change answers. Call model.eval().")
     if model.generation_config.do_sample:
         raise ConfigError("generation_config.do_sample is true; evaluation here is greedy")
+
+
+@contextlib.contextmanager
+def answering(model: Any) -> Iterator[None]:
+    """Eval mode inside: dropout would change answers, and checkpointing would forget the cache.
+
+    On a GPU the model that trains is the one that is asked, between steps too; after the block each
+    module is in the mode it had.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def generate(
@@ -58,7 +72,7 @@ def generate(
     the work. Prompts are grouped by length, so that padding stays small.
 
     Args:
-        model: In eval mode.
+        model: In any mode (`answering`).
         prompts: Token ids, template and answer header included.
         max_new_tokens: Limit per answer.
         batch_size: Prompts decoded together.
@@ -86,7 +100,7 @@ def generate(
     todo = [batch for batch in batches if not all(i in done for i in batch)]
     started = time.monotonic()
     prefix = common_prefix(prompts) if todo and decoding.supports(model) else []
-    with own_forward(model), _attention(model, prefix):
+    with own_forward(model), answering(model), _attention(model, prefix):
         for worked, batch in enumerate(todo, 1):
             part = [prompts[i] for i in batch]
             guide = constraint.guide(batch) if constraint else None

@@ -104,14 +104,23 @@ def test_progress_is_reported(tiny, tokenizer, prompts, tmp_path):
     assert json.loads(path.read_text()) == {"what": "w", "done": 2, "total": 2, "eta_s": 0.0}
 
 
-def test_refuses_dropout_and_sampling(tiny, tokenizer, prompts):
-    tiny.train()
-    with pytest.raises(ConfigError, match="eval"):
-        generation.generate(tiny, tokenizer, prompts, **OPTIONS)
-    tiny.eval()
+def test_refuses_sampling(tiny, tokenizer, prompts):
     tiny.generation_config.do_sample = True
     with pytest.raises(ConfigError, match="greedy"):
         generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+
+
+def test_a_model_that_trains_answers_as_it_will(tiny, tokenizer, prompts):
+    """On a GPU 03 asks the model that has just trained: it was refused, after all its training."""
+    tiny.eval()
+    expected = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    tiny.gradient_checkpointing_enable()
+    tiny.train()
+    tiny.lm_head.eval()
+    assert generation.generate(tiny, tokenizer, prompts, **OPTIONS) == expected
+    assert tiny.training
+    assert tiny.model.layers[0].training
+    assert not tiny.lm_head.training
 
 
 def test_large_scores_do_not_overflow_in_fp16(tokenizer):
