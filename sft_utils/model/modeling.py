@@ -47,7 +47,7 @@ def load_model(
     Args:
         quantization: A BitsAndBytesConfig for 4-bit weights, or None.
         dtype: Torch dtype; default the profile's precision.
-        guard: Apply `guard_nf4` to a quantised model; 03 turns it off to show why it exists.
+        guard: Apply `guard_nf4` to all of a quantised model; 03 turns it off to show why it exists.
     Raises:
         ModelError: A weight file is corrupt or does not belong to the config, or the model cannot
             be fetched.
@@ -82,25 +82,30 @@ def load_model(
     model.generation_config.update(
         do_sample=False, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0
     )
-    if quantization is not None and guard:
-        guard_nf4(model)
+    if quantization is not None:
+        guard_nf4(model, biased=not guard)
     return model
 
 
-def guard_nf4(model: Any) -> int:
+def guard_nf4(model: Any, *, biased: bool = False) -> int:
     """Keep bitsandbytes from repacking 4-bit weights in place on AVX512-BF16 CPUs.
 
     bitsandbytes 0.50.2 repacks a layer at its first forward in eval mode and then computes wrong
     gradients from the repacked bytes, without an error: after one evaluation, training goes on
     with noise. Harmless to call elsewhere.
 
+    Args:
+        biased: Guard layers with a bias alone (Qwen2's q, k, v). Unguarded they raise in training,
+            where the others compute noise: 03 shows the latter.
     Returns:
         Number of layers guarded.
     Source: bitsandbytes 0.50.2, nn/modules.py (Linear4bit.forward)
     """
     guarded = 0
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
+        if hasattr(module, "support_avx512bf16_for_cpu") and (
+            not biased or module.bias is not None
+        ):
             module.support_avx512bf16_for_cpu = False
             guarded += 1
     return guarded

@@ -228,6 +228,18 @@ def cosine_after_eval(model, batch):
     return torch.nn.functional.cosine_similarity(before, gradients(model, batch), dim=0).item()
 
 
+def test_layers_with_a_bias_are_guarded_in_any_case():
+    """Qwen2 has some: unguarded they raise, and 03 ended there on CPUs that repack."""
+    from bitsandbytes.nn import Linear4bit
+
+    layers = torch.nn.ModuleList(Linear4bit(64, 64, bias=bias) for bias in (True, False))
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = True
+    assert modeling.guard_nf4(layers, biased=True) == 1
+    assert [layer.support_avx512bf16_for_cpu for layer in layers] == [False, True]
+    assert modeling.guard_nf4(layers) == 2
+
+
 def test_guard_keeps_gradients_right_after_an_evaluation(profile, tokenizer, conversations):
     row = masking.assistant_labels(tokenizer, conversations[1], max_length=200)
     batch = masking.collate([row], 0)
