@@ -399,8 +399,8 @@ if ready:
 # %% [markdown]
 # ## Break it on purpose: the update that rounds to nothing
 #
-# **Predict.** 03 keeps its adapter in bf16, with eight bits of precision. DPO steps are small. Which
-# share of the adapter's weights can one step of this size change at all?
+# **Predict.** 03 keeps its adapter in bf16, with eight bits of precision (in float32 where a GPU has no
+# bf16). DPO steps are small. Which share of the adapter's weights can one step of this size change at all?
 
 # %%
 moves = {}
