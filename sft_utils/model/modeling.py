@@ -261,8 +261,8 @@ def own_forward(model: Any) -> Iterator[None]:
 
     Source: accelerate 1.15.0, accelerator.py (prepare_model)
     """
-    before = getattr(model, "_original_forward", None)
-    wrapped = model.forward if before is not None else None
+    own = getattr(model, "__dict__", {})  # not getattr: a PeftModel would answer for its base
+    before, wrapped = own.get("_original_forward"), own.get("forward")
     if before is not None:
         model.forward = before
     try:
@@ -274,9 +274,9 @@ def own_forward(model: Any) -> Iterator[None]:
 
 def release(model: Any) -> None:
     """Take off what a trainer put around the forward pass; the next trainer puts on its own."""
-    if getattr(model, "_original_forward", None) is None:
+    before = getattr(model, "__dict__", {}).pop("_original_forward", None)
+    if before is None:
         return
-    before = vars(model).pop("_original_forward")
     vars(model).pop("_is_accelerate_prepared", None)  # else the next one would have no autocast
     if getattr(before, "__func__", None) is type(model).forward:
         del model.forward

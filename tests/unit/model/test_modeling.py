@@ -228,6 +228,38 @@ def cosine_after_eval(model, batch):
     return torch.nn.functional.cosine_similarity(before, gradients(model, batch), dim=0).item()
 
 
+class Trained:
+    """A model as accelerate leaves it, and an adapter around it that asks it for what it lacks."""
+
+    def __init__(self, inner=None):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        if name == "inner" or self.inner is None:
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def forward(self):
+        return "its own dtypes"
+
+
+def test_what_a_trainer_left_is_taken_off_its_own_model_only():
+    base = Trained()
+    base._original_forward, base._is_accelerate_prepared = base.forward, True
+    base.forward = lambda: "autocast"
+    around = Trained(base)
+    with modeling.own_forward(around):
+        assert "forward" not in vars(around), "the base would answer in place of its adapter"
+    modeling.release(around)
+    with modeling.own_forward(base):
+        assert base.forward() == "its own dtypes"
+    assert base.forward() == "autocast"
+    modeling.release(base)
+    assert base.forward() == "its own dtypes"
+    assert vars(base) == {"inner": None}, "the next trainer prepares it again"
+    modeling.release(None)
+
+
 def test_layers_with_a_bias_are_guarded_in_any_case():
     """Qwen2 has some: unguarded they raise, and 03 ended there on CPUs that repack."""
     from bitsandbytes.nn import Linear4bit
