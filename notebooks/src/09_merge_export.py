@@ -467,7 +467,7 @@ OTHER_TEMPLATE = (
 )
 
 # %%
-beside = []
+beside, usual = [], shipped.generation_config.eos_token_id
 for kind in ("template", "tokenizer", "stop list"):
     folder = broken(kind)
     ids = findings_of(export=folder)
@@ -479,7 +479,7 @@ for kind in ("template", "tokenizer", "stop list"):
         stops = artefact.stops(folder)
         shipped.generation_config.eos_token_id = sorted(stops) if stops else None
         found = ask(shipped, [chat.prompt_ids(own_tokenizer, asked[i]) for i in few])
-        shipped.generation_config.eos_token_id = tokenizer.eos_token_id
+        shipped.generation_config.eos_token_id = usual
     beside.append(judged(f"lost or wrong: {kind}", found, ids, explained))
     with expect_error(PreflightError):
         preflight.gate(preflight.inspect(record.change(export=folder), stages=["export"]))
@@ -575,15 +575,16 @@ two = require("05_json_schema", profile) if second else None
 second = bool(two) and not two["parameters"]["data"] and not own["data"]
 mixes = ["tickets"]
 if second:
+    here = compare.answer_logits(reference, rows_of_probe)  # where it stands now: on a GPU it has moved
     reference.load_adapter(handed_file(two, "adapter"), adapter_name="schemas")
     reference.set_adapter("schemas")
     away = compare.answer_logits(reference, rows_of_probe)
     reference.set_adapter("tickets")
-    trace = far(compare.answer_logits(reference, rows_of_probe), logits["adapter"])
+    trace = far(compare.answer_logits(reference, rows_of_probe), here)
     for label, weights in (("mean", [0.5, 0.5]), ("sum", [1.0, 1.0])):
         reference.add_weighted_adapter(["tickets", "schemas"], weights, label, combination_type="cat")
     mixes += ["schemas", "mean", "sum"]
-    takeaway(f"The other adapter moved these logits by up to {far(away, logits['adapter']):.1f}; after the "
+    takeaway(f"The other adapter moved these logits by up to {far(away, here):.1f}; after the "
              f"change back they differ by {trace:g}.")
 else:
     takeaway("No second adapter of ours was found: run 05 for this section.")

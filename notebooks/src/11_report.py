@@ -493,6 +493,7 @@ arguments = DPOConfig(
 # %%
 log, differing = [], -1
 if ready:
+    tuned = modeling.adapter_state(model)
     trainer = DPOTrainer(
         model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer,
         callbacks=[training.Progress(run.progress_file)],
@@ -501,6 +502,7 @@ if ready:
     for name, parameter in model.named_parameters():  # the adapter and its reference alike
         if "lora_" in name:
             parameter.data = parameter.data.float()
+    modeling.restore_adapter(model, tuned)  # TRL rounds it to bf16 after it has copied the reference
     model.set_adapter("ref")
     copied_margin = margin(few)
     model.set_adapter("default")
