@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sft_utils.errors import HandoffError, StorageError
+from sft_utils.errors import DataError, HandoffError, StorageError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -89,8 +89,18 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read one JSON file.
+
+    Raises:
+        DataError: It holds no JSON: edited, merged with conflicts, or lost by the disk. Names it.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:  # of the encoding too
+        raise DataError(
+            f"{display_path(path)} is no JSON ({error}). Bring it back with git if it is "
+            "committed, else remove it and run what writes it again."
+        ) from error
 
 
 def sha256_text(text: str) -> str:

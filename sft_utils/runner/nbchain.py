@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sft_utils.artifacts import write_json
 from sft_utils.config import PROFILES
-from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.notebook.nbdeps import dependencies, upstream_closure
 from sft_utils.notebook.nbsource import Layout
 from sft_utils.runner.nbflow import Outcome, Run, attempt, expected_s, is_fresh
@@ -74,12 +74,20 @@ def run_all(
                 needs = ", ".join(name.split("_")[0] for name in missing)
                 show(f"{run.notebook} [{run.profile}] not run: it needs {needs}, which failed")
                 plan.done(run, _not_run(run, "blocked"), show)
-            elif jobs == 1 or (not force and is_fresh(run)):
+            elif jobs == 1 or (not force and _is_done(run)):
                 plan.done(run, attempt(run, models, show=show, **settings), show)
             else:
                 side_by_side.start(run)
     outcomes = [plan.outcomes[run.notebook] for run in runs]
     return Chain(outcomes=outcomes, jobs=jobs, elapsed_s=time.monotonic() - began)
+
+
+def _is_done(run: Run) -> bool:
+    """Whether a run can be skipped; what cannot even be asked fails alone, when it is started."""
+    try:
+        return is_fresh(run)
+    except SFTError:
+        return False
 
 
 def _check_jobs(jobs: int, profiles: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import datetime
 import fcntl
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_json, sha256_path, storage_error, write_json
 from sft_utils.config import PROFILES, cpu_threads
-from sft_utils.errors import ConfigError, RunnerError, SFTError
+from sft_utils.errors import ConfigError, DataError, RunnerError, SFTError
 from sft_utils.formats import aligned, clock, interval, number
 from sft_utils.notebook.nbdeps import data_hashes, state_hash
 from sft_utils.notebook.nbparams import Scalar, convert, defaults, split
@@ -101,7 +102,10 @@ def read_state(layout: Layout, notebook: str, profile: str) -> Mapping[str, Any]
     )
     if not (state.is_file() and said.is_file() and ran.is_file()):
         return {}
-    recorded, result = read_json(state), read_json(said)
+    try:
+        recorded, result = read_json(state), read_json(said)
+    except DataError:  # nothing that counts as finished; the next run writes both anew
+        return {}
     if recorded.get("result_sha256", sha256_json(result)) != sha256_json(result):
         return {}  # states without the field are of runs from before it was recorded
     folder = layout.run_file(notebook, profile, "")
@@ -210,13 +214,19 @@ def set_aside(run: Run) -> None:
     A result that says itself that a check failed stays: the report shows it, `require` names it.
     """
     result_file = run.layout.run_file(run.notebook, run.profile, ".json")
-    if result_file.is_file() and read_json(result_file).get("passed", True):
+    if not result_file.is_file():
+        return
+    try:
+        passed = read_json(result_file).get("passed", True)
+    except DataError:
+        passed = True
+    if passed:
         result_file.replace(run.layout.run_file(run.notebook, run.profile, ".failed.json"))
 
 
 def _record_time(run: Run, wall_s: float) -> None:
     times_file = run.layout.runs_root / run.profile / "times.json"
-    times = read_json(times_file) if times_file.is_file() else {}
+    times = _times(times_file)
     write_json(times_file, times | {run.notebook: round(wall_s, 1)})
 
 
@@ -247,19 +257,37 @@ def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
     known = (
         (layout.runs_root / profile / "times.json", lambda times: times.get(notebook)),
         (layout.reference(notebook, profile), lambda result: result.get("wall_s")),
-        *((path, lambda chain: chain["notebooks_s"].get(notebook)) for path in chains),
+        *((path, lambda chain: chain.get("notebooks_s", {}).get(notebook)) for path in chains),
     )
-    found = (seconds(read_json(path)) for path, seconds in known if path.is_file())
+    found = (seconds(_times(path)) for path, seconds in known)
     return next((seconds for seconds in found if seconds is not None), None)
 
 
+def _times(path: Path) -> dict[str, Any]:
+    """A file that is read for the times in it: decoration, so a broken one is an empty one."""
+    try:
+        return read_json(path) if path.is_file() else {}
+    except DataError:
+        return {}
+
+
 def attempt(run: Run, models: dict[str, str], **settings: Any) -> Outcome:
-    """`run_one`, with a failure as an outcome instead of an error. Arguments as there."""
+    """`run_one`, with a failure as an outcome instead of an error. Arguments as there.
+
+    Unforeseen errors too, with their place: else one notebook would end the chain of all others.
+    """
     began = time.monotonic()
     try:
         return run_one(run, models, **settings)
     except SFTError as error:
         spent, why = time.monotonic() - began, str(error)
+    except Exception as error:
+        spent = time.monotonic() - began
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        why = (
+            f"{run.notebook} failed at profile {run.profile}: {type(error).__name__}: {error}\n"
+            f"at {frame.filename}:{frame.lineno}, in {frame.name}"
+        )
     return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
 
 
@@ -285,6 +313,11 @@ def lock(layout: Layout, profile: str) -> Iterator[None]:
                 f"another run at profile {profile} is active ({handle.read().strip()}). "
                 "Wait for it or stop it, then run the same command again."
             ) from error
+        except OSError as error:
+            say(
+                f"note: this file system has no locks ({error.strerror}), so nothing would stop a "
+                f"second run at profile {profile} from overwriting this one"
+            )
         handle.truncate(0)
         handle.write(f"process {os.getpid()}")
         handle.flush()

@@ -145,17 +145,8 @@ def _work(
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     for name in THREAD_SETTINGS:
         os.environ.setdefault(name, str(threads_each(jobs)))
-    began = time.monotonic()
     with answer, contextlib.suppress(KeyboardInterrupt):
-        try:
-            outcome = attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings)
-        except Exception as error:  # nobody else would see it
-            spent, why = time.monotonic() - began, f"{type(error).__name__}: {error}"
-            outcome = Outcome(
-                notebook=run.notebook, status="failed", wall_s=spent, result={},
-                why=f"{run.notebook} failed at profile {run.profile}: {why}",
-            )  # fmt: skip
-        answer.send(outcome)
+        answer.send(attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings))
 
 
 def _end_with(parent: int) -> None:

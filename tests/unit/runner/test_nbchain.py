@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from sft_utils.errors import ConfigError, RunnerError
+from sft_utils.notebook import nbdeps
 from sft_utils.runner import nbchain, nbflow, nbjobs, nbrun
 from sft_utils.runner.nbchain import run_all
 from sft_utils.runner.nbflow import expected_s, plan
@@ -123,12 +124,38 @@ def test_threads_of_the_user_stay(layout, monkeypatch):
     assert json.loads(layout.run_file("00_first", "cpu", ".json").read_text())["threads"] == 3
 
 
-def test_an_unforeseen_error_in_the_process_of_a_notebook_is_told(layout, capsys):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_unforeseen_error_ends_a_notebook_and_not_the_chain(layout, capsys, jobs):
     (layout.runs_root / "cpu" / "02_third.json").mkdir(parents=True)  # unlink cannot remove a folder
-    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
+    assert nbrun.main(["run-all", "--jobs", jobs], layout) == 1
     text = capsys.readouterr().out
-    assert "02_third failed at profile cpu: IsADirectoryError" in text.partition("total: ")[2]
+    told = text.partition("total: ")[2]
+    assert "02_third failed at profile cpu: IsADirectoryError" in told
+    assert re.search(r"^at .*\.py:\d+, in unlink$", told, re.MULTILINE), "where it happened"
     assert "memory" not in text
+    assert layout.run_file("01_second", "cpu", ".json").is_file(), "the others go on"
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_file_that_cannot_be_read_ends_those_that_read_it(layout, capsys, jobs, monkeypatch):
+    """Asked whether it is unchanged, 02 raises; 00 and 01 do not read the file."""
+    (layout.root / "data").mkdir()
+    (layout.root / "data" / "rows").touch()
+    edit(layout, "notebooks/src/02_third.py", "tiny.save(", 'rows = "data/rows"\ntiny.save(')
+    read = nbdeps.sha256_file
+
+    def refuse(path):
+        if path.name == "rows":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(nbdeps, "sha256_file", refuse)
+    state = layout.run_file("02_third", "cpu", ".state.json")
+    write_result(layout.run_file("02_third", "cpu", ".json"))
+    state.write_text('{"state_hash": ""}')
+    layout.run_file("02_third", "cpu", ".ipynb").write_text("{}")
+    assert nbrun.main(["run-all", "--jobs", jobs], layout) == (jobs == "1")
+    assert "total: " in capsys.readouterr().out
     assert layout.run_file("01_second", "cpu", ".json").is_file(), "the others go on"
 
 
