@@ -6,12 +6,14 @@ as what that function calls.
 """
 
 import ast
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import nbformat
 from nbformat import NotebookNode
+from nbformat.reader import NotJSONError
 
 from sft_utils.formats import aligned, clock
 from sft_utils.notebook.nbsource import Layout, is_own, notebook_names
@@ -139,13 +141,16 @@ def _closed(names: set[str], reach: Mapping[str, set[str]]) -> set[str]:
 
 
 def collect(layout: Layout, profile: str) -> list[Times]:
-    """Times of all executed notebooks of a profile, in their order; those not run are left out."""
+    """Times of all executed notebooks of a profile, in their order; those not run are left out.
+
+    So are half-written ones: a run saves its notebook after each cell, and may be killed in that.
+    """
     paths = {nb: layout.run_file(nb, profile, ".ipynb") for nb in notebook_names(layout)}
-    return [
-        times_of(name, nbformat.read(path, as_version=4))
-        for name, path in paths.items()
-        if path.is_file()
-    ]
+    found = []
+    for name, path in paths.items():
+        with contextlib.suppress(FileNotFoundError, NotJSONError):
+            found.append(times_of(name, nbformat.read(path, as_version=4)))
+    return found
 
 
 def table(times: Sequence[Times]) -> str:

@@ -87,3 +87,18 @@ def test_the_command_prints_each_notebook_the_sum_and_the_slowest_cells(tmp_path
     assert lines[3].split()[:3] == ["all", "2", "min"]
     assert "How long?" in lines[-1]
     assert "100%" in lines[-1]
+
+
+def test_a_half_written_notebook_is_left_out(tmp_path, capsys):
+    """A run saves after each cell, and may be killed in that, or be under way."""
+    layout = make_repo(tmp_path)
+    folder = layout.runs_root / "cpu"
+    folder.mkdir(parents=True)
+    whole = json.dumps(executed(("x = 1", 2.0), wall=2.0))
+    (folder / "00_first.ipynb").write_text(whole)
+    for half in (whole[: len(whole) // 2], ""):
+        (folder / "01_second.ipynb").write_text(half)
+        assert nbrun.main(["times"], layout) == 0
+        shown = capsys.readouterr().out
+        assert "00_first" in shown
+        assert "01_second" not in shown
