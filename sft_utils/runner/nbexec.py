@@ -55,6 +55,14 @@ def kernel_env(layout: Layout, profile: str) -> dict[str, str]:
     }
 
 
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """A short-lived folder for sockets, whose whole path has at most 107 characters (macOS: 103).
+
+    Batch systems and CI set a TMPDIR that is too long for that; /tmp is there on every Unix.
+    """
+    return tempfile.TemporaryDirectory(dir="/tmp" if len(tempfile.gettempdir()) > 70 else None)
+
+
 def kernel_manager(
     sockets: Path, env: dict[str, str], log: IO[bytes]
 ) -> "type[AsyncKernelManager]":
@@ -136,8 +144,10 @@ def execute(
         show=show,
     )
     try:
-        # short-lived and short: a socket path has at most 107 characters
-        with monitor, log_file.open("wb") as log, tempfile.TemporaryDirectory() as sockets:
+        with monitor, log_file.open("wb") as log, socket_folder() as sockets:
+            # Start-up files of the user's IPython would run before the first cell, and its
+            # history is a database that can hang where the home is on a network.
+            env = {"IPYTHONDIR": sockets, **kernel_env(layout, profile)}
             papermill.execute_notebook(
                 ready,
                 str(output),
@@ -145,9 +155,7 @@ def execute(
                 kernel_name="python3",
                 progress_bar=False,
                 execution_timeout=cell_timeout_s,
-                kernel_manager_class=kernel_manager(
-                    Path(sockets), kernel_env(layout, profile), log
-                ),
+                kernel_manager_class=kernel_manager(Path(sockets), env, log),
                 on_cell_execute=monitor.cell_start,
                 on_cell_executed=monitor.cell_end,
             )

@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import os
 import re
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -23,8 +26,23 @@ SLOW_CELL_S = 5.0
 
 
 def say(line: str) -> None:
-    """Print one line at once; logs and terminals get the same plain text."""
-    print(line, flush=True)
+    """Print one line at once; logs and terminals get the same plain text.
+
+    A locale of before Unicode has no arrows and middle dots: that is no reason to end a run.
+    """
+    try:
+        print(line, flush=True)
+    except UnicodeEncodeError as error:
+        print(line.encode(error.encoding, "replace").decode(error.encoding), flush=True)
+
+
+def nobody_reads() -> int:
+    """The exit status after a BrokenPipeError: `make list | head` wants no more, and no traceback.
+
+    What is still buffered would raise a second time when the interpreter ends.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
 
 
 def heading(cells: list[NotebookNode], index: int) -> str:

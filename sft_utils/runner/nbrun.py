@@ -22,7 +22,7 @@ from sft_utils.notebook.nbsource import Layout, adopt, find_notebook, notebook_n
 from sft_utils.runner import nbtimes
 from sft_utils.runner.nbchain import check_recordable, record, run_all
 from sft_utils.runner.nbflow import expected_s, lock, plan, run_one, summary
-from sft_utils.runner.nbprogress import say
+from sft_utils.runner.nbprogress import nobody_reads, say
 from sft_utils.runner.nbpublish import publish, renew, write_readme
 from sft_utils.runner.nbverify import notes, question, verify
 
@@ -81,6 +81,8 @@ def main(argv: Sequence[str] | None = None, layout: Layout | None = None) -> int
     except KeyboardInterrupt:
         print("interrupted; the same command continues with this notebook", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        return nobody_reads()
 
 
 def _dispatch(options: argparse.Namespace, layout: Layout) -> int:

@@ -1,12 +1,16 @@
 """Run nbval on one notebook with kernels on Unix sockets: they work with the network off."""
 
 import sys
-import tempfile
+from pathlib import Path
 
 import pytest
 from jupyter_client.manager import KernelManager
 
-with tempfile.TemporaryDirectory() as sockets:
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from sft_utils.runner.nbexec import socket_folder
+
+with socket_folder() as sockets:
     KernelManager.transport = "ipc"
     KernelManager.ip = f"{sockets}/kernel"
     code = pytest.main(

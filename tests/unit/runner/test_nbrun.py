@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.notebook.nbparams import convert, defaults, split
 from sft_utils.notebook.nbsource import Layout, code_cells, outputs_sha256, parse
 from sft_utils.runner import nbpublish, nbrun
-from sft_utils.runner.nbexec import kernel_env, repeat_command
+from sft_utils.runner.nbexec import kernel_env, repeat_command, socket_folder
 from sft_utils.runner.nbflow import expected_s, is_fresh, lock, plan, run_one
 from sft_utils.runner.nbprogress import Monitor, training_progress
 from sft_utils.runner.nbpublish import publish
@@ -311,6 +312,23 @@ def test_a_run_that_lost_a_part_is_run_again(done, capsys, lost):
     assert started(capsys.readouterr().out) == ["01_second"]
 
 
+@pytest.mark.parametrize("broken", [".json", ".state.json"])
+def test_a_run_with_a_broken_file_is_run_again(done, capsys, broken):
+    path = done.run_file("00_first", "cpu", broken)
+    path.write_text(path.read_text()[:20])
+    (done.runs_root / "cpu" / "times.json").write_text("")
+    assert nbrun.main(["run-all"], done) == 0
+    assert "00_first" in started(capsys.readouterr().out)
+
+
+def test_a_broken_result_that_is_read_is_named(done, capsys):
+    done.run_file("00_first", "cpu", ".json").write_text("<<<<<<< HEAD")
+    assert nbrun.main(["run", "--nb", "1"], done) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("DataError: 00_first.json is no JSON (")
+    assert len(said.splitlines()) == 1
+
+
 def test_a_result_of_another_run_is_not_that_of_the_state(done):
     """A notebook run by hand writes into the same file: nothing says what it was run with."""
     (run,) = plan(done, ["00_first"], "cpu", [])
@@ -488,6 +506,30 @@ def test_the_kernel_is_this_interpreter_without_network(layout, tmp_path, monkey
     assert value == [sys.executable, "1", str(layout.root), str(layout.root / "sft_utils/tiny.py")]
 
 
+def test_sockets_fit_where_the_folder_for_temporary_files_is_deep(layout, tmp_path, monkeypatch):
+    """A socket path has at most 107 characters, on macOS 103."""
+    deep = tmp_path / ("x" * 100)
+    deep.mkdir()
+    monkeypatch.setenv("TMPDIR", str(deep))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with socket_folder() as folder:
+        assert len(f"{folder}/kernel-5") <= 103
+    assert nbrun.main(["run", "--nb", "0"], layout) == 0
+
+
+def test_what_the_users_ipython_starts_with_does_not_run(layout, tmp_path, monkeypatch):
+    startup = tmp_path / ".ipython" / "profile_default" / "startup" / "00.py"
+    startup.parent.mkdir(parents=True)
+    startup.write_text("from pathlib import Path\nPath('mine').touch()\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("IPYTHONDIR", raising=False)
+    assert nbrun.main(["run", "--nb", "0"], layout) == 0
+    assert not (layout.root / "mine").exists()
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / ".ipython"))
+    assert nbrun.main(["run", "--nb", "0", "--force"], layout) == 0
+    assert (layout.root / "mine").exists(), "what the user has set stays"
+
+
 def test_the_users_settings_win_and_gpu_profiles_may_download(layout, monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -511,6 +553,16 @@ def test_a_second_run_at_the_same_profile_is_refused(layout, capsys):
             pass
     with lock(layout, "cpu"):
         assert path.read_text() == f"process {os.getpid()}"
+
+
+def test_a_file_system_without_locks_is_no_obstacle(layout, monkeypatch, capsys):
+    """Some network folders of clusters have none."""
+    def none(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with lock(layout, "cpu"):
+        assert "has no locks (No locks available)" in capsys.readouterr().out
 
 
 def test_interrupt_ends_the_kernel_too(layout):
@@ -993,6 +1045,18 @@ def test_list(layout, capsys):
         "00_first  Does the first one work?  (time unknown; needs nothing)",
         "01_second  And the second?  (time unknown; needs 00)",
     ]
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback():
+    """`make list | head -1`."""
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "sft_utils.runner.nbrun", "list"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=root, text=True, **pipes) as process:
+        assert process.stdout.readline().startswith("00_")
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_a_full_disk_ends_a_notebook_and_not_the_chain(layout, monkeypatch, capsys):
