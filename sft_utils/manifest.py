@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
+import platform
 import re
 import subprocess
 from collections.abc import Iterable
@@ -105,7 +106,13 @@ def build(run: Any) -> dict[str, Any]:
         "seed": run.seed,
     }
     run_id = sha256_json(parts)[:12]
-    state = {"git": git_state(), "versions": versions(), "suppressed": dict(run.suppressed)}
+    state = {
+        "git": git_state(),
+        "python": platform.python_version(),
+        "versions": versions(),
+        "packages": locked_versions(),  # all: `make regress` names those that changed
+        "suppressed": dict(run.suppressed),
+    }
     return {"run_id": run_id, **parts, **state}
 
 

@@ -173,8 +173,12 @@ def _inputs(reference: Mapping[str, Any], observed: Mapping[str, Any]) -> Iterat
     """What went into two runs and differs, one line each."""
     old, new = reference.get("manifest", {}), observed.get("manifest", {})
     notebook = reference["notebook"]
-    for name in sorted(old.get("versions", {}).keys() | new.get("versions", {}).keys()):
-        versions = [side.get("versions", {}).get(name, "absent") for side in (old, new)]
+    if {"python"} <= old.keys() & new.keys() and old["python"] != new["python"]:
+        yield f"version of Python: reference {old['python']}, observed {new['python']}"
+    # All pinned packages where both sides know them, else the few that every result names.
+    known = "packages" if {"packages"} <= old.keys() & new.keys() else "versions"
+    for name in sorted(old.get(known, {}).keys() | new.get(known, {}).keys()):
+        versions = [side.get(known, {}).get(name, "absent") for side in (old, new)]
         if versions[0] != versions[1]:
             yield f"version of {name}: reference {versions[0]}, observed {versions[1]}"
     for part in INPUTS:

@@ -3,10 +3,13 @@
     python -m sft_utils.runner.regress compare --profile cpu
     python -m sft_utils.runner.regress reproduce --run 3fa9
 
-Exit status: 0 equal within tolerance, 1 a difference or a failed replay, 2 wrong usage.
+Exit status: 0 equal within tolerance, 1 a difference or a failed replay, 2 wrong usage, 130
+interrupted.
 """
 
 import argparse
+import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,14 +28,15 @@ from sft_utils.runner.nbcompare import (
 )
 from sft_utils.runner.nbexec import repeat_command
 from sft_utils.runner.nbflow import Run, is_fresh, read_state
-from sft_utils.runner.nbprogress import say
+from sft_utils.runner.nbprogress import nobody_reads, say
 from sft_utils.runner.nbreplay import find_run, replay
 
 
 def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -> Comparison:
     """Compare all results of a profile with the committed ones.
 
-    A result counts only if its run finished. Whether the code, the inputs or the parameters are
+    A result counts only if its run finished, or ended with failed checks: then its numbers are
+    those that one wants to see. Whether the code, the inputs or the parameters are
     others than those of a default run today stands among the inputs that differ.
 
     Args:
@@ -52,16 +56,20 @@ def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -
         )
     total = Comparison()
     for name in names:
-        if not read_state(layout, name, profile):
-            there = layout.run_file(name, profile, ".json").is_file()
-            what = "not finished" if there else "not run"
+        path = layout.run_file(name, profile, ".json")
+        observed = read_json(path) if path.is_file() else {}
+        finished = bool(read_state(layout, name, profile))
+        if not finished and observed.get("passed", True):
+            what = "not finished" if observed else "not run"
             total.differences.append(difference(name, "result", "notebook", "present", what))
             continue
-        observed = read_json(layout.run_file(name, profile, ".json"))
-        one = compare(read_json(layout.reference(name, profile)), observed)
+        reference = read_json(layout.reference(name, profile))
+        one = compare(*(_with_packages(layout, result) for result in (reference, observed)))
         threads = observed.get("threads")
         run = Run(layout=layout, notebook=name, profile=profile, params={}, threads=threads)
-        if not is_fresh(run):
+        if not finished:
+            total.inputs.append(f"{name}: checks failed. Run: {repeat_command(name, profile, {})}")
+        elif not is_fresh(run):
             total.inputs.append(
                 f"{name}: not what would run today: code, inputs, packages or parameters are "
                 f"others. Run: {repeat_command(name, profile, {})}"
@@ -73,11 +81,29 @@ def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -
     return total
 
 
+def _with_packages(layout: Layout, result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A result with the versions of all pinned packages.
+
+    Results of old name fourteen; the others are the pins of the commit that they ran at.
+    """
+    facts = result.get("manifest", {})
+    commit = facts.get("git", {}).get("commit")
+    if "packages" in facts or not commit or facts["git"].get("dirty", True):
+        return result
+    show = ["git", "-C", str(layout.root), "show", f"{commit}:requirements/cpu.lock"]
+    try:
+        lock = subprocess.run(show, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):  # no checkout, or a shallow one
+        return result
+    pins = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", lock, flags=re.MULTILINE))
+    return result | {"manifest": facts | {"packages": pins | facts.get("versions", {})}}
+
+
 def report(found: Comparison) -> list[str]:
     """The lines that tell a person what differs, the first differing number first."""
     lines = []
     if found.differences:
-        numbers = [d for d in found.differences if d.what == "value"]
+        numbers = [d for d in found.differences if d.what in ("value", "n")]
         lines += [f"first difference: {[*numbers, *found.differences][0]}", ""]
         header = ["notebook", "name", "what", "reference", "observed", "tolerance"]
         rows = [[d.notebook, d.name, d.what, d.reference, d.observed, d.tolerance or "-"]
@@ -121,11 +147,16 @@ def main(argv: Sequence[str] | None = None, layout: Layout | None = None) -> int
             found = compare(recorded, replayed, exact=True)
             for line in replay_table(recorded, replayed, found):
                 say(line)
+        for line in report(found):
+            say(line)
     except SFTError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    for line in report(found):
-        say(line)
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return nobody_reads()
     return 1 if found.differences else 0
 
 

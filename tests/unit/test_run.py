@@ -85,6 +85,8 @@ def test_run_id_follows_its_inputs(run, monkeypatch):
         change(run)
         assert manifest.build(run)["run_id"] != before
     assert {"torch", "transformers", "trl", "peft"} <= first["versions"].keys()
+    assert first["packages"] == manifest.locked_versions(), "all of them can move a number"
+    assert first["packages"].keys() > first["versions"].keys()
 
 
 def test_run_id_follows_every_locked_package(monkeypatch):

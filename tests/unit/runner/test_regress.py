@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
@@ -158,6 +159,78 @@ def test_the_first_differing_number_comes_first_then_versions_and_hashes():
     ):
         assert part in text
     assert lines[-1].endswith(": 2 differences")
+
+
+def test_another_size_is_a_first_difference_too():
+    """00 read other rows, and 03 is off because of that: the cause is the first one."""
+    found = compare(RESULT, changed(metrics={"tuned.f1": {"value": 0.5, "n": 9}}))
+    found.differences += compare(RESULT, values(train__loss=9.0)).differences
+    assert regress.report(found)[0].startswith("first difference: 00_first tuned.f1 (n): reference 8")
+
+
+def test_every_package_that_changed_is_named_and_the_python():
+    facts = {"versions": {"torch": "2.1"}, "packages": {"torch": "2.1", "llguidance": "1"}}
+    other = {"versions": {"torch": "2.1"}, "packages": {"torch": "2.1", "llguidance": "2", "new": "3"}}
+    lines = compare(changed(manifest=facts | {"python": "3.11.7"}),
+                    changed(manifest=other | {"python": "3.13.1"})).inputs  # fmt: skip
+    assert lines == [
+        "version of Python: reference 3.11.7, observed 3.13.1",
+        "version of llguidance: reference 1, observed 2",
+        "version of new: reference absent, observed 3",
+    ]
+    old = compare(changed(manifest={"versions": {"torch": "2.0"}}), changed(manifest=other)).inputs
+    assert old == ["version of torch: reference 2.0, observed 2.1"], "what only one side knows says nothing"
+
+
+def test_a_result_of_old_has_the_packages_of_its_commit(layout, capsys):
+    """References that name fourteen packages only: the lock of their commit knows all."""
+    def git(*words):
+        me = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+        done = subprocess.run(["git", "-C", layout.root, *me, *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    lock = layout.root / "requirements" / "cpu.lock"
+    lock.parent.mkdir()
+    lock.write_text("# pins\nllguidance==1.9.1  # grammar\ntorch==2.13.0\n")
+    git("init", "-q")
+    git("add", "requirements")
+    git("commit", "-qm", "pins")
+    facts = {"versions": {"torch": "2.13.0+cpu"}, "git": {"commit": git("rev-parse", "HEAD"), "dirty": False}}
+    now = {"versions": facts["versions"], "packages": {"llguidance": "1.9.2", "torch": "2.13.0+cpu"}}
+    write_result(layout.reference("00_first", "cpu"), manifest=facts)
+    write_result(layout.run_file("00_first", "cpu", ".json"), manifest=now)
+    finish(layout, "00_first", "cpu")
+    assert regress.main(["compare"], layout) == 0
+    said = [x.strip() for x in capsys.readouterr().out.splitlines() if "version of" in x]
+    assert said == ["version of llguidance: reference 1.9.1, observed 1.9.2"]
+    facts["git"]["commit"] = "0" * 40
+    write_result(layout.reference("00_first", "cpu"), manifest=facts)
+    assert regress.main(["compare"], layout) == 0, "a shallow clone has no such commit"
+    assert "version of" not in capsys.readouterr().out
+
+
+def test_numbers_of_a_run_whose_checks_failed_are_compared(layout, capsys):
+    """After a bump this is the run that one wants to know about."""
+    write_result(layout.reference("00_first", "cpu"))
+    failed = [{"name": "works", "value": 0, "bound": "== 1", "passed": False}]
+    write_result(layout.run_file("00_first", "cpu", ".json"), passed=False, checks=failed,
+                 metrics={"tuned.f1": {"value": 0.1, "n": 8}})  # fmt: skip
+    assert regress.main(["compare"], layout) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("first difference: 00_first tuned.f1: reference 0.5, observed 0.1")
+    assert any(line.startswith("  00_first: checks failed. Run: make nb NB=00") for line in lines)
+    assert lines[-1] == "2 metrics and checks compared: 2 differences"
+
+
+def test_an_interrupted_replay_ends_without_a_traceback(layout, capsys, monkeypatch):
+    write_result(layout.reference("00_first", "cpu"), run_id="abc1")
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(regress, "replay", stopped)
+    assert regress.main(["reproduce", "--run", "abc1"], layout) == 130
+    assert capsys.readouterr().err == "interrupted; the same command continues\n"
 
 
 def test_equal_results_end_with_one_line():
