@@ -9,6 +9,7 @@ unchanged. Every problem is one line that says what to do.
 from __future__ import annotations  # an old Python shall reach the line that calls it too old
 
 import argparse
+import contextlib
 import difflib
 import hashlib
 import json
@@ -19,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,11 +34,16 @@ NEEDED_GIB = 5.0
 """Environment 2.4 GiB, wheels in flight 1 GiB, model 0.3 GiB, one run's outputs."""
 
 STAMP = "sft-lock.sha256"
-PARTS = {"bin", "include", "lib", "lib64", "share", "etc", "pyvenv.cfg", STAMP}
-"""All that an environment made here consists of: a folder that holds more is never erased."""
+PARTS = {"bin", "include", "lib", "lib64", "share", "etc", "pyvenv.cfg", ".gitignore", STAMP}
+"""All that an environment consists of, made here or by `python -m venv` (which adds .gitignore
+since 3.13): a folder that holds more is never erased."""
 
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 """PyTorch's own index of CPU builds: on Linux the default build pulls gigabytes of CUDA."""
+
+
+MACOS = "appnope==0.1.4"
+"""Every kernel imports it there, and nowhere else, so it is no line of the lock."""
 
 
 def stop(problem: str) -> None:
@@ -94,6 +101,11 @@ def explain(result: subprocess.CompletedProcess[str], again: str = "make setup")
     signs = ("NewConnectionError", "Temporary failure in name resolution", "Network is unreachable")
     if any(sign in text for sign in signs):
         return f"no network: the package index cannot be reached. Connect and run: {again}"
+    # pip then says that no version was found, which sounds as if the pin were wrong.
+    refused = re.search(r"ConnectTimeoutError|ReadTimeoutError|ProxyError|SSLError", text)
+    if refused:
+        why = f"the package index cannot be reached ({refused[0]})"
+        return f"{why}. Check proxy and certificates, then run: {again}"
     lines = [line for line in text.splitlines() if "ERROR" in line or "error" in line]
     return (lines or text.splitlines() or ["pip failed"])[0].strip()
 
@@ -110,7 +122,8 @@ def install(python: Path) -> None:
             result = pip(python, "--no-deps", f"{torch}+cpu", "--index-url", TORCH_CPU_INDEX)
         if result.returncode:
             stop(f"cannot install {torch}+cpu: {explain(result)}")
-    result = pip(python, "--no-deps", "-r", str(LOCK))
+    more = [MACOS] if sys.platform == "darwin" else []
+    result = pip(python, "--no-deps", "-r", str(LOCK), *more)
     if result.returncode:
         stop(explain(result))
 
@@ -130,6 +143,8 @@ def check_place(given: str) -> Path:
             "VENV is empty (VENV=$CONDA_PREFIX without an active conda environment?). "
             "Activate it; or leave VENV= out (unset VENV): the environment is .venv then"
         )
+    if given.startswith("~"):  # zsh hands it on like this, and Path takes it for a name
+        stop(f"VENV={given}: your shell has left the ~ as it is. Write VENV=$HOME/… instead")
     target = Path(given).resolve()
     home = Path(os.path.expanduser("~")).resolve()
     if os.path.exists(target):
@@ -203,11 +218,56 @@ def create(target: Path, python: Path) -> None:
         stop(f"cannot create {target.name} ({error}). On Debian: apt install python3-venv")
 
 
+def check_python(target: Path, given: str, typed: list[str]) -> None:
+    """Refuse a PYTHON= that would be ignored, since the environment is there already."""
+    settings = target / "pyvenv.cfg"
+    if "PYTHON" not in typed or not settings.is_file():
+        return
+    text = settings.read_text(encoding="utf-8")
+    found = re.search(r"^version(?:_info)? *= *(\d+\.\d+)", text, re.MULTILINE)
+    mine = "{}.{}".format(*sys.version_info)
+    if found and found[1] != mine and works(target / "bin" / "python"):
+        stop(
+            f"PYTHON= is Python {mine}, and VENV={given} is an environment of {found[1]}. "
+            f"Delete that folder, or name another: VENV=.venv-{mine}"
+        )
+
+
 def link_checkout(python: Path) -> None:
     """What an editable install does, without a build backend and without network."""
-    code = "import sysconfig; print(sysconfig.get_paths()['purelib'])"
-    site = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
-    (Path(site.stdout.strip()) / "sft_utils_checkout.pth").write_text(f"{ROOT}\n")
+    code = (
+        "import importlib.util, sysconfig; print(sysconfig.get_paths()['purelib']); "
+        "print(importlib.util.find_spec('torch') is not None)"
+    )
+    said = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    site, complete = said.stdout.splitlines()
+    if (
+        complete != "True"
+    ):  # a conda environment that somebody else made: nothing is installed there
+        stop(
+            f"VENV={python.parent.parent} is a conda environment without torch. "
+            "Make the one of environment.yml (its header has the commands), or leave VENV= out"
+        )
+    (Path(site) / "sft_utils_checkout.pth").write_text(f"{ROOT}\n")
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait for another set-up of this clone: each would erase what the other builds."""
+    import fcntl  # Unix only, like all of this
+
+    folder = os.open(ROOT, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("setup: waiting for another set-up of this clone …", flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # a network folder without locks
+            pass
+        yield
+    finally:
+        os.close(folder)
 
 
 def model_is_current() -> bool:
@@ -221,18 +281,31 @@ def model_is_current() -> bool:
 
 
 def main() -> None:
-    """Create or update the environment, then convert the base model once."""
+    """Create or update the environment, then convert the base model once; or remove the former."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--venv", default=str(ROOT / ".venv"))
     parser.add_argument("--names", default="", help="what the Makefile reads, with blanks")
     parser.add_argument("--typed", default="", help="what was given on its command line")
     parser.add_argument("--remove", action="store_true", help="the environment, and nothing else")
     options = parser.parse_args()
-    if options.remove:
-        remove(options.venv)
-        return
+    sys.stdout.reconfigure(errors="replace")  # a locale of before Unicode has no "…"
     check_names(options.typed.split(), options.names.split())
-    target = check_place(options.venv)
+    with alone():
+        if options.remove:
+            remove(options.venv)
+        else:
+            prepare(options.venv, options.typed.split())
+
+
+def prepare(given: str, typed: list[str]) -> None:
+    """Do what is still to do; nothing while the stamps are current.
+
+    Args:
+        given: The folder of the environment.
+        typed: Names that were given on make's command line.
+    """
+    target = check_place(given)
+    check_python(target, given, typed)
     python = target / "bin" / "python"
     stamp = target / STAMP
     wanted = LOCK.read_bytes() + TOKENIZERS.read_bytes() + str(ROOT).encode()

@@ -1,10 +1,15 @@
 """`make setup`: where an environment may be built, which machines are refused, what is converted."""
 
 import ast
+import errno
+import fcntl
+import importlib.metadata
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,6 +202,11 @@ def test_empty_folders_of_other_names_are_left_alone(machine):
     refused(machine, machine.home / "archive", "is no Python environment")
 
 
+def test_a_home_that_the_shell_did_not_fill_in_is_no_folder(machine):
+    """zsh hands VENV=~/env on as it is; `rm -rf ~` is what one types to be rid of such a folder."""
+    refused(machine, "~/env", r"your shell has left the ~ as it is\. Write VENV=\$HOME/")
+
+
 def test_a_file_is_no_folder(machine):
     (machine.home / "notes.txt").write_text("notes")
     refused(machine, machine.home / "notes.txt", "is no folder")
@@ -304,6 +314,108 @@ def test_a_conda_environment_is_linked_only(machine):
 def remove(machine, monkeypatch, value):
     monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--venv", str(value), "--remove"])
     bootstrap.main()
+
+
+def test_distclean_knows_an_environment_that_a_newer_python_made(machine, monkeypatch):
+    """`python -m venv` writes a .gitignore since 3.13."""
+    machine.build(".venv")
+    (machine.root / ".venv" / ".gitignore").write_text("*")
+    remove(machine, monkeypatch, ".venv")
+    assert not (machine.root / ".venv").exists()
+
+
+def test_a_python_that_would_be_ignored_is_refused(machine, monkeypatch, capsys):
+    assert machine.build(".venv")
+    settings = machine.root / ".venv" / "pyvenv.cfg"
+    for name in ("version", "version_info"):  # of venv, and of others
+        settings.write_text(f"home = /usr/bin\n{name} = 3.2.1\n")
+        assert machine.build(".venv") == [], "nobody has asked for another"
+        bootstrap.check_python(settings.parent, ".venv", ["NB"])
+        with pytest.raises(SystemExit, match=r"VENV=\.venv is an environment of 3\.2\. Delete that folder"):
+            bootstrap.check_python(settings.parent, ".venv", ["PYTHON"])
+    settings.write_text("version = {}.{}.99\n".format(*sys.version_info))
+    bootstrap.check_python(settings.parent, ".venv", ["PYTHON"])
+
+
+def test_a_conda_environment_without_the_packages_is_told(tmp_path):
+    """`export VENV=$CONDA_PREFIX` in base, for example: nothing is written there."""
+    venv = tmp_path / "conda"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    with pytest.raises(SystemExit, match=r"conda is a conda environment without torch\. Make the one of"):
+        bootstrap.link_checkout(venv / "bin" / "python")
+    assert not list(venv.rglob("sft_utils_checkout.pth"))
+
+
+def test_a_second_set_up_waits_for_the_first(machine, monkeypatch, capsys):
+    """Both find no environment; the second would erase what the first is building."""
+    began, end = threading.Event(), threading.Event()
+
+    def slow(python):
+        began.set()
+        assert end.wait(30)
+
+    monkeypatch.setattr(bootstrap, "install", slow)
+    first = threading.Thread(target=machine.build, args=(".venv",))
+    first.start()
+    assert began.wait(30)
+    second = threading.Thread(target=machine.build, args=(".venv",))
+    second.start()
+    second.join(1)
+    assert second.is_alive()
+    assert capsys.readouterr().out.endswith("setup: waiting for another set-up of this clone …\n")
+    monkeypatch.setattr(bootstrap, "install", lambda python: pytest.fail("all was done"))
+    end.set()
+    first.join(30)
+    second.join(30)
+    assert not second.is_alive()
+    assert (machine.root / ".venv" / bootstrap.STAMP).exists()
+
+
+def test_a_folder_without_locks_is_no_obstacle(machine, monkeypatch):
+    def none(handle, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    assert machine.build(".venv")
+
+
+@pytest.mark.parametrize(("system", "more"), [("linux", []), ("darwin", [bootstrap.MACOS])])
+def test_kernels_on_macos_get_what_they_import_there(monkeypatch, system, more):
+    """Without it no notebook runs there: ipykernel 7.4.0, ipkernel.py, IPythonKernel.__init__."""
+    said = []
+
+    def pip(python, *arguments):
+        said.append(arguments)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(bootstrap, "pip", pip)
+    monkeypatch.setattr(bootstrap.sys, "platform", system)
+    bootstrap.install(Path("python"))
+    assert said[-1] == ("--no-deps", "-r", str(bootstrap.LOCK), *more)
+    kernel = importlib.metadata.requires("ipykernel")
+    wanted = [x for x in kernel if "Darwin" in x and "extra" not in x]
+    assert [x.partition(">")[0] for x in wanted] == [bootstrap.MACOS.partition("=")[0]]
+
+
+@pytest.mark.parametrize("sign", ["SSLError", "ProxyError", "ConnectTimeoutError", "ReadTimeoutError"])
+def test_an_index_that_refuses_is_not_a_wrong_pin(sign):
+    """What pip says at its end is "no matching distribution"."""
+    text = f"WARNING: Retrying (Retry(total=0)) after connection broken by '{sign}(x)'\n"
+    text += "ERROR: No matching distribution found for torch==2.13.0"
+    said = bootstrap.explain(SimpleNamespace(stderr=text, stdout=""))
+    assert said == (
+        f"the package index cannot be reached ({sign}). Check proxy and certificates, then run: make setup"
+    )
+
+
+def test_a_locale_without_our_characters_is_no_error(machine):
+    code = (
+        "import sys; from sft_utils import bootstrap as b; b.prepare = lambda *x: print('setup: … done'); "
+        "sys.argv = ['x', '--venv', '.venv']; b.main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"},
+                          cwd=Path(__file__).resolve().parents[2], capture_output=True, text=True, check=False)  # fmt: skip
+    assert (done.stdout, done.stderr) == ("setup: ? done\n", "")
 
 
 def test_distclean_removes_the_environment_and_nothing_else(machine, monkeypatch):
