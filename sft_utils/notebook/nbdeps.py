@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -106,7 +107,8 @@ def state_hash(
     for name in (*deps.upstream, *deps.optional):
         path = layout.run_file(name, profile, ".json")
         upstream[name] = _said(read_json(path)) if path.is_file() else None
-    named = [layout.root / value for value in params.values() if isinstance(value, str) and value]
+    texts = [value for value in params.values() if isinstance(value, str) and value]
+    named = [layout.root / os.path.expanduser(value) for value in texts]  # as `loading.load` does
     model = layout.root / PROFILES[profile].model  # else a pinned one, which cannot change
     weights = {str(f.relative_to(model)): _content(f) for f in _files(model)}
     return sha256_json(

@@ -248,6 +248,16 @@ def test_state_hash_sees_the_contents_of_data(layout):
     assert state_hash(layout, "00_first", "cpu", {}) not in (before, changed)
 
 
+def test_state_hash_sees_a_file_below_the_users_home(layout, tmp_path, monkeypatch):
+    """zsh hands DATA=~/mails.csv on as it is, and `loading.load` finds that file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = set()
+    for text in ("one", "two"):
+        (tmp_path / "mails.csv").write_text(text)
+        seen.add(state_hash(layout, "00_first", "cpu", {"data": "~/mails.csv"}))
+    assert len(seen) == 2
+
+
 @pytest.mark.parametrize("part", [{"files": {"rows": {"path": "a", "sha256": "1"}}},
                                   {"manifest": {"data": "other"}}])  # fmt: skip
 def test_state_hash_sees_all_that_an_upstream_run_hands_on(layout, part):
