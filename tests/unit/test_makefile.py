@@ -128,3 +128,25 @@ def test_the_example_of_the_help_needs_no_other_notebook(make):
     source = next(Path(ROOT / "notebooks" / "src").glob(f"{number}_*.py")).read_text(encoding="utf-8")
     assert "require(" not in source
     assert shlex.split(example)[:2] == ["make", "nb"]
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_ci_runs_setup_tests_and_smoke_with_or_without_a_namespace(tmp_path, namespaces):
+    """In bash 3.2 an array without elements is an unbound variable: no macOS ran the tests."""
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "[@]" not in script
+    (tmp_path / ".ci").mkdir()
+    (tmp_path / ".ci" / "run").write_text(script)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, text in {"make": 'echo "make $*"', "unshare": f"[ {namespaces} = True ] && shift && exec \"$@\""}.items():
+        (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tools / name).chmod(0o755)
+    (tmp_path / ".ci" / "offline").write_text('#!/bin/sh\necho "offline: $*"\n')
+    (tmp_path / ".ci" / "offline").chmod(0o755)
+    done = subprocess.run(["bash", tmp_path / ".ci" / "run"], env={"PATH": f"{tools}:{os.environ['PATH']}"},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if not line.startswith("ci: ")]
+    off = "offline: " if namespaces else ""
+    assert said == ["make setup", f"{off}make test JOBS=2", f"{off}make run-all PROFILE=smoke JOBS=2"]
