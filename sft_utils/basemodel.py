@@ -5,6 +5,7 @@ verified, dequantised, its tokenizer repaired, and saved as safetensors. Everyth
 a normal local model: nothing else in this project knows about GGUF.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -80,6 +81,14 @@ def verify_model_dir(path: Path) -> dict[str, str]:
     return stamp["files"]
 
 
+def remove_killed(folder: Path) -> None:
+    """Remove what conversions left that were killed, 269 MB each; a new one may be under way."""
+    for part in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > 3600:
+                shutil.rmtree(part)
+
+
 def convert(target: Path) -> None:
     """Write the bundled model to `target` as bf16 safetensors (269 MB), atomically.
 
@@ -121,6 +130,7 @@ def convert(target: Path) -> None:
         del model.config._model_name_or_path
 
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_killed(target.parent)
     part = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
     try:
         model.save_pretrained(part)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,6 +45,16 @@ def test_only_a_model_of_todays_recipe_is_current(stamp, said, current):
     if said is not None:
         stamp.write_text(json.dumps(said))
     assert bootstrap.model_is_current() is current
+
+
+def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path):
+    for name, age_s in ((".part-old", 7200), (".part-new", 60), ("model", 7200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+        then = time.time() - age_s
+        os.utime(tmp_path / name, (then, then))
+    basemodel.remove_killed(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".part-new", "model"]
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Where the time went: kinds of cells from their code, shares that add up, the command."""
 
+import io
 import json
 
 import nbformat
 import pytest
 
 from sft_utils.runner import nbrun, nbtimes
+from sft_utils.runner.nbprogress import say
 from tests.unit.nb_repo import make_repo
 
 
@@ -87,6 +89,13 @@ def test_the_command_prints_each_notebook_the_sum_and_the_slowest_cells(tmp_path
     assert lines[3].split()[:3] == ["all", "2", "min"]
     assert "How long?" in lines[-1]
     assert "100%" in lines[-1]
+
+
+def test_a_line_of_characters_that_the_locale_lacks_is_said(monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="latin-1"))
+    say("cell 2/4, a → b · 95 %")
+    assert raw.getvalue().decode("latin-1") == "cell 2/4, a ? b · 95 %\n"
 
 
 def test_a_half_written_notebook_is_left_out(tmp_path, capsys):
