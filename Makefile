@@ -148,6 +148,7 @@ lab: setup ## open JupyterLab
 
 .PHONY: clean
 clean: ## list and remove outputs/runs and outputs/reproduce
+	@$(PYTHON) sft_utils/bootstrap.py --idle
 	@for part in outputs/runs outputs/reproduce; do \
 	  if [ -d "$$part" ]; then du -h -d 1 "$$part"; rm -rf "$$part"; fi; done
 

@@ -11,6 +11,7 @@ from __future__ import annotations  # an old Python shall reach the line that ca
 import argparse
 import contextlib
 import difflib
+import fcntl
 import hashlib
 import json
 import os
@@ -183,6 +184,20 @@ def erase(target: Path) -> None:
             entry.unlink()
 
 
+def check_idle() -> None:
+    """Refuse `make clean` while a run writes there; its lock would be gone as well."""
+    for pattern in ("runs/*/.lock", "reproduce/*/*/.lock"):
+        for path in (ROOT / "outputs").glob(pattern):
+            with path.open("r+", encoding="utf-8") as handle:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    who = f"{path.parent.relative_to(ROOT)} ({handle.read().strip()})"
+                    stop(f"a run is writing to {who}. Wait for it or stop it. Nothing was removed")
+                except OSError:  # a network folder without locks
+                    continue
+
+
 def remove(given: str) -> None:
     """`make distclean`: remove the environment; of a link, the link."""
     target = check_place(given)
@@ -254,8 +269,6 @@ def link_checkout(python: Path) -> None:
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
     """Wait for another set-up of this clone: each would erase what the other builds."""
-    import fcntl  # Unix only, like all of this
-
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
@@ -286,10 +299,14 @@ def main() -> None:
     parser.add_argument("--venv", default=str(ROOT / ".venv"))
     parser.add_argument("--names", default="", help="what the Makefile reads, with blanks")
     parser.add_argument("--typed", default="", help="what was given on its command line")
+    parser.add_argument("--idle", action="store_true", help="say whether a run is active, and end")
     parser.add_argument("--remove", action="store_true", help="the environment, and nothing else")
     options = parser.parse_args()
     sys.stdout.reconfigure(errors="replace")  # a locale of before Unicode has no "…"
     check_names(options.typed.split(), options.names.split())
+    if options.idle:
+        check_idle()
+        return
     with alone():
         if options.remove:
             remove(options.venv)

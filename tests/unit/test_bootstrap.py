@@ -429,6 +429,20 @@ def test_a_locale_without_our_characters_is_no_error(machine):
     assert (done.stdout, done.stderr) == ("setup: ? done\n", "")
 
 
+@pytest.mark.parametrize("place", ["runs/cpu", "reproduce/3fa9/smoke"])
+def test_clean_waits_for_no_run_but_removes_none(machine, monkeypatch, place):
+    monkeypatch.setattr(sys, "argv", ["bootstrap.py", "--idle"])
+    bootstrap.main()
+    path = machine.root / "outputs" / place / ".lock"
+    path.parent.mkdir(parents=True)
+    path.write_text("process 7")
+    bootstrap.main()
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit, match=rf"^setup: a run is writing to outputs/{place} \(process 7\)"):
+            bootstrap.main()
+
+
 def test_distclean_removes_the_environment_and_nothing_else(machine, monkeypatch):
     before = everything(machine.home)
     machine.build(".venv")
