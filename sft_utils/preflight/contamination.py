@@ -12,8 +12,8 @@ from functools import cache
 from typing import Any
 
 from sft_utils.data.duplicates import composed, words_of
-from sft_utils.preflight.rawtext import spot, turns_of
-from sft_utils.preflight.record import Detector, Finding, RunRecord
+from sft_utils.preflight.rawtext import turns_of
+from sft_utils.preflight.record import Detector, Finding, RunRecord, spot
 
 PIECE = 13
 """Words in a row that two independent texts do not share by chance."""

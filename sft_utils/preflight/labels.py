@@ -24,7 +24,7 @@ import numpy as np
 from sft_utils.masks.masking import IGNORE
 from sft_utils.masks.rendering import REASONING_FIELDS, content_text
 from sft_utils.preflight.characters import SLOW, Characters
-from sft_utils.preflight.record import Finding, Severity
+from sft_utils.preflight.record import Finding, Severity, spot
 
 TOOLS = frozenset({"tool", "function", "ipython", "environment", "observation"})
 """Roles whose text comes from a program."""
@@ -65,11 +65,6 @@ ADVICE = {
             "mask everything of the tool messages: keep them outside {% generation %}"),
 }  # fmt: skip
 """Why it matters, and the line to change."""
-
-
-def place(row: int, turn: int | None = None) -> str:
-    """How rows and messages are named in findings."""
-    return f"row {row}" if turn is None else f"row {row}, message {turn}"
 
 
 class Masks(Characters):
@@ -120,7 +115,7 @@ class Masks(Characters):
     ) -> Finding:  # fmt: skip
         why, fix = ADVICE[advice or code]
         return Finding(
-            id=code, severity=severity, what=what, where=place(row, turn), why=why, fix=fix,
+            id=code, severity=severity, what=what, where=spot(row, turn), why=why, fix=fix,
             row=row, turn=turn,
         )  # fmt: skip
 

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sft_utils.preflight.rawtext import spot, text_of, turns_of
-from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity
+from sft_utils.preflight.rawtext import text_of, turns_of
+from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity, spot
 
 INVISIBLE = "\u00ad\u200b\u200c\u200d\u2060\ufeff"
 MISSING = frozenset(

@@ -7,8 +7,8 @@ from typing import Any
 from sft_utils.errors import TemplateError
 from sft_utils.masks.chat import render
 from sft_utils.preflight import columns, contamination, rawanswers, rawfiles, rawverify
-from sft_utils.preflight.rawtext import control_tokens, mojibake, spot
-from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity
+from sft_utils.preflight.rawtext import control_tokens, mojibake
+from sft_utils.preflight.record import Detector, Finding, RunRecord, Severity, spot
 
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {

@@ -7,7 +7,7 @@ from typing import Any
 from sft_utils.errors import TemplateError
 from sft_utils.masks.chat import render
 from sft_utils.masks.rendering import REASONING_FIELDS
-from sft_utils.preflight.record import Finding, RunRecord
+from sft_utils.preflight.record import Finding, RunRecord, spot
 from sft_utils.preflight.survival import call_parts
 
 
@@ -38,11 +38,6 @@ def _written(row: Any) -> Iterator[tuple[int, str, str, str]]:
         thoughts = (row[k].get(name) for name in REASONING_FIELDS)
         yield from ((k, role, "reasoning", text) for text in thoughts if isinstance(text, str))
         yield from ((k, role, "tool call", text) for text in call_parts(row[k]))
-
-
-def spot(row: int, turn: int | None = None) -> str:
-    """How findings name a place."""
-    return f"row {row}" if turn is None else f"row {row}, message {turn}"
 
 
 # Written inline by data that teaches reasoning, tools or pictures: no accident there.

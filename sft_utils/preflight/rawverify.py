@@ -9,8 +9,8 @@ from fractions import Fraction
 from typing import Any
 
 from sft_utils.preflight.rawanswers import trained_answers
-from sft_utils.preflight.rawtext import spot, text_of
-from sft_utils.preflight.record import Detector, Finding, RunRecord
+from sft_utils.preflight.rawtext import text_of
+from sft_utils.preflight.record import Detector, Finding, RunRecord, spot
 from sft_utils.scores.multiples import decimal_multiples
 from sft_utils.scores.scoring import parse_json
 

@@ -29,6 +29,11 @@ class Finding:
     count: int = 1  # rows with the same finding
 
 
+def spot(row: int, turn: int | None = None) -> str:
+    """How findings name a row, or a message in it."""
+    return f"row {row}" if turn is None else f"row {row}, message {turn}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalPlan:
     """How the tuned model will be judged; empty fields are not checked."""

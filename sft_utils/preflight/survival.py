@@ -14,7 +14,7 @@ from typing import Any
 from sft_utils.errors import TemplateError
 from sft_utils.masks.chat import SENTINEL, Message, Oracle, render
 from sft_utils.masks.rendering import content_text, is_conversation, reasoning_text, with_content
-from sft_utils.preflight.record import Finding, RunRecord, Severity
+from sft_utils.preflight.record import Finding, RunRecord, Severity, spot
 
 FIXES = {
     "C0": "print(chat.render(tokenizer, row)) and compare it with the row",
@@ -220,12 +220,11 @@ class _Lazy:
 
 
 def _finding(loss: Loss, *, row: int | None = None, count: int = 1, where: str = "") -> Finding:
-    place = f"row {row}" if loss.turn is None else f"row {row}, message {loss.turn}"
     return Finding(
         id=loss.id,
         severity=loss.severity,
         what=loss.what,
-        where=where or place,
+        where=where or spot(row, loss.turn),
         fix=loss.fix or FIXES[loss.id],
         why=loss.why or WHY[loss.id],
         row=row,

@@ -26,7 +26,7 @@ from sft_utils.workers import end_with_parent
 def launch(
     run: RankRun, *, command: Sequence[str] = (), progress: Path | None = None,
     watch: Callable[[Event, Facts], None] | None = None, start_s: float = 900.0,
-    stall_s: float = 300.0, say: Callable[[str], None] | None = None,
+    stall_s: float = 300.0,
 ) -> Finished:  # fmt: skip
     """Run all ranks on this machine to their end; repeated after a failure, it continues.
 
@@ -38,7 +38,6 @@ def launch(
         start_s: Seconds without any news from any rank after which the run is ended, before its
             first step: models are loaded then.
         stall_s: The same, later.
-        say: Receives one line per step of rank 0.
     Returns:
         Losses, rows, memory and speed.
     Raises:
@@ -58,7 +57,7 @@ def launch(
         process = _start([*(command or default)], run, log)
     family: dict[int, psutil.Process] = {}
     try:
-        _follow(process, run, family, progress, watch, (start_s, stall_s), say)
+        _follow(process, run, family, progress, watch, (start_s, stall_s))
     finally:
         _end(process, family, folder)
     if process.returncode:
@@ -101,7 +100,6 @@ def _start(command: list[str], run: RankRun, log: Any) -> Any:
 def _follow(
     process: Any, run: RankRun, family: dict[int, psutil.Process], progress: Path | None,
     watch: Callable[[Event, Facts], None] | None, patience_s: tuple[float, float],
-    say: Callable[[str], None] | None,
 ) -> None:  # fmt: skip
     """Until the command ends: refuse a wrong start, pass on steps, end what stands still."""
     path, read, total = rankrun.events_file(run.folder, 0), 0, 0
@@ -123,8 +121,6 @@ def _follow(
                 if progress:
                     report_progress(progress, f"step, {run.name}", event["step"], total,
                                     event["seconds"])  # fmt: skip
-                if say:
-                    say(f"{run.name}: step {event['step']}/{total} loss {event['loss']:.4f}")
                 if watch and not over:
                     watch(event, facts)
         read = max(read, len(lines))

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sft_utils.artifacts import read_json
-from sft_utils.config import PROFILES, get_profile
+from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.formats import aligned
 from sft_utils.notebook.nbsource import NAME, Layout, find_notebook
@@ -30,6 +30,7 @@ from sft_utils.runner.nbexec import repeat_command
 from sft_utils.runner.nbflow import Run, is_fresh, read_state
 from sft_utils.runner.nbprogress import nobody_reads, say
 from sft_utils.runner.nbreplay import find_run, replay
+from sft_utils.runner.nbrun import profile_models
 
 
 def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -> Comparison:
@@ -142,8 +143,7 @@ def main(argv: Sequence[str] | None = None, layout: Layout | None = None) -> int
             found = compare_profile(layout, options.profile, notebook)
         else:
             recorded = find_run(layout, options.run)
-            models = {name: profile.model for name, profile in PROFILES.items()}
-            replayed = replay(layout, recorded, models)
+            replayed = replay(layout, recorded, profile_models())
             found = compare(recorded, replayed, exact=True)
             for line in replay_table(recorded, replayed, found):
                 say(line)

@@ -115,7 +115,7 @@ def load_for_training(
     targets = _targets(lora)
     source, revision = modeling.model_source(profile)
     config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-    wide = _bytes_of(profile, dtype) == 4
+    wide = _bytes_of(dtype) == 4
     budget = memory.predict_rows(
         config, rows, rank=lora.r, batch_size=profile.batch_size, checkpointing=checkpointing,
         attention=profile.attention, bits=32 if wide else profile.bits,
@@ -195,7 +195,7 @@ def nf4(profile: Profile) -> Any:
     )
 
 
-def _bytes_of(profile: Profile, dtype: Any) -> int:
+def _bytes_of(dtype: Any) -> int:
     """Bytes per number of the base in `dtype`; the profiles' precisions have two."""
     return 2 if dtype is None else dtype.itemsize
 
@@ -205,7 +205,7 @@ def _plain(profile: Profile, lora: Any, dtype: Any) -> Any:
 
     base = modeling.load_model(profile, quantization=nf4(profile), dtype=dtype)
     model = get_peft_model(base, lora)
-    if _bytes_of(profile, dtype) == 2:
+    if _bytes_of(dtype) == 2:
         modeling.to_bf16_adapter(model)
     return model
 
