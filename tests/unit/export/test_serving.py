@@ -7,6 +7,7 @@ import sys
 import textwrap
 import time
 
+import psutil
 import pytest
 
 from sft_utils.artifacts import ROOT
@@ -59,11 +60,10 @@ def gone(pid, within_s=10.0):
     """Whether a process is no longer running."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        try:
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().split()[2] == "Z":
-                    return True
-        except FileNotFoundError:
+        try:  # psutil: where there is no /proc, every process would count as gone
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.1)
     return False
