@@ -256,9 +256,7 @@ def link_checkout(python: Path) -> None:
     )
     said = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
     site, complete = said.stdout.splitlines()
-    if (
-        complete != "True"
-    ):  # a conda environment that somebody else made: nothing is installed there
+    if complete != "True":  # a conda environment of somebody else: we install nothing there
         stop(
             f"VENV={python.parent.parent} is a conda environment without torch. "
             "Make the one of environment.yml (its header has the commands), or leave VENV= out"

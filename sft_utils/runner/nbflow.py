@@ -214,20 +214,13 @@ def set_aside(run: Run) -> None:
     A result that says itself that a check failed stays: the report shows it, `require` names it.
     """
     result_file = run.layout.run_file(run.notebook, run.profile, ".json")
-    if not result_file.is_file():
-        return
-    try:
-        passed = read_json(result_file).get("passed", True)
-    except DataError:
-        passed = True
-    if passed:
+    if result_file.is_file() and _readable(result_file).get("passed", True):
         result_file.replace(run.layout.run_file(run.notebook, run.profile, ".failed.json"))
 
 
 def _record_time(run: Run, wall_s: float) -> None:
     times_file = run.layout.runs_root / run.profile / "times.json"
-    times = _times(times_file)
-    write_json(times_file, times | {run.notebook: round(wall_s, 1)})
+    write_json(times_file, _readable(times_file) | {run.notebook: round(wall_s, 1)})
 
 
 def _record_state(
@@ -259,12 +252,12 @@ def expected_s(layout: Layout, notebook: str, profile: str) -> float | None:
         (layout.reference(notebook, profile), lambda result: result.get("wall_s")),
         *((path, lambda chain: chain.get("notebooks_s", {}).get(notebook)) for path in chains),
     )
-    found = (seconds(_times(path)) for path, seconds in known)
+    found = (seconds(_readable(path)) for path, seconds in known)
     return next((seconds for seconds in found if seconds is not None), None)
 
 
-def _times(path: Path) -> dict[str, Any]:
-    """A file that is read for the times in it: decoration, so a broken one is an empty one."""
+def _readable(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing, where it is absent or broken and nothing depends on it."""
     try:
         return read_json(path) if path.is_file() else {}
     except DataError:
