@@ -1049,7 +1049,7 @@ def test_list(layout, capsys):
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback():
     """`make list | head -1`."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     command = [sys.executable, "-m", "sft_utils.runner.nbrun", "list"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, cwd=root, text=True, **pipes) as process:
