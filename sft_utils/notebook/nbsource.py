@@ -6,6 +6,7 @@ source gives the same bytes, so that comparing contents replaces comparing times
 
 import copy
 import difflib
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -194,18 +195,26 @@ def _key(cell: NotebookNode) -> tuple[str, str, tuple[str, ...]]:
 def differences(source: NotebookNode, other: NotebookNode) -> list[str]:
     """Name every cell in which two notebooks differ; outputs and cost tables do not count.
 
+    A cell that was added or removed is one difference: those behind it only stand elsewhere.
+
     Returns:
         One line per difference, "code ..." or "markdown ..." first; empty when equal.
     """
     ours, theirs = own_cells(source), own_cells(other)
+    keys = [list(map(_key, cells)) for cells in (ours, theirs)]
     found = []
-    for index, (a, b) in enumerate(zip(ours, theirs, strict=False), start=1):
-        if _key(a) != _key(b):
-            kind = "markdown" if a.cell_type == b.cell_type == "markdown" else "code"
-            first = next(iter(a.source.strip().splitlines()), "(empty)")
-            found.append(f"{kind} differs in cell {index}: {first[:60]!r}")
-    if len(ours) != len(theirs):
-        found.append(f"code or text cells: the source has {len(ours)}, the other {len(theirs)}")
+    parts = difflib.SequenceMatcher(None, *keys, autojunk=False).get_opcodes()
+    for same, i, i_end, j, j_end in parts:
+        if same == "equal":
+            continue
+        pairs = itertools.zip_longest(range(i, i_end), theirs[j:j_end])
+        for index, b in pairs:
+            a = None if index is None else ours[index]
+            kind = "markdown" if {c.cell_type for c in (a, b) if c} == {"markdown"} else "code"
+            where = "is not in the source" if a is None else f"in cell {index + 1}"
+            what = f"{'' if a is None else 'differs ' if b else 'only in the source, '}{where}"
+            first = next(iter((a or b).source.strip().splitlines()), "(empty)")
+            found.append(f"{kind} {what}: {first[:60]!r}")
     return found
 
 

@@ -79,7 +79,15 @@ def test_differences_name_what_changed(layout):
     assert found[0].startswith("markdown differs in cell 1")
     assert found[1].startswith("code differs in cell 4: 'from sft_utils import tiny'")
     other.cells.pop()
-    assert any("the source has 4, the other 3" in line for line in differences(source, other))
+    assert differences(source, other)[1].startswith("code only in the source, in cell 4")
+
+
+def test_an_added_cell_is_one_difference(layout):
+    """Each cell behind it was named as changed: 51 lines for one cell."""
+    source, other = (build(layout, "00_first", MODELS) for _ in range(2))
+    source.cells.insert(1, nbformat.v4.new_markdown_cell("New."))
+    assert differences(source, other) == ["markdown only in the source, in cell 2: 'New.'"]
+    assert differences(other, source) == ["markdown is not in the source: 'New.'"]
 
 
 def test_a_new_measurement_is_no_difference(layout):
