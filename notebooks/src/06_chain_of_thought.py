@@ -306,6 +306,7 @@ lora = LoraConfig(
     r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
 )
 seed_everything(seed)
+base = None if P.is_gpu else base  # the 4-bit copy wants its memory, and answers for itself below
 # On a CPU the small base stays in bf16; GPU profiles train an adapter on a 4-bit base, as in 03.
 model = get_peft_model(modeling.load_model(P, quantization=four_bit if P.is_gpu else None), lora)
 modeling.to_bf16_adapter(model)

@@ -109,7 +109,7 @@ def test_every_gpu_profile_fits_its_machine_and_not_a_smaller_one(name):
 
 
 def test_a_base_in_16_bits_beside_its_4_bit_copy():
-    """What README says of 05 and 06: such a pair and the longest batch leave no reserve on 24 GB."""
+    """What README says of 05: such a pair and the longest batch leave no reserve on 24 GB."""
     shapes, _ = KNOWN["Qwen2.5-7B"]
     profile = PROFILES["gpu-24gb"]
     pair = sum(memory.weight_bytes(shapes, bits) for bits in (4, 16)) / GIB
