@@ -440,8 +440,9 @@ with tracking.tracked(run, report_to, {"run_id": facts["run_id"], "manifest": fa
 # %%
 peak = torch.cuda.max_memory_allocated() / GIB if P.is_gpu else peak_rss_gib()
 curve = [e for e in trainer.state.log_history if "loss" in e]
-takeaway(f"Predicted {budget.total_gib:.2f} GiB for training. Peak of the {'GPU' if P.is_gpu else 'process'} "
-         f"{peak:.2f} GiB, of which {before:.2f} GiB were taken before the first step.")
+where = "on the GPU" if P.is_gpu else "of the whole process, with its code and the copy that answers"
+takeaway(f"Predicted for training: {budget.total_gib:.2f} GiB of tensors. Measured: a peak of {peak:.2f} GiB "
+         f"{where}; {before:.2f} GiB before the first step.")
 width = min(9, len(curve))  # steps that are smoothed; smoke has fewer
 last = float(np.median([e["loss"] for e in curve[-width:]]))  # a mean would be moved by replay rows
 smooth = np.convolve([e["loss"] for e in curve], np.ones(width) / width, mode="valid")

@@ -250,7 +250,7 @@ table([
 # a user of a new schema can write in five minutes.
 
 # %%
-longest = max(P.max_new_tokens, *(len(tokenizer.encode(i.answer)) + 1 for i in items.asked()))
+longest = generation.room(tokenizer, [i.answer for i in items.asked()], P.max_new_tokens)
 room = min(longest, SIZE.most_tokens)
 LIMIT = {"free": room, "constrained": 4 * room}
 answers, spent = {}, {}
@@ -322,6 +322,7 @@ lora = LoraConfig(
     r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
 )
 seed_everything(seed)
+base = None if P.is_gpu else base  # the 4-bit copy wants its memory, and answers for itself below
 # On a CPU the small base stays in bf16; GPU profiles train an adapter on a 4-bit base, as in 03.
 model = get_peft_model(modeling.load_model(P, quantization=nf4 if P.is_gpu else None), lora)
 modeling.to_bf16_adapter(model)

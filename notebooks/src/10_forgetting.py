@@ -193,6 +193,7 @@ if P.is_gpu:
 there = PeftModel.from_pretrained(
     modeling.load_model(P, quantization=four_bit), handed_file(trained, "adapter")
 ).eval()
+modeling.to_bf16_adapter(there)  # as 03 trained and scored it; it comes back in float32
 copy = None if P.is_gpu else modeling.plain_copy(P)
 measure("tuned", there if P.is_gpu else modeling.merge_into(copy, there))
 del there
