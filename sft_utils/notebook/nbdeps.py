@@ -2,6 +2,7 @@
 
 import ast
 import errno
+import functools
 import os
 import platform
 import re
@@ -42,23 +43,23 @@ def dependencies(layout: Layout, notebook: str) -> Dependencies:
     Raises:
         RunnerError: The notebook or a module it imports is no valid Python.
     """
-    label = f"notebooks/src/{notebook}.py"
-    tree = _tree(read_source(layout, notebook), label)
-    trees = [tree]
+    own = _named(read_source(layout, notebook), f"notebooks/src/{notebook}.py")
+    parts = [own]
     modules: set[str] = set()
-    waiting = set(_imports(layout, tree))
+    names, waiting = set(own.modules), list(own.modules)
     while waiting:
-        module = waiting.pop()
-        modules.add(module)
-        path = layout.root / "sft_utils" / f"{module}.py"
-        trees.append(_tree(path.read_text(encoding="utf-8"), f"sft_utils/{module}.py"))
-        waiting |= set(_imports(layout, trees[-1])) - modules
-    data = {path for part in trees for path in _data_files(layout, part)}
-    upstream = tuple(sorted(set(_required(tree)) - {notebook}))
+        for module in set(_module_files(layout, waiting.pop())) - modules:
+            modules.add(module)
+            path = layout.root / "sft_utils" / f"{module}.py"
+            parts.append(_named(path.read_text(encoding="utf-8"), f"sft_utils/{module}.py"))
+            waiting += parts[-1].modules - names
+            names |= parts[-1].modules
+    data = {path for part in parts for path in _data_files(layout, part)}
+    upstream = tuple(sorted(own.required - {notebook}))
     earlier = [n for n in notebook_names(layout) if n < notebook and n not in upstream]
     return Dependencies(
         upstream=upstream,
-        optional=tuple(earlier) if "recorded" in _called(tree) else (),
+        optional=tuple(earlier) if "recorded" in own.called else (),
         modules=tuple(sorted(modules)),
         data=tuple(sorted(data)),
     )
@@ -154,38 +155,51 @@ def _said(result: Mapping[str, Any]) -> dict[str, Any]:
     return {"metrics": result.get("metrics"), "files": result.get("files"), "manifest": manifest}
 
 
-def _tree(text: str, label: str) -> ast.Module:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Named:
+    """What one piece of code names, whatever of it is there."""
+
+    modules: frozenset[tuple[str, ...]]  # parts of dotted names below sft_utils
+    data: frozenset[str]  # paths below data/, and those of recorded benchmarks
+    required: frozenset[str]  # notebooks in require("NN_slug", ...)
+    called: frozenset[str | None]  # functions, without the module in front
+
+
+# By text: a chain asks for the same hundred modules dozens of times, and parsing takes the time.
+@functools.lru_cache(maxsize=1024)
+def _named(text: str, label: str) -> _Named:
     try:
-        return ast.parse(text)
+        nodes = list(ast.walk(ast.parse(text)))
     except SyntaxError as error:
         raise RunnerError(
             f"{label} is no valid Python: {error.msg} in line {error.lineno}. Correct it; "
             "magics and shell lines must be commented (# %time, # !ls)."
         ) from error
+    strings = [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    found = [MODULE_NAME.match(name) for name in [*_imports(nodes), *strings]]
+    return _Named(
+        modules=frozenset(tuple(m[1].split(".")[1:]) for m in found if m),
+        data=frozenset(filter(_is_data, strings)),
+        required=frozenset(_required(calls)),
+        called=frozenset(map(_name, calls)),
+    )
 
 
-def _strings(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-
-
-def _imports(layout: Layout, tree: ast.AST) -> Iterator[str]:
-    names: list[str] = []
-    for node in ast.walk(tree):
+def _imports(nodes: list[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = ".".join(filter(None, ["sft_utils" if node.level else "", node.module]))
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    names += _strings(tree)
-    for name in names:
-        match = MODULE_NAME.match(name)
-        if match:
-            yield from _module_files(layout, match[1].split(".")[1:])
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
-def _module_files(layout: Layout, parts: list[str]) -> Iterator[str]:
+def _module_files(layout: Layout, parts: tuple[str, ...]) -> Iterator[str]:
     """Module files behind a dotted name, packages on the way included, attributes ignored.
 
     A module without its room, as notebooks name it, is found as `sft_utils.__getattr__` finds it.
@@ -193,7 +207,7 @@ def _module_files(layout: Layout, parts: list[str]) -> Iterator[str]:
     package = layout.root / "sft_utils"
     if parts and not (package / parts[0]).is_dir() and not (package / f"{parts[0]}.py").is_file():
         rooms = [p.parent.name for p in package.glob(f"*/{parts[0]}.py")]
-        parts = [*sorted(set(rooms) - {"preflight"})[:1], *parts]
+        parts = (*sorted(set(rooms) - {"preflight"})[:1], *parts)
     for end in range(1, len(parts) + 1):
         stem = "/".join(parts[:end])
         for candidate in (stem, f"{stem}/__init__", f"{stem}/__main__"):
@@ -201,18 +215,12 @@ def _module_files(layout: Layout, parts: list[str]) -> Iterator[str]:
                 yield candidate
 
 
-def _required(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if not (isinstance(node, ast.Call) and node.args):
-            continue
-        called = _name(node)
-        first = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
-        if called == "require" and isinstance(first, str) and NAME.fullmatch(first):
-            yield first
-
-
-def _called(tree: ast.AST) -> set[str | None]:
-    return {_name(node) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+def _required(calls: list[ast.Call]) -> Iterator[str]:
+    for call in calls:
+        first = call.args[0] if call.args else None
+        name = first.value if isinstance(first, ast.Constant) else None
+        if _name(call) == "require" and isinstance(name, str) and NAME.fullmatch(name):
+            yield name
 
 
 def _name(call: ast.Call) -> str | None:
@@ -222,11 +230,14 @@ def _name(call: ast.Call) -> str | None:
     return call.func.id if isinstance(call.func, ast.Name) else None
 
 
-def _data_files(layout: Layout, tree: ast.AST) -> Iterator[Path]:
-    for text in _strings(tree):
-        below = text.startswith("data/") and "\n" not in text and len(text) < 256
-        if below or RECORDED.fullmatch(text):
-            yield from _files(layout.root / text)
+def _is_data(text: str) -> bool:
+    below = text.startswith("data/") and "\n" not in text and len(text) < 256
+    return below or bool(RECORDED.fullmatch(text))
+
+
+def _data_files(layout: Layout, part: _Named) -> Iterator[Path]:
+    for text in part.data:
+        yield from _files(layout.root / text)
 
 
 def _files(path: Path) -> list[Path]:

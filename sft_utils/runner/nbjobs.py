@@ -1,4 +1,4 @@
-"""Several notebooks at a time: each in a process of its own, with its share of the cores.
+"""Several notebooks at a time: one per worker process, each with its share of the cores.
 
 Small work does not keep two cores busy, so two notebooks side by side, with one thread each, end
 sooner than one after the other. How much: sft_utils/README.md, Decisions.
@@ -41,12 +41,14 @@ def threads_beside(jobs: int) -> int:
     return cpu_threads() if "SFT_THREADS" in os.environ else threads_each(jobs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Started:
-    run: Run
+@dataclass(slots=True)
+class _Worker:
+    """A process that runs one notebook after the other: starting it takes seconds of imports."""
+
     process: SpawnProcess
     pipe: Connection
-    began: float  # monotonic seconds
+    run: Run | None = None  # what it works on
+    began: float = 0.0  # monotonic seconds
 
 
 class Jobs:
@@ -66,87 +68,96 @@ class Jobs:
         self.models = models
         self.settings = dict(settings)
         self._context = multiprocessing.get_context("spawn")
-        self._running: dict[str, _Started] = {}  # by notebook
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> "Jobs":
         return self
 
     def __exit__(self, *error: object) -> None:
-        processes = [started.process for started in self._running.values()]
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGINT)
-        for process in processes:
-            process.join(END_S)
-            if process.is_alive():
-                process.terminate()
-                process.join()
+        for worker in self._workers:
+            worker.pipe.close()  # one that waits for work ends with it
+            if worker.run is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, signal.SIGINT)
+        for worker in self._workers:
+            worker.process.join(END_S)
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join()
 
     @property
     def running(self) -> list[str]:
         """Notebooks started and not yet handed back."""
-        return list(self._running)
+        return [worker.run.notebook for worker in self._workers if worker.run is not None]
 
     @property
     def free(self) -> bool:
         """Whether another notebook may start."""
-        return len(self._running) < self.jobs
+        return len(self.running) < self.jobs
 
     def start(self, run: Run) -> None:
-        """Start one notebook."""
-        ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=_work, args=(run, self.models, self.settings, self.jobs, theirs, os.getpid())
-        )
-        process.start()
-        theirs.close()
-        self._running[run.notebook] = _Started(run, process, ours, time.monotonic())
+        """Start one notebook, in a process that waits for work or in a new one."""
+        idle = (worker for worker in self._workers if worker.run is None)
+        worker = next(idle, None) or self._new()
+        worker.run, worker.began = run, time.monotonic()
+        with contextlib.suppress(OSError):  # it is gone already: `ended` says so
+            worker.pipe.send(run)
 
     def ended(self) -> list[tuple[Run, Outcome]]:
         """Wait until at least one notebook has ended; what became of it."""
         # A pipe is ready when it holds an outcome, and when the process at its other end is gone.
-        ready = wait([started.pipe for started in self._running.values()])
-        done = [n for n, started in self._running.items() if started.pipe in ready]
-        found = [self._running.pop(notebook) for notebook in done]
-        return [(started.run, _outcome(started)) for started in found]
+        busy = [worker for worker in self._workers if worker.run is not None]
+        ready = wait([worker.pipe for worker in busy])
+        return [self._outcome(worker) for worker in busy if worker.pipe in ready]
 
+    def _new(self) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(self.models, self.settings, self.jobs, theirs, os.getpid())
+        )
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(process, ours))
+        return self._workers[-1]
 
-def _outcome(started: _Started) -> Outcome:
-    run, process = started.run, started.process
-    outcome = None
-    with started.pipe as pipe, contextlib.suppress(EOFError, OSError):
-        outcome = pipe.recv()
-    process.join()
-    if outcome is not None:
-        return outcome
-    set_aside(run)
-    why = (
-        f"{run.notebook} failed at profile {run.profile}: the process that ran it ended with "
-        f"status {process.exitcode} and said nothing."
-    )
-    if process.exitcode == -signal.SIGKILL:
-        why += " It was killed, mostly because memory ran out: repeat without JOBS."
-    spent = time.monotonic() - started.began
-    return Outcome(notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why)
+    def _outcome(self, worker: _Worker) -> tuple[Run, Outcome]:
+        run, worker.run = worker.run, None
+        with contextlib.suppress(EOFError, OSError):
+            return run, worker.pipe.recv()
+        self._workers.remove(worker)
+        worker.pipe.close()
+        worker.process.join()
+        set_aside(run)
+        why = (
+            f"{run.notebook} failed at profile {run.profile}: the process that ran it ended with "
+            f"status {worker.process.exitcode} and said nothing."
+        )
+        if worker.process.exitcode == -signal.SIGKILL:
+            why += " It was killed, mostly because memory ran out: repeat without JOBS."
+        spent = time.monotonic() - worker.began
+        return run, Outcome(
+            notebook=run.notebook, status="failed", wall_s=spent, result={}, why=why
+        )
 
 
 def _work(
-    run: Run,
     models: dict[str, str],
     settings: Mapping[str, Any],
     jobs: int,
-    answer: Connection,
+    pipe: Connection,
     parent: int,
 ) -> None:
-    """Run one notebook in this process, which is there for it alone."""
+    """Run the notebooks that come through the pipe, until it is closed."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # Ctrl-C reaches the parent, which passes it on once
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     for name in THREAD_SETTINGS:
         os.environ.setdefault(name, str(threads_each(jobs)))
-    with answer, contextlib.suppress(KeyboardInterrupt):
-        answer.send(attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings))
+    with pipe, contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
+        while True:
+            run = pipe.recv()
+            pipe.send(attempt(run, models, show=prefixed(run.notebook), at_once=jobs, **settings))
 
 
 def _end_with(parent: int) -> None:

@@ -12,6 +12,7 @@ from sft_utils.config import PROFILES
 from sft_utils.errors import ConfigError, RunnerError
 from sft_utils.formats import number, table
 from sft_utils.manifest import locked_versions
+from sft_utils.notebook import nbdeps
 from sft_utils.notebook.nbdeps import dependencies, state_hash, upstream_closure
 from sft_utils.notebook.nbsource import (
     adopt,
@@ -172,6 +173,22 @@ def test_dependencies_are_derived(layout):
     bench = layout.reference_root / "bench.json"
     assert found.data == (layout.root / "data/rows.jsonl", bench), "results change by publishing"
     assert dependencies(layout, "00_first").modules == ("constants", "tiny")
+
+
+def test_code_is_parsed_again_only_when_it_has_changed(layout, monkeypatch):
+    """A chain asks dozens of times; parsing each time took longer than its shortest notebook."""
+    edit(layout, "sft_utils/tiny.py", "import hashlib", "# no other test has this\nimport hashlib")
+    parsed, real = [], nbdeps.ast.parse
+    monkeypatch.setattr(nbdeps.ast, "parse", lambda text, *rest: parsed.append(text) or real(text, *rest))
+    found = dependencies(layout, "01_second")
+    first = len(parsed)
+    assert first
+    assert dependencies(layout, "01_second") == found
+    upstream_closure(layout, "01_second")
+    assert len(parsed) == first
+    edit(layout, "sft_utils/tiny.py", "import hashlib", "import sft_utils.unused\nimport hashlib")
+    assert "unused" in dependencies(layout, "01_second").modules
+    assert len(parsed) > first
 
 
 def test_what_reads_recorded_runs_depends_on_all_earlier_ones_and_needs_none(layout):

@@ -169,6 +169,19 @@ def test_a_notebook_that_cannot_be_read_fails_alone(layout, capsys, jobs):
     assert "01_second.py is no valid Python" in text.partition("total: ")[2]
 
 
+def test_each_process_runs_more_than_one_notebook(layout):
+    """Its imports take seconds; one for each notebook would pay them a dozen times."""
+    for name in ALL:
+        note = f'import os, pathlib\npathlib.Path("{name}.parent").write_text(str(os.getppid()))\n'
+        edit(layout, f"notebooks/src/{name}.py", "tiny.save(", note + "tiny.save(")
+    assert nbrun.main(["run-all", "--jobs", "2"], layout) == 0
+    parents = {(layout.root / f"{name}.parent").read_text() for name in ALL}
+    assert len(parents) <= 2 < len(ALL)
+    for process in parents:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(process), 0)
+
+
 def test_notebooks_that_wait_for_each_other_are_named(layout, capsys):
     edit(layout, "notebooks/src/00_first.py", "tiny.save(", 'tiny.require("01_second", profile)\ntiny.save(')
     assert nbrun.main(["run-all", "--jobs", "2"], layout) == 1
