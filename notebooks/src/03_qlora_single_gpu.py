@@ -117,7 +117,8 @@ conversations = [task.conversation(row) for row in train_rows]
 encoded = [masking.assistant_labels(tokenizer, c, max_length=P.max_length) for c in conversations]
 by_hand = sum(r["source"] == "handwritten" for r in train_rows)
 n_tokens = sum(len(r["input_ids"]) for r in encoded)
-takeaway(f"{len(encoded)} training rows ({by_hand} hand-written), {n_tokens:,} tokens, "
+known = "" if data else f" ({by_hand} hand-written)"  # nothing is known of the rows of your file
+takeaway(f"{len(encoded)} training rows{known}, {n_tokens:,} tokens, "
          f"{sum(map(masking.supervised, encoded)):,} of them supervised; {len(val_rows)} to validate.")
 print("The first row as the model sees it, and which part is trained:")
 print(masking.token_text(tokenizer, encoded[0]))
@@ -448,9 +449,10 @@ last = float(np.median([e["loss"] for e in curve[-width:]]))  # a mean would be 
 smooth = np.convolve([e["loss"] for e in curve], np.ones(width) / width, mode="valid")
 with figure(
     f"Training loss goes from {curve[0]['loss']:.2f} to {last:.2f} nats per token",
-    f"{len(encoded)} rows, {total_steps} steps, rate {rate:g}, profile {P.name}; end: median of the last "
-    f"{width} steps; bold: mean of {width} steps",
-    alt=f"loss {curve[0]['loss']:.2f} at step 1, {curve[-1]['loss']:.2f} at step {total_steps}",
+    f"{len(encoded)} rows, {len(curve)} of {total_steps} steps, rate {rate:g}, profile {P.name}; end: median "
+    f"of the last {width} steps; bold: mean of {width} steps",
+    alt=f"loss {curve[0]['loss']:.2f} at step 1, median {last:.2f} over the last {width} of {len(curve)} "
+    f"steps; in the second half single steps reach {max(e['loss'] for e in curve[len(curve) // 2 :]):.2f}",
 ) as ax:
     ax.plot([e["step"] for e in curve], [e["loss"] for e in curve], color=COLOURS["qlora"], lw=0.6)
     middle = (width + 1) // 2
@@ -544,7 +546,7 @@ gain = scoring.f1_difference(scores["tuned"], scores[best])
 ARMS = [*PROMPTED, "tuned", *["tuned_handwritten"] * bool(hand)]
 table([{"arm": a, "n": metrics[f"{a}.{MAIN}"]["n"],
         **{m: metrics[f"{a}.{m}"] for m in task.metrics}} for a in ARMS],
-      "value [95 % interval]; tuned_handwritten: the hand-written mails alone")
+      "value [95 % interval]" + "; tuned_handwritten: the hand-written mails alone" * bool(hand))
 takeaway(f"Tuned against the best prompt ({best}, chosen on this very test set): "
          f"{scoring.verdict(gain)} ({MAIN}, paired).")
 low, high = metrics[f"tuned.{MAIN}"]["ci95"]
@@ -650,10 +652,11 @@ table([{"step": c.step, "training loss": loss, "task (held-out)": c.task,
 # %%
 history = [c for _, c in overfit]
 least = min(c.forgetting for c in history)
-allowed = max(forgetting_budget, least)  # the same budget as above
+allowed = max(forgetting_budget, least)  # the same budget as above, or nothing could be picked
+over = " (no state kept the budget, this is the least)" if least > forgetting_budget else ""
 pick = training.choose(history, budget=allowed)
 takeaway(f"Training loss ends at {overfit[-1][0]:.3f}. 'Last' ships step {history[-1].step} with "
-         f"forgetting {history[-1].forgetting:+.2f}; within {allowed:+.2f} the gate picks step "
+         f"forgetting {history[-1].forgetting:+.2f}; within {allowed:+.2f}{over} the gate picks step "
          f"{pick.step} with {pick.forgetting:+.2f} and task {pick.task:.2f} "
          f"(last: {history[-1].task:.2f}).")
 with expect_error(ConfigError, match="no checkpoint forgets less"):

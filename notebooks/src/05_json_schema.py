@@ -212,7 +212,7 @@ golds = [[*tokenizer.encode(json.dumps(gold, ensure_ascii=False, separators=(","
 bound = constrain.constraint(tokenizer, [i.schema for i, _ in read], stops=stops, n_vocab=width)
 writable = [k for k, tokens in enumerate(golds) if bound.allows(k, tokens)]
 takeaway(f"{len(writable)} of {len(golds)} gold answers can be written under the constraint as they stand, "
-         "white space apart; another order of keys or form of a number is written its own way.")
+         "white space apart. An answer with its keys in another order, or numbers in another form, cannot.")
 walk, shown = [], writable[0] if writable else 0
 guide = bound.guide([shown])
 for token in golds[shown] if writable else []:
@@ -305,7 +305,7 @@ def cells(arms, groups):
     return rows
 
 
-table(cells(["base", "few_shot", "base_constrained"], JSON), "before training")
+table(cells(["base", "few_shot", "base_constrained"], JSON), "before training, value [95 % interval]")
 
 # %% [markdown]
 # ## Train on many schemas
@@ -383,7 +383,8 @@ facts = manifest.build(run)
 with tracking.tracked(run, report_to, {"run_id": facts["run_id"], "manifest": facts}):
     training.train_resumable(trainer, folder, {"run_id": facts["run_id"], "steps": total_steps})
 curve = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-takeaway(f"Loss {curve[0]:.2f} at the first step, {np.mean(curve[-20:]):.2f} over the last 20.")
+ending = curve[-min(20, max(1, len(curve) // 2)) :]  # a short run has fewer, its start left out
+takeaway(f"Loss {curve[0]:.2f} at the first step, {np.mean(ending):.2f} over the last {len(ending)}.")
 
 # %% [markdown]
 # ## Did it work?
@@ -409,7 +410,7 @@ table(cells(ARMS, JSON), "value [95 % interval]")
 LEVERS = ["tuned", "tuned_constrained", "tuned_few_shot"]
 NEW = "unseen" if "unseen" in JSON else JSON[0]
 ask("tuned_few_shot", tuned, NEW, shots=shots)
-table(cells(["few_shot", *LEVERS], [NEW]), f"schemas: {NEW}")
+table(cells(["few_shot", *LEVERS], [NEW]), f"schemas: {NEW}, value [95 % interval]")
 for lever in LEVERS[1:]:
     lift = scoring.f1_difference(scored(lever, NEW), scored("tuned", NEW))
     takeaway(f"{NEW}: field F1 of {lever} against tuned: {scoring.verdict(lift)}")
@@ -426,8 +427,9 @@ def obeying(arm, group):
 reached = scoring.rate(obeying("tuned", JSON[0]))
 low, high = reached["ci95"]
 met = "reached" if low >= TARGET else "missed" if high < TARGET else "undecided, its interval holds it"
+asked_for = "" if data else f"; the target of {TARGET:.0%} is {met}"  # it is that of our schemas
 takeaway(f"Free answers of the tuned model, {JSON[0]}: {reached['value']:.1%} [{low:.1%}, {high:.1%}] valid, "
-         f"n = {reached['n']}; the target of {TARGET:.0%} is {met}.")
+         f"n = {reached['n']}{asked_for}.")
 
 # %%
 SHOWN = [("schema_valid", "valid"), ("field_f1", "field F1")]
@@ -496,7 +498,9 @@ with figure(
     for k, name in enumerate(seen_classes):
         widths = np.array([counts[arm].get(name, 0) for arm in ARMS])
         colour = "#2a7f3f" if name == "correct" else shades[k % len(shades)]
-        ax.barh(ARMS, widths, left=left, label=name, color=colour)
+        ax.barh(ARMS, widths, left=left, label=f"{k + 1} {name}", color=colour)
+        for y in np.flatnonzero(widths >= 0.03 * len(failures["base"])):  # read without colours too
+            ax.text(left[y] + widths[y] / 2, y, k + 1, ha="center", va="center", fontsize=8)
         left += widths
     ax.invert_yaxis()
     ax.set(xlabel="answers")
@@ -521,7 +525,7 @@ OTHER = [g for g in items.groups if g not in JSON]
 for group in OTHER:
     gains["tuned", "base", group] = scoring.f1_difference(scored("tuned", group), scored("base", group))
 if OTHER:
-    table(cells(["base", "tuned"], OTHER), "before and after")
+    table(cells(["base", "tuned"], OTHER), "before and after, value [95 % interval]")
 for group in OTHER:
     item, answer = items.groups[group][0], answers["tuned", group][0]
     print(f"{group.upper()}\n{answer.text}\n  {structured.verdict(item, answer.text).reasons or 'valid'}\n")
@@ -587,7 +591,8 @@ with checkpoint(run, headline="tuned.schema_valid", readme=[n for n in README if
     c.metric("train.steps", len(curve), n=len(encoded))
     c.equal("preflight findings", [f.id for f in findings if ours or f.severity == "FAIL"], [])
     c.true("the regex accepts what the score refuses",
-           all(row["regex accepts"] > row["scored valid"] for row in lenient[:3]))
+           bool(data)  # your keys may be written as \u escapes, which the regex does not know
+           or all(row["regex accepts"] > row["scored valid"] for row in lenient[:3]))
     c.true("too few tokens truncate constrained answers", "truncated" in cut)
     c.at_least("constrained answers that parse", float(np.mean(parsed)), 1.0, when=ours)
     # A bound against regressions; the target stands above and is what a later change must reach.

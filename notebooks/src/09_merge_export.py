@@ -236,7 +236,8 @@ else:
     counted = [tokens for _, tokens, _ in replies]
     takeaway(f"{len(replies)} requests were answered; the server counted the prompt tokens that the "
              f"training template gives in {sum(a == len(b) for a, b in zip(counted, prompts, strict=True))}.")
-print(" ".join(serving.vllm_command(merged.name, port, dtype=SHIPPED, max_tokens=P.max_length)))
+print("The shipped folder, where vLLM is:", " ".join(
+    serving.vllm_command(merged.name, port, dtype=SHIPPED, max_tokens=P.max_length + ROOM)))
 
 # %%
 TOLERANCE = {"float32": 1e-2, "bfloat16": 2.0, "float16": 0.5}[EXACT]  # largest logit difference
@@ -623,7 +624,7 @@ if second:
     with figure(
         "Two adapters in one: what each task keeps",
         f"field F1 with 95 % intervals, n = {len(few)} requests a task, profile {P.name}",
-        alt="; ".join(f"{m} tickets {scoring.field_f1(a):.2f} schemas {scoring.field_f1(b):.2f}"
+        alt="; ".join(f"adapter {m}: tickets {scoring.field_f1(a):.2f}, schemas {scoring.field_f1(b):.2f}"
                       for m, (a, b) in mixed.items()),
     ) as ax:
         for k, skill in enumerate(("tickets", "schemas")):
@@ -634,8 +635,8 @@ if second:
                    color=COLOURS[("qlora", "lora")[k]], capsize=2,
                    yerr=np.clip([values - low, high - values], 0, None))  # fmt: skip
         ax.set_xticks(np.arange(len(mixed)) + 0.2, list(mixed))
-        ax.set(ylim=(0, 1.05), ylabel="field F1", xlabel="adapter in force")
-        ax.legend(frameon=False)
+        ax.set(ylim=(0, 1.25), ylabel="field F1", xlabel="adapter in force")
+        ax.legend(frameon=False, ncols=2, title="asked for", loc="upper right")
 
 # %% [markdown]
 # ## The card

@@ -129,8 +129,10 @@ def unseen(found):
     return [r for r in found if (r.task, r.id) not in picked_on] or list(found)
 
 
-gap = general.accuracy(bare)["value"] - general.accuracy(same)["value"]
-takeaway(f"The untouched base model without its template: accuracy {100 * gap:+.1f} points, n = {len(same)}.")
+without, usual = ([r.correct for r in found] for found in (bare, same))
+takeaway(f"The untouched base model without its template is judged otherwise on "
+         f"{sum(a != b for a, b in zip(without, usual, strict=True))} of {len(same)} items; accuracy "
+         f"{scoring.verdict(scoring.rate_difference(without, usual))}.")
 with expect_error(TemplateError):
     general.accuracy_difference(bare, same)
 
@@ -367,7 +369,8 @@ MARK = {"none": "v", "own words": "o", "authored": "s"}
 with figure(
     f"Own words replayed at rate {bare_fast['rate']:g}: {kept_fast['lost']:+.2f} nats lost, without "
     f"{bare_fast['lost']:+.2f}",
-    f"{len(points)} runs of {SIZE.grid_rows} mails; size: replay share; ring: picked; profile {P.name}",
+    f"{len(points)} runs of {SIZE.grid_rows} mails; beside each: rate, replay share; ring: picked; profile "
+    f"{P.name}",
     alt="; ".join(f"{p['rate']:g}/{p['share']:.0%} {p['replay']}: F1 {p['field_f1']['value']:.2f}, lost "
                   f"{p['lost']:+.2f}" for p in points),
 ) as ax:
@@ -375,7 +378,7 @@ with figure(
         value, (low, high) = p["field_f1"]["value"], p["field_f1"]["ci95"]
         ax.errorbar(p["lost"], value, yerr=[[value - low], [high - value]], color=SHADE[p["replay"]],
                     fmt=MARK[p["replay"]], markersize=5 + 12 * p["share"], capsize=2, linewidth=1)  # fmt: skip
-        ax.annotate(f"{p['rate']:g}", (p["lost"], value), fontsize=7, xytext=(6, 3),
+        ax.annotate(f"{p['rate']:g}, {p['share']:.0%}", (p["lost"], value), fontsize=7, xytext=(6, 3),
                     textcoords="offset points")  # fmt: skip
     ax.plot(picked["lost"], picked["field_f1"]["value"], "o", markersize=20, fillstyle="none", color="black")
     for kind, colour in SHADE.items():
@@ -454,10 +457,30 @@ def kept_share(draws):
 everything = np.arange(len(test))[None]
 kept = {"value": float(kept_share(everything)[0]), "n": len(test),
         "ci95": scoring.bootstrap(kept_share, len(test))}  # fmt: skip
-takeaway(f"Replay keeps {kept['value']:.1%} [{kept['ci95'][0]:.1%}, {kept['ci95'][1]:.1%}] of the task "
-         f"gain, and format bleed goes from {extra['narrow']['format_bleed']['value']:.1%} to "
-         f"{extra['replay']['format_bleed']['value']:.1%}.")
-bled = [k for k, text in enumerate(said["narrow"]) if general.is_json_answer(text)]
+takeaway(f"Without replay field F1 gains {float(of['narrow'](everything)[0]) - floor:+.3f}; replay keeps "
+         f"{kept['value']:.1%} [{kept['ci95'][0]:.1%}, {kept['ci95'][1]:.1%}] of that.")
+
+
+# %%
+def bleeding(arm):
+    """Which spoken answers are JSON."""
+    return [general.is_json_answer(text) for text in said[arm]]
+
+
+apart = {  # replay minus narrow, on the same mails, items, texts and questions
+    "field_f1": scoring.f1_difference(scores["replay"], scores["narrow"]),
+    "general_accuracy": general.accuracy_difference(
+        unseen(results["replay"]), unseen(results["narrow"]), CHOICE),
+    "perplexity": general.perplexity_difference(prose["replay"], prose["narrow"]),
+    "format_bleed": scoring.rate_difference(bleeding("replay"), bleeding("narrow")),
+}  # fmt: skip
+table([{"measure": m, "n": d["n"], "replay minus narrow": d} for m, d in apart.items()],
+      "paired differences; perplexity and format bleed: less is better")  # fmt: skip
+low, high = apart["format_bleed"]["ci95"]
+takeaway(f"Format bleed goes from {extra['narrow']['format_bleed']['value']:.1%} to "
+         f"{extra['replay']['format_bleed']['value']:.1%}: a difference that {len(asked)} questions "
+         f"{'do not show' if low <= 0 <= high else 'show'}.")
+bled = [k for k, is_json in enumerate(bleeding("narrow")) if is_json]
 for k in (bled or [0])[:2]:
     print(f"{asked[k]}\n  narrow {said['narrow'][k]!r}\n  replay {said['replay'][k]!r}\n")
 
@@ -506,6 +529,7 @@ metrics |= {f"{arm}_minus_base.perplexity": general.perplexity_difference(prose[
             for arm in ARMS[1:]}  # fmt: skip
 metrics |= {f"tuned_minus_base.{t}_accuracy": change for t, change in gone.items()}
 metrics |= {f"{arm}.field_f1": scoring.f1_metric(scores[arm]) for arm in ("narrow", "replay")}
+metrics |= {f"replay_minus_narrow.{m}": d for m, d in apart.items()}
 metrics["replay.task_gain_kept"] = kept
 README = ["base.general_accuracy", "tuned_minus_base.general_accuracy", "narrow_minus_base.general_accuracy",
           "narrow.format_bleed", "replay_minus_base.general_accuracy", "replay.format_bleed",
