@@ -175,7 +175,8 @@ title = f"Prompts alone reach {metrics[f'{best}.field_f1']['value']:.2f} field F
 with figure(
     title,
     f"n = {len(rows)} mails, profile {run.profile.name}, 95 % intervals",
-    alt="; ".join(f"{a}: F1 {metrics[f'{a}.field_f1']['value']:.3f}" for a in ARMS),
+    alt="; ".join(f"{a}: schema-valid {metrics[f'{a}.schema_valid']['value']:.3f}, "
+                  f"F1 {metrics[f'{a}.field_f1']['value']:.3f}" for a in ARMS),
 ) as ax:
     for x, arm in enumerate(ARMS):
         for shift, name, colour in ((-0.18, "schema_valid", "base"), (0.18, "field_f1", "sft")):

@@ -368,11 +368,11 @@ with figure(
         f"{means['kept']:.1f} and {means['test']:.1f}.",
     width=6.0,
 ) as ax:
-    for part, label, colour in (
-        (described, "kept", "base"), (test_described, "test", "sft")
+    for part, label, colour, line in (
+        (described, "kept", "base", "-"), (test_described, "test", "sft", "--")
     ):
         ax.hist([f["difficulty"] for f in part], bins=levels - 0.5, density=True,
-                histtype="step", lw=2, label=label, color=COLOURS[colour])
+                histtype="step", lw=2, ls=line, label=label, color=COLOURS[colour])
     ax.set_xlabel("difficulty (facts + decoys + long + hard style)")
     ax.set_ylabel("share of rows")
     ax.legend(frameon=False)
@@ -626,9 +626,8 @@ def shouting(row: dict) -> str | None:
 
 
 def check(yours: list[bool], expected: list[bool]) -> None:
-    solved = yours == expected
-    print("solved" if solved else "not solved yet", "· yours", yours)
-    print("expected", expected)
+    wrong = [text for text, is_so, told in zip(samples, expected, yours, strict=True) if is_so != told]
+    print("solved" if not wrong else f"not solved yet: judged wrongly are {wrong}")
 
 
 samples = {"SEND MY MONEY BACK now": True, "PLEASE refund my last order": False, "12 + 3": False,

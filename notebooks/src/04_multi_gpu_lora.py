@@ -44,6 +44,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from safetensors.torch import load_file
@@ -356,7 +357,7 @@ def kill(event, facts):
 with expect_error(LaunchError, match=f"rank {WORLD - 1} of {WORLD} was ended by SIGKILL"):
     launching.launch(mortal, watch=kill, progress=run.progress_file)
 ended_s = time.monotonic() - moment["killed"]
-alive = [pid for pid in moment["processes"] if os.path.exists(f"/proc/{pid}")]
+alive = [pid for pid in moment["processes"] if psutil.pid_exists(pid)]
 takeaway(f"The job ended {ended_s:.1f} s after the kill; {len(alive)} of its processes are left.")
 
 # %%
@@ -396,9 +397,10 @@ with figure(
                   for a, parts in held.items()),
 ) as ax:
     left = np.zeros(len(held))
-    for part, shade in zip(PARTS, ("base", "lora", "sft"), strict=True):
+    for part, shade, sign in zip(PARTS, ("base", "lora", "sft"), ("", "....", "////"), strict=True):
         sizes = np.array([held[a][part] for a in held])
-        ax.barh(list(held), sizes, left=left, color=COLOURS[shade], label=PARTS[part])
+        ax.barh(list(held), sizes, left=left, color=COLOURS[shade], label=PARTS[part], hatch=sign,
+                edgecolor="white")
         left += sizes
     ax.invert_yaxis()
     ax.set(xlabel="MiB per rank")
@@ -423,8 +425,9 @@ speed = {arm: d.tokens_per_s for arm, d in done.items()}
 table([{"arm": a, "ranks": len(d.facts), "tokens/s": round(speed[a]),
         "ideal": round(speed["single"] * len(d.facts)),
         "efficiency": f"{speed[a] / speed['single'] / len(d.facts):.0%}"} for a, d in done.items()])
-takeaway(f"The ranks share {os.cpu_count()} logical cores and exchange gradients (DDP) or whole layers "
-         "(FSDP2). Ranks pay when each brings a processor of its own.")
+shared = "have a GPU each" if P.is_gpu else f"share {os.cpu_count()} logical cores"
+takeaway(f"The ranks {shared} and exchange gradients (DDP) or whole layers (FSDP2). Ranks pay when each "
+         "brings a processor of its own.")
 
 # %% [markdown]
 # ## ZeRO-3, where DeepSpeed is
