@@ -583,11 +583,11 @@ for i in (shown[0], shown[len(shown) // 2], shown[-1]):
 if task.schema is None:
     print("the answers are plain text: there are no fields to compare")
 else:
-    parsed = [scoring.extract_json(a.text) or {} for a in tuned_answers]
+    parsed = [scoring.extract_json(a.text) for a in tuned_answers]  # None: no JSON, so nothing is right
     golds = [scoring.parse_json(task.answer(r)) for r in test_rows]
     fields = list(dict.fromkeys(key for gold in golds for key in gold))
-    right = {f: [scoring.same_value(p.get(f), g.get(f)) for p, g in zip(parsed, golds, strict=True)]
-             for f in fields}  # fmt: skip
+    right = {f: [p is not None and scoring.same_value(p.get(f), g.get(f))
+                 for p, g in zip(parsed, golds, strict=True)] for f in fields}  # fmt: skip
     table([{"field": f, "right": scoring.rate(v)} for f, v in right.items()],
           f"share of answers with the right value, null included; n = {len(test_rows)}")
     worst = min(fields, key=lambda f: sum(right[f]))
