@@ -234,10 +234,12 @@ def own(
     surplus = {r["line"] for r in rest[train_rows:]}
     enough = f"not needed: this profile trains {train_rows} rows"
     rest = apply(rest, lambda r: enough if r["line"] in surplus else None, excluded)
-    if len(rest) < min(MIN_TRAIN, train_rows) or len(test) < min(MIN_HELD, test_rows):
+    blind = "None is left to validate. " if val_rows and not val else ""  # and F1 of none is 1
+    if blind or len(rest) < min(MIN_TRAIN, train_rows) or len(test) < min(MIN_HELD, test_rows):
         raise DataError(
             f"{source}: {len(rest)} rows to train on and {len(test)} to test are left; at least "
-            f"{MIN_TRAIN} and {MIN_HELD} are needed. Excluded: {counted(excluded, normal.unit)}. "
+            f"{MIN_TRAIN} and {MIN_HELD} are needed. {blind}Excluded: "
+            f"{counted(excluded, normal.unit)}. "
             "Give more rows, or repair what excludes them: the rows, the schema, the template."
         )
     return Own(

@@ -233,6 +233,19 @@ def test_the_schema_is_inferred_from_training_answers_alone(tmp_path):
     assert given.excluded == []
 
 
+def test_a_file_without_a_row_to_validate_is_refused(tmp_path):
+    """03 would take the largest learning rate, and promote by an F1 over no rows, which is 1."""
+    rows = colours(45)
+    first = tasks.own(write(tmp_path / "d.jsonl", rows), **SIZES)
+    assert (len(first.val), len(first.test)) == (4, 9)
+    for row in first.val:
+        rows[row["line"] - 1]["completion"] = '{"n": "many", "colour": "red"}'
+    path = write(tmp_path / "d.jsonl", rows)
+    with pytest.raises(DataError, match=r"and 9 to test are left; .* None is left to validate\. Excluded: 4 × held-out answer outside the training schema"):
+        tasks.own(path, **SIZES)
+    assert len(tasks.own(path, **SIZES | {"val_rows": 0}).test) > 8  # 05 validates nothing
+
+
 def test_what_nothing_reads_and_what_looks_wrong_is_told(tmp_path):
     rows = [{"instruction": r["prompt"], "output": r["completion"], "hint": [["q", "a"]],
              "tools": None} for r in colours(60)]  # fmt: skip
