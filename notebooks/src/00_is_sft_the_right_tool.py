@@ -46,7 +46,8 @@ run = start("00_is_sft_the_right_tool", profile, seed=seed, test_rows=test_rows)
 # %% [markdown]
 # **Predict first.** Write three numbers down before you run on: which share of the answers of a
 # 135M instruct model will be valid JSON of our schema from instructions alone? With three solved
-# examples in the prompt? And how many times longer does a prompt with eight examples get?
+# examples in the prompt? And a prompt with eight examples, how many times the tokens of one with a single
+# line of instructions does it need?
 
 # %% [markdown]
 # ## What is the task?

@@ -614,8 +614,10 @@ with checkpoint(run, headline="fresh.defects_dropped",
 #
 # **Exercises**: (1) Write a filter for shouting below: more than half of the letters are capitals. (2)
 # Put `leakage` after the duplicate filters (in `curation._Repeats.judge`; `FUNNEL` orders the table
-# only): which counts change, and is anything kept that was not? (3) Run `python -m sft_utils.curation` on
-# a file of your own and read fifty dropped rows.
+# only): does any count change here, and in what kind of file would one? (3) Run `python -m sft_utils.curation
+# data/tickets/raw.jsonl OUT --held-out data/tickets/test.jsonl --max-words 60` and read the mails of fifty
+# rows that are dropped now: how many would you have kept? (Rows of your own need other filters first: README,
+# "Bring your own data".)
 #
 # **Next**: 02, which tokens of these rows are trained.
 

@@ -462,11 +462,11 @@ with figure(
 # %% [markdown]
 # ## Which checkpoint is promoted?
 #
-# The loss jumps where replay comes: those rows are short, so grouping by length puts them together,
-# and ordinary answers are less predictable than tickets. It says nothing about promotion. What is
-# promoted is not the last state, and not the one with the lowest loss: the best *full* evaluation within the
-# forgetting budget. The best quick candidate gets a full evaluation too, so that an early state has a
-# fair chance.
+# With the tickets the loss jumps where replay comes: those rows are short, so grouping by length puts them
+# together, and ordinary answers are less predictable than tickets. It says nothing about promotion. What is
+# promoted need not be the last state, nor the one with the lowest loss: it is the best *full* evaluation
+# within the forgetting budget. The best quick candidate gets a full evaluation too, so that an early state has
+# a fair chance.
 
 # %%
 gate.finish(model, trainer.state.global_step, modeling.load_adapter_into, budget=forgetting_budget)
@@ -727,7 +727,7 @@ with checkpoint(run, headline=f"tuned.{MAIN}", readme=list(dict.fromkeys(README)
 
 # %% [markdown]
 # **Summary**
-# - The promoted adapter is the best *scored* state within a forgetting budget, not the last one.
+# - The promoted adapter is the best *scored* state within a forgetting budget, last or not.
 # - The gain over the best prompt is a paired difference with an interval, on unseen mails.
 # - Silence is not health: an evaluation can ruin training without an error, so it is asserted.
 #
