@@ -29,6 +29,25 @@ def test_fresh_and_untouched():
     assert [x for x in found if x.split(": not published")[0] not in PENDING] == []
 
 
+def printed(number):
+    """What the cells of a published notebook print."""
+    path = next((ROOT / "notebooks").glob(f"{number}_*.ipynb"))
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.get("text", "") for c in cells for o in c.get("outputs", []))
+
+
+def test_the_example_that_opens_readme_is_the_one_of_the_published_notebooks():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in text.split("```") if b.startswith("text\nmail"))
+    mail = " ".join(block.split("mail", 1)[1].split("\n\n")[0].split())
+    prompted, tuned = re.findall(r"^\{.*\}$", block, re.M)
+    assert "eight solved examples in the prompt (00)" in block
+    assert "answers of arm few_shot_8," in printed("00"), "the arm whose answers 00 prints"
+    for number, answer in (("00", prompted), ("03", tuned)):
+        shown = re.findall(r"(?:MAIL|INPUT) +(.*?) *\nGOLD .*\nANSWER (.*?) *\n", printed(number))
+        assert (mail, answer) in shown, number
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A runs folder that holds 01 at profile smoke, made by the runner itself."""
