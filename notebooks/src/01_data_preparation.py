@@ -393,7 +393,7 @@ takeaway(f"{len(empty_cells)} of 36 topic-action pairs have no row, for example 
 # sides, and the validation score is partly memory. So whole conversations are drawn, by a hash of
 # their name: the order of the rows plays no part, and a row added tomorrow hardly moves the others. After
 # many additions, keep the validation file that you have. Validation has the test set's share of hand-written
-# mails, but none of its held-out scenarios: it is the easier of the two.
+# mails, but none of its held-out scenarios: expect it to be the easier of the two.
 
 # %% tags=["nbval-check-output"]
 VAL_ROWS, HAND_SHARE = 96, 120 / 168  # as many hand-written mails as in the test set

@@ -182,7 +182,7 @@ print([int(x != -100) for x in multi["labels"]] == chat.oracle(tokenizer, dialog
 # ## Does the loss really ignore the rest?
 #
 # The loss of a batch must not change when a row's context is padded wider, and must equal the plain
-# mean over supervised tokens.
+# mean over supervised tokens of minus the natural logarithm of their probability. Its unit is the *nat*.
 
 # %%
 model = modeling.load_model(run.profile)

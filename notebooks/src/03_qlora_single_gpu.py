@@ -142,7 +142,8 @@ table([{"part": k, "predicted MiB": round(v / 2**20)}
 #
 # NF4 stores each weight of the projections as one of sixteen values, with a shared scale per block
 # of 64; scales are quantised once more. Embeddings and norms stay in 16 bits. Weights are frozen:
-# what learns is the adapter.
+# what learns is the adapter. LoRA adds to each projection the product of two thin matrices, B times A; the
+# size between them is the *rank*. B begins at zero, so training begins at the base model.
 
 # %%
 nf4 = BitsAndBytesConfig(
@@ -229,9 +230,9 @@ takeaway("This machine is affected: training without the guard goes on with nois
 #
 # Full fine-tuning habits (2e-5, also the trainer's default) are at least an order of magnitude too
 # low for LoRA. A range test costs a minute: a few steps at each rate from the same start on the same short
-# rows, then the loss on rows that were not trained. Few steps show how fast a rate learns, not where a long
-# run with it ends: of rates that are close the largest is taken, for runs as short as this one. For a run of
-# many thousands of steps give `learning_rate` yourself.
+# rows, then the loss on rows that were not trained, in nats per token (02). Few steps show how fast a rate
+# learns, not where a long run with it ends: of rates that are close the largest is taken, for runs as short as
+# this one. For a run of many thousands of steps give `learning_rate` yourself.
 
 # %%
 def run_steps(rows, rate, steps, batch_size=4):

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # 04 · Do N ranks train the same model?
 #
-# The same rows, the same update, spread over more processes: nothing but the speed should change. Here it
-# is asserted, step by step and weight by weight, with real process groups, also on a laptop; and the usual
-# ways in which it silently does not hold are shown.
+# The same rows, the same update, spread over more processes, called *ranks* (the rank of an adapter is another
+# thing): nothing but the speed should change. Here it is asserted, step by step and weight by weight, with
+# real process groups, also on a laptop; and the usual ways in which it silently does not hold are shown.
 
 # %% [markdown]
 # **You will be able to** start N ranks and prove that N run, in the strategy that was asked for · name the
@@ -128,6 +128,8 @@ takeaway(f"Ranks with {counts[0]} and {counts[1]} supervised tokens at {hard} an
 # The notebook forks nothing. It writes a run file and starts `torchrun`, which starts one process per rank.
 # The launcher then reads what every rank *reports*: how many there are, and in what kind of module the
 # model sits at its first step. Ranks on a CPU talk over gloo, on GPUs over NCCL; the rest is the same.
+# Two strategies stand beside one process: DDP, where every rank holds the whole model, and FSDP2, where each
+# holds a part of every tensor.
 
 # %%
 def write_rows(name, part):
