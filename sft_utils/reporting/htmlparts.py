@@ -92,13 +92,18 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], caption: str) ->
 
 
 def label(claim: Mapping[str, Any]) -> str:
-    """What a claim is about, in words."""
-    metric, sides = claim["metric"], [claim["before"], claim["after"]]
+    """What a claim is about, in words; an arm without numbers of its own keeps its name.
+
+    Example:
+        >>> label({"name": "a_minus_b.f1", "metric": "f1", "before": {"arm": "b"}, "after": None})
+        'f1: b → a'
+    """
+    metric = claim["metric"]
     name = next((text + metric[len(key) :].replace("_", " ") for key, text in LABELS.items()
                  if metric.startswith(key)), metric.replace("_", " "))  # fmt: skip
-    arms = [s["arm"] for s in sides if s]
-    if not arms:
-        arms = claim["name"].partition(".")[0].split("_minus_")[::-1]
+    after, _, before = claim["name"].partition(".")[0].partition("_minus_")
+    sides = {"before": before, "after": after}
+    arms = [claim[k]["arm"] if claim[k] else arm for k, arm in sides.items() if claim[k] or arm]
     return f"{name}: {' → '.join(a.replace('_', ' ') for a in arms)}"
 
 
