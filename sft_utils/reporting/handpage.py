@@ -15,6 +15,8 @@ SECTIONS = {
     "runbook": "Retraining runbook", "limits": "Known limits",
 }  # fmt: skip
 
+MODEL_KINDS = {"merged": "merged model, ready to serve"}  # other than adapters
+
 
 def page(report: Mapping[str, Any]) -> str:
     """The whole page from the report's JSON value and from nothing else."""
@@ -169,9 +171,9 @@ def _costs(report: Mapping[str, Any]) -> str:
             row["notebook"][:2],
             clock(row["seconds"]) if row["seconds"] is not None else "not recorded",
             f"{row['peak_gib']:.1f} GiB" if row["peak_gib"] else "not recorded",
-            f"{row['steps']:,}" if row["steps"] else "",
-            f"{row['tokens']:,}" if row["tokens"] else "",
-            f"{row['flops']:.2e}" if row["flops"] else "",
+            f"{row['steps']:,}" if row["steps"] else "not recorded",
+            f"{row['tokens']:,}" if row["tokens"] else "not recorded",
+            f"{row['flops']:.2e}" if row["flops"] else "not recorded",
         ]
         for row in report["costs"]
     ]
@@ -183,7 +185,8 @@ def _costs(report: Mapping[str, Any]) -> str:
     return (
         f"<p>Together {clock(total)} on {escape('; '.join(machines) or 'no recorded machine')}. "
         f"Single measurements. {escape(report['flops_formula'])}.{size} Tokens are those of the "
-        "trainer's own log; range tests and generation are in the time only.</p>\n"
+        "trainer's own log: trainings without checkpoints (02, 08) leave none, and they, range "
+        "tests and generation are in the time only.</p>\n"
         + table(header, rows, "one recorded run each")
     )
 
@@ -207,7 +210,8 @@ def _model(card: Mapping[str, Any]) -> str:
         "base model": card.get("base_model"),
         "its licence": card.get("base_licence"),
         "revision": card.get("base_revision"),
-        "adapter": card["path"],
+        "its weights": card.get("base_form"),
+        MODEL_KINDS.get(card.get("kind", ""), "adapter"): card["path"],
         "sha256": card["sha256"],
         "files": card["files"],
         "trained data": card["data"],
@@ -269,8 +273,9 @@ def _runbook(steps: list[Mapping[str, str]]) -> str:
         f"<li><code>{escape(s['command'])}</code><br>{escape(s['purpose'])}</li>" for s in steps
     )
     return (
-        "<p>A promoted adapter is a folder with its manifest: keep the previous one, and going "
-        f"back is loading it again.</p><ol>{items}</ol>\n"
+        "<p>A promoted adapter is a folder with its manifest. Training again at the same profile "
+        "writes over it: copy the folder away first, and going back is loading the copy.</p>"
+        f"<ol>{items}</ol>\n"
     )
 
 

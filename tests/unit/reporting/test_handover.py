@@ -565,6 +565,8 @@ def test_runbook_commands_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     steps = handfiles.runbook("cpu", {"03_x": {"run_id": "abc"}})
     assert len(steps) == len(handfiles.RUNBOOK)
+    order = [s["command"].split()[1] for s in steps]
+    assert order.index("reproduce") < order.index("nb"), "training again replaces the run of this id"
     assert any("RUN=abc" in s["command"] for s in steps)
     for step in steps:
         make, target, *given = step["command"].split()
@@ -637,6 +639,35 @@ def test_model_cards_check_the_files(runs):
     assert "was changed after" in why
 
 
+def test_the_model_that_is_served_has_a_card(runs):
+    """09 writes what is handed over; the page listed adapters only."""
+    folder = runs / "09_merge_export/merged"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("the card")
+    metrics = {"reloaded.greedy_equal": metric(1.0, 0.9, 1.0), "shipped.field_f1": metric(0.5, 0.4, 0.6)}
+    merged = {"path": "outputs/runs/smoke/09_merge_export/merged", "sha256": sha256_path(folder)}
+    write_result(runs / "09_merge_export.json", notebook="09_merge_export", profile="smoke", passed=True,
+                 files={"merged": merged}, metrics=metrics, headline="reloaded.greedy_equal",
+                 readme_metrics=["shipped.field_f1"])  # fmt: skip
+    card = handfiles.model_cards(handover.recorded("smoke"))[0]
+    assert list(card["headline"]) == ["reloaded.greedy_equal", "shipped.field_f1"]
+    text = handpage.page(report())
+    assert "merged model, ready to serve" in text
+    assert merged["path"] in text
+    (folder / "README.md").write_text("another")
+    assert "was changed after" in handfiles.model_cards(handover.recorded("smoke"))[0]["files"]
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "notebooks/src").glob("*.py")), ids=lambda p: p.stem)
+def test_cards_know_the_weights_that_an_adapter_was_trained_on(source):
+    text = source.read_text(encoding="utf-8")
+    if 'c.save_file("adapter"' not in text:
+        return
+    on_gpu_only = re.search(r"get_peft_model\(modeling.load_model\(P, quantization=\w+ if P.is_gpu else None\)", text)
+    assert handfiles.base_form(source.stem, "gpu-24gb").startswith("4-bit")
+    assert handfiles.base_form(source.stem, "cpu").startswith("16-bit" if on_gpu_only else "4-bit")
+
+
 def test_inputs_say_why_they_are_not_there(runs):
     results = handover.recorded("smoke")
     assert handover.inputs(results, {"01_x": ("train",)}) == ({}, "01_x has not run")
@@ -685,6 +716,28 @@ def test_pairs_need_a_wrong_answer():
 def scored(value):
     """A metric entry around a value."""
     return {"value": value, "n": 50, "ci95": [value - 0.1, value + 0.1]}
+
+
+def test_a_claim_names_both_arms_though_only_one_has_numbers_of_its_own():
+    """08 records trials as differences only: three rows of its table were called `field F1: default`."""
+    said = {"default.field_f1": scored(0.5), "attention_minus_default.field_f1": scored(-0.2)}
+    found = handover.claim(said, "attention_minus_default.field_f1")
+    assert htmlparts.label(found) == "field F1: default → attention"
+    assert htmlparts.label(handover.claim(said, "default.field_f1")) == "field F1: default"
+    del said["default.field_f1"]
+    found = handover.claim(said, "attention_minus_default.field_f1")
+    assert htmlparts.label(found) == "field F1: default → attention"
+
+
+def test_costs_say_what_was_not_recorded(runs):
+    """Empty cells beside trainings of 02 and 08 read as if nothing had been trained."""
+    text = handpage._costs(report())
+    assert text.count("not recorded") >= 3
+    assert "<td></td>" not in text
+
+
+def test_limits_are_text_without_marks():
+    assert not [v for v in handover.limits().values() if "*" in v or "`" in v]
 
 
 def test_the_best_prompt_is_the_arm_that_was_compared():
