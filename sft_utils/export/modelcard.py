@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import sha256_file
-from sft_utils.basemodel import BUNDLED
+from sft_utils.artifacts import read_json, sha256_file
+from sft_utils.basemodel import BUNDLED, LICENCE
 from sft_utils.formats import interval, number, table
 
 HUB = {BUNDLED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -63,7 +63,8 @@ def card(
             "",
             f"{source}, with the adapter "
             f"of run {trained.get('run_id', 'unknown')} merged into its dequantised 4-bit weights, "
-            f"exported by run {facts['run_id']}.",
+            f"exported by run {facts['run_id']}."
+            + (f" Licence of the base model: {LICENCE}." if base == BUNDLED else ""),
             "",
             "## Measured on these files",
             "",
@@ -74,6 +75,8 @@ def card(
             "In the folder of this card; requests name the model as the command does:",
             "",
             f"    {command}",
+            "",
+            _told(folder),
             "",
             "## Not measured",
             "",
@@ -93,3 +96,16 @@ def card(
             "",
         ]
     )
+
+
+def _told(folder: Path) -> str:
+    """What the model was told before the request: with other words it is asked something else."""
+    record = folder / "sft_export.json"
+    golden = read_json(record).get("golden", []) if record.is_file() else []
+    told = {m["content"] for g in golden for m in g["messages"][:1] if m["role"] == "system"}
+    if len(told) == 1:
+        lines = "\n".join(f"    {line}".rstrip() for line in told.pop().splitlines())
+        return f"Ask under the system message of `sft_export.json`, word for word:\n\n{lines}"
+    if told:
+        return "System messages differ: ask as `sft_export.json` shows."
+    return "Ask as `sft_export.json` shows." if golden else "How to ask: not recorded."

@@ -326,6 +326,24 @@ def test_the_card_says_what_was_recorded(tmp_path):
         assert said in text
 
 
+def test_the_card_says_what_to_say_before_the_request(tmp_path):
+    """Under another system message the model is asked something that it was never trained on."""
+
+    def card(*told):
+        rows = [{"messages": [{"role": "system", "content": t}, {"role": "user", "content": "x"}]} for t in told]
+        if told:
+            (tmp_path / "sft_export.json").write_text(json.dumps({"golden": rows}))
+        return modelcard.card(
+            tmp_path, name="n", base="smollm2-135m-instruct", revision=None, facts={"run_id": "e1"}, trained={},
+            results={}, usage="transformers serve n", limits="much",
+        )  # fmt: skip
+
+    assert "How to ask: not recorded." in card()
+    assert "Licence of the base model: Apache-2.0." in card()
+    assert "word for word:\n\n    Turn the mail\n    into JSON.\n" in card(*["Turn the mail\ninto JSON."] * 2)
+    assert "System messages differ" in card("one", "another")
+
+
 def test_the_command_of_the_card_serves_its_folder_and_the_base_is_on_the_hub(tmp_path):
     def card(base):
         return modelcard.card(
