@@ -453,7 +453,9 @@ for cause in CAUSES:
 # ## Is the trace used?
 #
 # **Predict.** One number in the middle of a right trace is replaced by a wrong one, and the model
-# continues from there. If the trace is what it computes with, the wrong number is carried to the end.
+# continues from there. If the trace is what it computes with, the wrong number is carried to the end. A
+# right answer all the same would come from elsewhere, and the trace would decorate; *something else* says
+# neither.
 
 # %%
 changed = [(i, c) for i in items.groups[MAIN] if (c := i.corrupted_number(rng))]
@@ -602,8 +604,8 @@ with checkpoint(run, headline="cot.accuracy", readme=[n for n in README if n in 
 # **Summary**
 # - Traces are checked line by line before training: a right answer does not prove the way to it.
 # - Comparisons name their budget: equal examples and equal supervised tokens are two questions.
-# - The grain of the steps is a lever on structures like those trained, and finer traces are more tokens;
-#   the faults that remain say what to practise next.
+# - Whether the grain of the steps is a lever is measured (`cot` against `cot_coarse`), and finer traces are
+#   more tokens; the faults that remain say what to practise next.
 #
 # **What this does not show**: problems longer than the trained ones, text not written by this
 # project's generators, sampling with votes, and whether the trace is what a larger model computes

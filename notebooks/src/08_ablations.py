@@ -10,8 +10,8 @@
 # # 08 · Which knob matters?
 #
 # Learning rate, rank, modules, method, rows, passes, mask, curation: every section changes one of
-# them, on one task, with one harness and one budget. What the intervals cannot tell apart is called a
-# tie, and a tie goes to the cheaper setting.
+# them, on one task, with one harness and one budget. A setting that is not shown to be worse than the best,
+# and over all seeds lies at most `margin` behind it, ties with it, and a tie goes to the cheaper setting.
 
 # %% [markdown]
 # **You will be able to** compare settings so that the difference means something · say how few rows

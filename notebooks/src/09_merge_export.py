@@ -341,7 +341,7 @@ takeaway(f"{sum(as_trained)} of {len(few)} answers of the 4-bit model are those 
 # ## Break it on purpose: merges that load and answer
 #
 # **Predict.** Five merges, each one line away from the right one. Which of them still answers well? Which
-# would you have shipped?
+# would you have shipped? (What the ids of the preflight mean: `sft_utils/preflight/README.md`.)
 
 # %%
 def block_swapped(key):
@@ -489,9 +489,9 @@ faults += beside
 table(beside, f"the weights are right in all of them; n = {len(few)}")
 
 # %% [markdown]
-# **Why.** A server takes what is in the folder. Another template asks in a form that was never trained, no
-# tokenizer means somebody else's, and without a stop list the answer is right and does not end. None of
-# this raises.
+# **Why.** A server takes what is in the folder. Another template asks in a form that was never trained, and
+# without a stop list the answer is right and does not end: neither raises. Without a tokenizer transformers
+# refuses to load the folder, and whoever then names another one asks with somebody else's.
 
 # %%
 def rejected(row):

@@ -69,7 +69,7 @@ run = start("10_forgetting", profile, seed=seed, suite=suite, file=file, report_
 P, SIZE = run.profile, general.sizes(run.profile)
 
 # %% [markdown]
-# **Predict first.** Which suffers more from training on ticket JSON: facts, grammar, or following
+# **Predict first.** Which suffers most from training on ticket JSON: facts, grammar, sums, or following
 # instructions? What share of ordinary questions does the tuned model answer with JSON? How much of the
 # task gain does replay cost?
 
@@ -115,8 +115,8 @@ takeaway(f"Largest difference of {len(gaps)} log-likelihoods in {str(exact.dtype
 del exact
 
 # %% [markdown]
-# Without the template the same model is another model: this is the difference that a careless "after"
-# would book as forgetting. The package refuses the comparison.
+# Without the template the same model is asked something else, and judged otherwise on some items: a
+# careless "after" would book that as forgetting, or as a gain. The package refuses the comparison.
 
 # %%
 bare = general.evaluate(base, tokenizer, tasks=CHOICE, limit=SIZE.grid_items, chat_template=False)
@@ -213,7 +213,8 @@ print(f"{asked[0]}\n  base   {said['base'][0]!r}\n  tuned  {said['tuned'][0]!r}"
 #
 # Replay rows are ordinary requests which the *base model answered itself*: they fit any base, and they
 # are not the probe. A grid of learning rate and replay share, each run short; one more run replays
-# authored dialogues instead of the model's own answers.
+# authored dialogues instead of the model's own answers. The answers of the probe are authored as well, so
+# that a small loss of that run may be style learned rather than ability kept.
 
 # %%
 curated = require("01_data_preparation", profile)
@@ -557,7 +558,7 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 # **Summary**
 # - Forgetting is a paired difference on items that have nothing to do with the task, under one
 #   template.
-# - Replay with the base model's own answers is cheap; the frontier says how cheap. It does not keep everything:
+# - What replay with the base model's own answers costs the task is a number, and so is what it does not keep:
 #   hold its perplexity against the base model's.
 # - The point is picked by a rule, trained again, and judged on mails, items and questions that did not
 #   pick it.

@@ -11,8 +11,8 @@
 #
 # The runs are recorded; here they become one page that a colleague can read, question and repeat, and
 # one JSON file that says the same. Then the question behind every report: is supervised fine-tuning
-# exhausted, and would learning from preferences do better? A criterion is measured and a small DPO run
-# is tried.
+# exhausted, and would learning from preferences do better? A criterion is measured and a small run of
+# *direct preference optimization* (DPO) is tried, which learns from pairs of a better and a worse answer.
 
 # %% [markdown]
 # **You will be able to** read a claim with its n and interval · detect a record that contradicts
@@ -345,8 +345,9 @@ if ready:
 # The rule, in the open: form first, then head room, then the kind of feedback that exists. Head room is
 # worth a preference run if it is shown to be above `ENOUGH`, not worth one if shown to be below, and
 # between the two undecided: a few mails cannot tell. With gold
-# answers, pairs cost nothing (DPO). With single verdicts only, KTO. With a checker that can judge any
-# answer, as here, GRPO may explore beyond both, at many sampled answers per step.
+# answers, pairs cost nothing (DPO). With single verdicts only (good or bad, no pairs), KTO. With a checker
+# that can judge any answer, as here, GRPO (reinforcement learning on groups of sampled answers) may explore
+# beyond both, at many sampled answers per step.
 
 # %%
 ENOUGH = 0.1  # share of the wrong answers that sampling must put right
@@ -377,8 +378,8 @@ takeaway(decision)
 # %% [markdown]
 # ## Which pairs?
 #
-# Training mails that 03 did not take are answered by the tuned model; where it took all, its own, and the
-# table says so. Each wrong answer becomes the rejected half of a pair whose chosen half is the gold
+# Training mails that 03 did not take are answered by the tuned model; where it took all, those that it was
+# trained on, and the table says so. Each wrong answer becomes the rejected half of a pair whose chosen half is the gold
 # ticket. Right answers make no pair.
 
 # %%
@@ -423,6 +424,7 @@ if ready:
 # ## What does DPO compute?
 #
 # $-\log\sigma\big(\beta\,[(\log p_\theta - \log p_{ref})(chosen) - (\log p_\theta - \log p_{ref})(rejected)]\big)$.
+# Beta times the bracket is logged as the *reward margin*.
 # Before the first step the model *is* its reference, the bracket is zero and the loss is $\ln 2$.
 # A first line of the log that is far from it means that something other than the tuned model is held on
 # to; how far is far stands in the checkpoint, since the trainer's own first loss need not be exact.
