@@ -8,6 +8,7 @@ import numpy as np
 from sft_utils.ablate.trialstats import Difference
 
 STYLES = ("-", "--", ":", "-.")
+MARKS = ("", "o", "s", "^")  # behind four styles the next mark: told apart without colour
 BEHIND = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
 """Of labels that lines run through."""
 
@@ -122,7 +123,8 @@ def curves(axes: Any, losses: Mapping[str, Sequence[float | None]]) -> str:
         width = min(5, len(line))
         smooth = np.convolve(line, np.ones(width) / width, mode="valid")
         # Equal curves lie on each other: a broken line lets the one below it show.
-        axes.plot(range(width, width + len(smooth)), smooth, label=name, lw=1.5, ls=STYLES[k % 4])
+        axes.plot(range(width, width + len(smooth)), smooth, label=name, lw=1.5, ls=STYLES[k % 4],
+                  marker=MARKS[k // 4 % 4], markersize=4, markevery=0.1)  # fmt: skip
         said.append(f"{name} {line[0]:.2f} to {smooth[-1]:.2f}")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per supervised token)")
     axes.legend(frameon=False, fontsize=7, ncols=2)

@@ -89,9 +89,11 @@ def test_plots_draw_what_they_say():
     trialplots.size_curve(axes, {8: ENTRY, 64: ENTRY}, base=0.1)
     assert axes.get_xscale() == "log"
     axes = Figure().subplots()
-    trialplots.curves(axes, {"one": [2.0, 1.0], "equal": [2.0, 1.0]})
-    one, equal = axes.get_lines()
-    assert one.get_linestyle() != equal.get_linestyle(), "the upper one would hide the other"
+    trialplots.curves(axes, {f"arm {k}": [2.0, 1.0] for k in range(8)})
+    lines = axes.get_lines()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle(), "the upper one would hide the other"
+    looks = {(line.get_linestyle(), line.get_marker()) for line in lines}
+    assert len(looks) == len(lines), "without colour two curves look alike"
     axes = Figure().subplots()
     same = [{"rate": 0.1, "f1": 0.5}] * 2
     assert trialplots.parallel(axes, same, ["rate", "f1"]).startswith("2 trials, f1 from 0.50 to 0.50")
