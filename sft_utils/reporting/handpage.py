@@ -15,7 +15,7 @@ SECTIONS = {
     "runbook": "Retraining runbook", "limits": "Known limits",
 }  # fmt: skip
 
-MODEL_KINDS = {"merged": "merged model, ready to serve"}  # other than adapters
+MODEL_KINDS = {"merged": "merged model"}  # other than adapters
 
 
 def page(report: Mapping[str, Any]) -> str:
