@@ -2,6 +2,7 @@
 
 import contextlib
 import inspect
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -101,17 +102,24 @@ def show_source(function: Callable[..., Any]) -> None:
     print(inspect.getsource(function))
 
 
+def _finite(*values: Any) -> bool:
+    """Whether none of the values is a float that JSON cannot hold."""
+    return all(math.isfinite(v) for v in values if isinstance(v, float))
+
+
 class Checkpoint:
     """Collects named checks, metrics and files; `checkpoint` writes them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.metrics: dict[str, dict[str, Any]] = {}
+        self.unwritable: set[str] = set()  # names of metrics with NaN or infinity
         self.checks: list[dict[str, Any]] = []
         self.files: dict[str, dict[str, str]] = {}
 
     def _add(self, name: str, value: Any, bound: str, passed: bool) -> None:
         value = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
+        value = value if _finite(value) else str(value)  # JSON has no NaN
         self.checks.append({"name": name, "value": value, "bound": bound, "passed": bool(passed)})
 
     def true(self, name: str, value: bool) -> None:
@@ -137,9 +145,17 @@ class Checkpoint:
     def metric(
         self, name: str, value: Any, n: int | None = None, ci95: list[float] | None = None
     ) -> None:
-        """Publish a metric: a number with n and interval, or an entry made by `scoring`."""
+        """Publish a metric: a number with n and interval, or an entry made by `scoring`.
+
+        One that holds NaN or infinity becomes a failed check: no file can hold it, and where a run
+        diverged the other numbers say so.
+        """
         entry = value if isinstance(value, dict) else {"value": value, "n": n, "ci95": ci95}
-        self.metrics[name] = {k: v for k, v in entry.items() if v is not None}
+        if _finite(entry["value"], *(entry.get("ci95") or ())):
+            self.metrics[name] = {k: v for k, v in entry.items() if v is not None}
+        else:
+            self.unwritable.add(name)
+            self._add(f"metric {name}", str(entry["value"]), "a number with its interval", False)
 
     def fingerprint(self, part: str, sha: str) -> None:
         """Add a manifest part: data, template, tokenizer or base_weights."""
@@ -167,7 +183,8 @@ def checkpoint(run: Run, *, headline: str, readme: Sequence[str] = ()) -> Iterat
     """
     collected = Checkpoint(run)
     yield collected
-    unknown = [name for name in (headline, *readme) if name not in collected.metrics]
+    published = collected.metrics.keys() | collected.unwritable
+    unknown = [name for name in (headline, *readme) if name not in published]
     if unknown:
         raise ConfigError(f"headline or readme metrics not published: {', '.join(unknown)}")
     facts = manifest.build(run)

@@ -101,7 +101,7 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             "path": result["files"][kind]["path"],
             "data": result["manifest"].get("data", ""),
             **made_for(name),
-            "headline": {k: result["metrics"][k] for k in (result["headline"], *more)},
+            "headline": {k: result["metrics"].get(k) for k in (result["headline"], *more)},
         }
         try:
             folder = handed_file(result, kind)

@@ -89,7 +89,7 @@ def _glance(tracks: list[Mapping[str, Any]]) -> str:
             said = [escape(label(first)), entry(gap or alone, signed=bool(gap))]
             reading = _reading(first["reading"])
         else:
-            said = [escape(_words(one["headline"])), entry(one["metrics"][one["headline"]])]
+            said = [escape(_words(one["headline"])), entry(one["metrics"].get(one["headline"]))]
             reading = "measured"
         if one["failed_checks"]:
             reading = '<span class="bad">checks failed</span>'

@@ -18,6 +18,7 @@ from sft_utils.notebook import readme
 from sft_utils.notebook.nbparams import defaults
 from sft_utils.notebook.nbsource import Layout, notebook_names, parse, read_source
 from sft_utils.report import checkpoint, interval_text, takeaway
+from sft_utils.reporting import handfiles, handover, handpage
 from sft_utils.task import tickets
 
 
@@ -205,6 +206,31 @@ def test_a_bound_that_is_not_judged_is_recorded_as_such(run):
         {"name": "low", "value": 0.25, "bound": ">= 0.5, not judged in this run", "passed": True},
         {"name": "wide", "value": 3, "bound": "in [0, 1], not judged in this run", "passed": True},
     ]
+
+
+def test_a_run_that_diverged_fails_by_name_and_keeps_its_other_numbers(run):
+    """The file was refused as a whole ("Out of range float values"), behind all of the training."""
+    nan = float("nan")
+    with (
+        pytest.raises(CheckError, match=r"3 of 4 checks failed, first: metric tuned\.perplexity: nan is not"),
+        checkpoint(run, headline="tuned.perplexity") as c,
+    ):
+        c.metric("tuned.perplexity", nan, n=4, ci95=[nan, nan])
+        c.metric("tuned_minus_base.perplexity", 1.0, n=4, ci95=[0.5, float("inf")])
+        c.metric("base.perplexity", 50.0, n=4, ci95=[40.0, 60.0])
+        c.between("first loss", nan, 0, 1)
+        c.between("not asked of this run", nan, 0, 1, when=False)
+        artifacts.write_json(run.dir / "adapter" / "adapter_config.json", {})
+        c.save_file("adapter", run.dir / "adapter")
+    result = artifacts.read_json(artifacts.result_path(run.notebook, "smoke"))
+    assert result["passed"] is False
+    assert list(result["metrics"]) == ["base.perplexity"]
+    assert [k["value"] for k in result["checks"]] == ["nan", "1.0", "nan", "nan"]
+    artifacts.write_json(run.dir / "adapter" / "adapter_config.json", {"another": "adapter"})
+    every = {run.notebook: result}
+    failed = handover.track(run.notebook, result, every)
+    assert "checks failed" in handpage._glance([failed])
+    assert handfiles.model_cards(every)[0]["headline"] == {"tuned.perplexity": None}
 
 
 def test_headline_must_exist(run):
