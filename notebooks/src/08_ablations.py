@@ -905,9 +905,11 @@ with checkpoint(run, headline="smallest_set.rows", readme=README) as c:
 # - A grid costs its trials once: the key of a result holds everything that decides it.
 #
 # **What this does not show**: what happens after many more steps. Trials here are short, so that they
-# favour settings that learn fast; few mails and seeds leave small differences undecided. Each interval is for
-# its own comparison: where nothing differs, about one in twenty excludes zero by chance. Full
-# fine-tuning had one rate. "All rows" means the largest set of this budget, not the whole pool.
+# favour settings that learn fast; few mails and seeds leave small differences undecided. An interval of one
+# seed draws mails alone, also on the test mails and at equal steps: another training can differ by more than
+# it says (compare the seeds of the repeated cells). Each interval is for its own comparison: where nothing
+# differs, about one in twenty excludes zero by chance. Full fine-tuning had one rate. "All rows" means the
+# largest set of this budget, not the whole pool.
 #
 # **Exercises**: (1) Write `undecided` below. (2) Write `rank_for` below. (3) Raise `margin`
 # until a smaller set is shown to be enough: at which value, and would you give that up?

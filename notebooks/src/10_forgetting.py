@@ -392,8 +392,9 @@ with figure(
 #
 # It is trained again on more mails, through the gate of 03: scored while it trains, promoted by the
 # task metric within the forgetting budget. Its twin (*narrow*) has the same mails and the same rate, and no
-# replay at all. Both meet mails, general items and questions that picked nothing here. The adapter of 03
-# (*tuned*) stands beside them but is no part of the pair: its rows, rate and share of replay are other ones.
+# replay at all, so fewer steps, and is taken as it ends, without a gate. Both meet mails, general items and
+# questions that picked nothing here. The adapter of 03 (*tuned*) stands beside them but is no part of the pair:
+# its rows, rate and share of replay are other ones.
 
 # %%
 BUDGET = trained["parameters"]["forgetting_budget"]
@@ -564,11 +565,12 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 #   pick it.
 #
 # **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
-# model forgets in the same places. Format bleed of the two final runs is counted on few questions: where
-# its two intervals overlap, the grid's larger difference is the evidence. Grid points are short runs with
-# one seed each. *Not shown to be below the base model* is no proof of being level: its interval says how
-# much may be lost. The rule of picking was changed once after a look at final figures (Decisions in
-# sft_utils/README.md).
+# model forgets in the same places. Some replay requests have the form of facts and sums among the general
+# items (a capital, half of a number), though none asks the same: part of what replay keeps there may be the
+# form. Format bleed of the two final runs is counted on few questions: where they show no difference, the
+# grid's larger one is the evidence. Grid points are short runs with one seed each. *Not shown to be below the
+# base model* is no proof of being level: its interval says how much may be lost. The rule of picking was
+# changed once after a look at final figures (Decisions in sft_utils/README.md).
 #
 # **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate
 # (`some` in the loop of the grid holds the items of one point)?

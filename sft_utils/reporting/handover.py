@@ -46,6 +46,7 @@ TRACKS: dict[str, tuple[str, tuple[str, ...]]] = {
     "10": ("Forgetting", ("tuned_minus_base.general_accuracy",
                           "narrow_minus_base.general_accuracy",
                           "replay_minus_base.general_accuracy",
+                          "replay_minus_narrow.general_accuracy",
                           "replay_minus_narrow.format_bleed", "replay.task_gain_kept")),
 }  # fmt: skip
 """Number -> title and the claims shown first. `a_minus_b.metric` compares two arms, whether or not
