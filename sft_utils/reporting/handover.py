@@ -82,24 +82,26 @@ def recorded(profile: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def best_prompt(
-    metrics: Mapping[str, Entry], metric: str, *, value: float | None = None
-) -> str | None:
+def best_prompt(metrics: Mapping[str, Entry], metric: str, *, after: str = "") -> str | None:
     """The arm without training that scores best on a metric; None if there is none.
 
     A notebook picks its best prompt once, by its main metric, and compares every metric with that
-    arm, so that on another metric a different prompt may score higher.
-
-    Args:
-        value: What the compared arm must have scored; the arm that did goes first.
+    arm, so that on another metric a different prompt may score higher, or score the same: what fits
+    most of the recorded differences of `after`, the arm that was compared, comes first.
     """
     arms = [name.removesuffix(f".{metric}") for name in metrics if name.endswith(f".{metric}")]
     arms = [a for a in arms if a in PROMPT_ARMS or re.fullmatch(r"few_shot_\d+", a)]
-    scored = {a: metrics[f"{a}.{metric}"]["value"] for a in arms}
-    for arm, got in scored.items():
-        if value is not None and abs(got - value) < 1e-6:
-            return arm
-    return max(scored, key=scored.__getitem__, default=None)
+    recorded = [n for n in metrics if after and n.startswith(f"{after}_minus_best_prompt.")]
+
+    def fits(arm: str, name: str) -> bool:
+        ours, theirs = (metrics.get(f"{a}.{name.partition('.')[2]}") for a in (after, arm))
+        gap = metrics[name]["value"]
+        return bool(ours and theirs) and abs(ours["value"] - theirs["value"] - gap) < 1e-6
+
+    def place(arm: str) -> tuple[int, float]:
+        return sum(fits(arm, n) for n in recorded), metrics[f"{arm}.{metric}"]["value"]
+
+    return max(arms, key=place, default=None)
 
 
 def claim(metrics: Mapping[str, Entry], name: str) -> dict[str, Any] | None:
@@ -123,9 +125,7 @@ def claim(metrics: Mapping[str, Entry], name: str) -> dict[str, Any] | None:
     after, minus, before = arms.partition("_minus_")
     difference = metrics.get(name) if minus else None
     if before == "best_prompt":
-        own = metrics.get(f"{after}.{metric}")
-        value = own["value"] - difference["value"] if own and difference else None
-        before = best_prompt(metrics, metric, value=value) or before
+        before = best_prompt(metrics, metric, after=after) or before
     sides = {
         "before": _side(metrics, before, metric) if minus else None,
         "after": _side(metrics, after, metric),

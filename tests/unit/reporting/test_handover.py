@@ -740,6 +740,18 @@ def test_limits_are_text_without_marks():
     assert not [v for v in handover.limits().values() if "*" in v or "`" in v]
 
 
+def test_of_prompts_that_score_the_same_the_compared_one_is_named():
+    """Two arms that refused nothing: the first was named, whichever the notebook had compared."""
+    def scored(value):
+        return {"value": value, "n": 8, "ci95": [value - 0.1, value + 0.1]}
+
+    said = {"base.refusal": scored(0.0), "few_shot.refusal": scored(0.0), "tuned.refusal": scored(0.3),
+            "base.adherence": scored(0.2), "few_shot.adherence": scored(0.4), "tuned.adherence": scored(0.7),
+            "tuned_minus_best_prompt.refusal": scored(0.3),
+            "tuned_minus_best_prompt.adherence": scored(0.7 - 0.4)}  # fmt: skip
+    assert handover.claim(said, "tuned_minus_best_prompt.refusal")["before"]["arm"] == "few_shot"
+
+
 def test_the_best_prompt_is_the_arm_that_was_compared():
     """Picked by adherence, it may not be the best on another metric."""
     said = {
