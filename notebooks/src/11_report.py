@@ -379,8 +379,8 @@ takeaway(decision)
 # ## Which pairs?
 #
 # Training mails that 03 did not take are answered by the tuned model; where it took all, those that it was
-# trained on, and the table says so. Each wrong answer becomes the rejected half of a pair whose chosen half is the gold
-# ticket. Right answers make no pair.
+# trained on, and the table says so. Each wrong answer becomes the rejected half of a pair whose chosen half is
+# the gold ticket. Right answers make no pair.
 
 # %%
 if ready:
