@@ -97,7 +97,7 @@ class Jobs:
 
     def start(self, run: Run) -> None:
         """Start one notebook, in a process that waits for work or in a new one."""
-        idle = (worker for worker in self._workers if worker.run is None)
+        idle = (w for w in self._workers if w.run is None and w.process.is_alive())
         worker = next(idle, None) or self._new()
         worker.run, worker.began = run, time.monotonic()
         with contextlib.suppress(OSError):  # it is gone already: `ended` says so
