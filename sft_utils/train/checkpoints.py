@@ -40,6 +40,38 @@ def recipe(trainer: Any) -> dict[str, str]:
     return {name: sha256_json(part) for name, part in parts.items()} | {"rows": rows}
 
 
+def as_stored(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as its file gives it back: with lists for tuples, and texts for numbers as keys.
+
+    Compared as it was given, one with a tuple would never be the stored one, and each start of the
+    same command would clear what it should continue.
+
+    Raises:
+        ConfigError: It holds what JSON cannot.
+    """
+    try:
+        return json.loads(json.dumps(identity, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the identity of a training cannot be stored: {error}. Give texts, finite numbers, "
+            "lists and dicts: str(path), or the hash of a file."
+        ) from error
+
+
+def require_output(trainer: Any, folder: Path) -> None:
+    """Refuse a trainer that writes elsewhere: its checkpoints would never be found again.
+
+    Raises:
+        ConfigError: `output_dir` of its arguments is another folder.
+    """
+    written = getattr(getattr(trainer, "args", None), "output_dir", None)
+    if written is not None and Path(written).resolve() != folder.resolve():
+        raise ConfigError(
+            f"the trainer writes its checkpoints to {written}, and is to be continued from "
+            f"{folder}: after a kill it would begin at step 0. Give both the same folder."
+        )
+
+
 def _plain(value: Any) -> Any:
     """The value as JSON that is equal in every process: no order of a set, address or place.
 
@@ -107,3 +139,24 @@ def clear(folder: Path) -> None:
     for path in sorted(inside, key=lambda p: marks.index(p.name) if p.name in marks else -1):
         whole = path.is_dir() and not path.is_symlink()
         shutil.rmtree(path, ignore_errors=True) if whole else path.unlink(missing_ok=True)
+
+
+def keep_dtypes(trainer: Any) -> None:
+    """Make a resumed adapter train in the precision it had.
+
+    TRL casts adapters on 4-bit bases to bf16, but peft 0.21.2 loads a checkpoint's adapter as
+    float32: without this, a resumed run silently goes on in another precision, optimizer state
+    included, and ends with another adapter.
+    """
+    if not hasattr(trainer, "_load_from_checkpoint"):
+        return
+    dtypes = {n: p.dtype for n, p in trainer.model.named_parameters() if p.requires_grad}
+    load = trainer._load_from_checkpoint
+
+    def load_and_restore(*arguments: Any, **options: Any) -> None:
+        load(*arguments, **options)
+        for name, parameter in trainer.model.named_parameters():
+            if name in dtypes:
+                parameter.data = parameter.data.to(dtypes[name])
+
+    trainer._load_from_checkpoint = load_and_restore

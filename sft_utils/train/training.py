@@ -16,7 +16,14 @@ from sft_utils.artifacts import COMPLETE, IDENTITY, display_path, storage_error,
 from sft_utils.errors import ConfigError, SFTError, StorageError
 from sft_utils.model.generation import report_progress
 from sft_utils.model.modeling import release
-from sft_utils.train.checkpoints import clear, last_checkpoint, recipe
+from sft_utils.train.checkpoints import (
+    as_stored,
+    clear,
+    keep_dtypes,
+    last_checkpoint,
+    recipe,
+    require_output,
+)
 
 
 class StoppedEarlyError(SFTError):
@@ -97,7 +104,8 @@ class TaskGate(TrainerCallback):
     one. Training stops early when the quick score has not improved `patience` times in a row.
 
     Args:
-        evaluate: (model, full) -> {"task": ..., "forgetting": ...}; must not draw random numbers.
+        evaluate: (model, full) -> {"task": ..., "forgetting": ...}, two numbers; must not draw
+            random numbers.
         folder: Receives history.json and one adapter folder per scored step.
         every: Optimizer steps between quick evaluations.
         patience: Quick evaluations without improvement before stopping; 0 never stops.
@@ -194,7 +202,7 @@ class TaskGate(TrainerCallback):
     def _score(self, model: Any, step: int, *, full: bool, save: bool = True) -> None:
         was_training = model.training
         model.eval()
-        values = self.evaluate(model, full)
+        values = _scores(self.evaluate(model, full))
         model.train(was_training)
         if not all(math.isfinite(v) for v in values.values()):
             raise ConfigError(
@@ -219,25 +227,13 @@ class TaskGate(TrainerCallback):
         return max(quick[-self.patience :]) <= max(quick[: -self.patience])
 
 
-def _keep_dtypes(trainer: Any) -> None:
-    """Make a resumed adapter train in the precision it had.
-
-    TRL casts adapters on 4-bit bases to bf16, but peft 0.21.2 loads a checkpoint's adapter as
-    float32: without this, a resumed run silently goes on in another precision, optimizer state
-    included, and ends with another adapter.
-    """
-    if not hasattr(trainer, "_load_from_checkpoint"):
-        return
-    dtypes = {n: p.dtype for n, p in trainer.model.named_parameters() if p.requires_grad}
-    load = trainer._load_from_checkpoint
-
-    def load_and_restore(*arguments: Any, **options: Any) -> None:
-        load(*arguments, **options)
-        for name, parameter in trainer.model.named_parameters():
-            if name in dtypes:
-                parameter.data = parameter.data.to(dtypes[name])
-
-    trainer._load_from_checkpoint = load_and_restore
+def _scores(found: Any) -> dict[str, float]:
+    """What an evaluation returned, as numbers that can be stored."""
+    if set(found) != {"task", "forgetting"}:
+        raise ConfigError(
+            f"evaluate of a TaskGate returned {sorted(found)}, expected 'task' and 'forgetting'"
+        )
+    return {name: float(value) for name, value in found.items()}  # of numpy and torch, too
 
 
 def fit_adapter_precision(trainer: Any) -> int:
@@ -304,16 +300,18 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     Args:
         trainer: Built with output_dir=folder and regular checkpoints.
         identity: What must be equal for a checkpoint to be continued (run id, rate, steps), beside
-            the trainer's own settings, adapter and rows (`checkpoints.recipe`).
+            the trainer's own settings, adapter and rows (`checkpoints.recipe`): the base model
+            too. Values that JSON can hold.
     Returns:
         The step at which training began (0, or that of the checkpoint resumed from).
     Raises:
-        ConfigError: The folder holds something else than a run of ours.
+        ConfigError: The folder holds something else than a run of ours, or is not the trainer's.
         StorageError: The disk filled up; the last complete checkpoint is kept.
     """
     folder = Path(folder)
     mark = folder / IDENTITY
-    identity = {**identity, "recipe": recipe(trainer)}
+    require_output(trainer, folder)
+    identity = as_stored({**identity, "recipe": recipe(trainer)})
     same = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == identity
     if (folder / COMPLETE).exists() or not same or folder.resolve() in _ENDED_HERE:
         clear(folder)
@@ -323,7 +321,7 @@ def train_resumable(trainer: Any, folder: Path, identity: dict[str, Any]) -> int
     if checkpoint:
         print(f"resuming from {display_path(checkpoint)}")
     fit_adapter_precision(trainer)
-    _keep_dtypes(trainer)
+    keep_dtypes(trainer)
     if checkpoint and hasattr(trainer, "add_callback"):
         trainer.add_callback(_NothingLeft())
     try:

@@ -462,3 +462,49 @@ def test_a_run_killed_after_its_last_step_makes_no_further_one(built, tmp_path, 
     assert training.train_resumable(again, tmp_path, {"rate": 1}) == steps
     assert again.state.global_step == steps
     assert same(adapter_of(again), adapter_of(first))
+
+
+def test_an_identity_with_tuples_is_continued(tmp_path):
+    """Its file holds a list: compared with that, the run was cleared and began again each time."""
+    identity = {"layers": (1, 2), "rates": {1: 0.5}}
+    training.train_resumable(SetUpTrainer(tmp_path), tmp_path, identity)
+    training._ENDED_HERE.clear()  # as after a kill
+    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+    assert training.train_resumable(SetUpTrainer(tmp_path), tmp_path, identity) == 2
+
+
+@pytest.mark.parametrize("value", [Path("rows.jsonl"), {1}, float("nan")])
+def test_an_identity_that_cannot_be_stored_clears_nothing(tmp_path, value):
+    training.train_resumable(SetUpTrainer(tmp_path), tmp_path, {"rate": 1})
+    training._ENDED_HERE.clear()
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(ConfigError, match="identity of a training cannot be stored"):
+        training.train_resumable(SetUpTrainer(tmp_path), tmp_path, {"rate": 1, "data": value})
+    assert (tmp_path / "checkpoint-2").is_dir()
+
+
+def test_a_trainer_that_writes_elsewhere_is_refused(tmp_path):
+    """Its checkpoints were never found: after a kill it began at step 0 without a word."""
+    with pytest.raises(ConfigError, match=r"writes its checkpoints to .*other, .* continued from"):
+        training.train_resumable(SetUpTrainer(tmp_path / "other"), tmp_path / "run", {"rate": 1})
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_scores_of_other_libraries_are_numbers(tmp_path, kind):
+    """They were computed, and then could not be stored: an error in the middle of a training."""
+    import numpy
+    import torch
+
+    value = numpy.float32(0.5) if kind == "numpy" else torch.tensor(0.5)
+    scores = {"task": value, "forgetting": value}
+    gate = training.TaskGate(lambda model, full: scores, tmp_path, every=1)
+    gate.on_epoch_end(None, State(1), Control(), model=Model())
+    assert json.loads(gate.history_file.read_text())[0]["task"] == 0.5
+
+
+@pytest.mark.parametrize("found", [{"task": 0.5}, {"task": 0.5, "forgetting": 0.0, "f1": 0.5}])
+def test_other_scores_than_the_two_are_named(tmp_path, found):
+    gate = training.TaskGate(lambda model, full: found, tmp_path, every=1)
+    with pytest.raises(ConfigError, match="returned .*'task'.*, expected 'task' and 'forgetting'"):
+        gate.on_epoch_end(None, State(1), Control(), model=Model())
