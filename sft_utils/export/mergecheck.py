@@ -38,16 +38,30 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
     is named if its recipe fits every adapted weight.
 
     Args:
-        tensors: Weights to judge by name, any dtype.
+        tensors: Weights to judge, any dtype, by the names that a loaded model gives them. Files of
+            mixtures of experts may have others: load them first, and give the state_dict().
         model: The PeftModel as it was trained.
         original: Weights of the base before quantisation, by name.
+    Raises:
+        ModelError: `original` lacks a weight under an adapter, or the model is no plain sum.
     """
+
+    def first(part: Part) -> Any:
+        """The weight before quantisation; nothing agrees with NaN (a resized vocabulary)."""
+        found = original.get(part.name)
+        if found is None:
+            raise ModelError(
+                f"the weights of the original base hold no {part.name}, which has an adapter. Give "
+                "the state_dict() of the loaded base: names in its files may be others."
+            )
+        return found.to(part.base) if found.shape == part.base.shape else part.base * float("nan")
+
     recipes: dict[str, tuple[Recipe, float]] = {  # with the rounding that is granted
-        "original base + adapter": (lambda p: original[p.name].to(p.base) + p.delta, 0.0),
+        "original base + adapter": (lambda p: first(p) + p.delta, 0.0),
         "adapter added twice": (lambda p: p.base + 2 * p.delta, 0.0),
         "scaling of the adapter lost": (lambda p: p.base + p.delta / p.scaling, 0.0),
         "no adapter": (lambda p: p.base, 0.0),
-        "original base, no adapter": (lambda p: original[p.name].to(p.base), 0.0),
+        "original base, no adapter": (first, 0.0),
         # Scales of blocks depend on the dtype in which the sum was made; its steps are far larger.
         "merged into 4-bit weights": (_rounded_again, 0.02),
     }
@@ -55,6 +69,7 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
     least = dict.fromkeys(recipes, 1.0)  # share of agreeing elements in the worst weight
     right = total = 0
     worst, lowest = "", 2.0
+    adapted = 2.0  # the lowest share among weights under an adapter
     for part in parts(model):
         if part.name not in tensors:
             return Explanation(name=f"incomplete: {part.name} is missing", share=0.0, worst="")
@@ -68,6 +83,7 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
             worst, lowest = part.name, hits / tensor.numel()
         if part.delta is None:
             continue
+        adapted = min(adapted, hits / tensor.numel())
         for name in [n for n in least if least[n] >= FITS]:  # the others are out of the race
             recipe, granted = recipes[name]
             share = _agree(tensor, recipe(part), granted) / tensor.numel()
@@ -78,8 +94,8 @@ def explain(tensors: Mapping[str, Any], model: Any, original: Mapping[str, Any])
     if right == total:
         return Explanation(name=RIGHT, share=1.0, worst=worst)
     best = max(least, key=lambda n: least[n])
-    # Where nearly all is right the rest is damage; a base that was never quantised is its original.
-    if least[best] < FITS or lowest >= FITS:
+    # Where the adapted ones are right the rest is damage; a base never quantised is its original.
+    if least[best] < FITS or adapted >= FITS:
         return Explanation(name=UNKNOWN, share=right / total, worst=worst)
     return Explanation(name=best, share=least[best], worst=worst)
 
@@ -97,6 +113,8 @@ def _agree(tensor: Any, expected: Any, granted: float = 0.0) -> int:
     """Elements that are the expected ones, up to a rounding step of their dtype, or more."""
     import torch
 
+    if not tensor.is_floating_point():  # a buffer of numbers that count something
+        return int((tensor == expected).sum())
     kind = torch.finfo(tensor.dtype)
     allowed = (
         max(kind.eps, granted) * expected.abs() + kind.tiny * kind.eps

@@ -50,17 +50,18 @@ class Part:
     """One weight under an adapter."""
 
     name: str  # as in the plain model, "model.layers.0.mlp.up_proj.weight"
-    base: Any  # float32, dequantised: what the forward pass of training used
+    base: Any  # float32, dequantised: what the forward pass of training used; a buffer as it is
     delta: Any  # float32, scaled; None where no adapter is
     scaling: float = 1.0  # alpha / r, already in delta
     stored: Any = None  # the layer that holds the base, for its 4-bit format
 
 
 def parts(model: Any) -> Iterator[Part]:
-    """Every weight of a model with a LoRA adapter, one at a time.
+    """Every weight of a model with a LoRA adapter, one at a time, and every stored buffer.
 
     Args:
-        model: PeftModel, its base in 4 bits or not. Tied weights come once.
+        model: PeftModel, its base in 4 bits or not. Tied weights come once. A buffer is part of a
+            model as its weights are: without the bias of a router its experts are others.
     Raises:
         ModelError: An adapter whose delta is no plain product (DoRA, `sums.require_sum`).
     """
@@ -79,6 +80,19 @@ def parts(model: Any) -> Iterator[Part]:
             yield Part(
                 name=f"{path}.{name}", base=value, delta=delta, scaling=scaling, stored=layer
             )
+    for name, buffer in stored_buffers(base).items():
+        yield Part(name=name, base=buffer.detach(), delta=None)
+
+
+def stored_buffers(base: Any) -> dict[str, Any]:
+    """Buffers that files of a model hold beside its weights, in the dtype that they have."""
+    return {
+        f"{path}.{name}".lstrip("."): buffer
+        for path, module in layers(base)
+        for layer in [getattr(module, "base_layer", module)]
+        for name, buffer in layer.named_buffers(recurse=False)
+        if name not in layer._non_persistent_buffers_set
+    }
 
 
 def _delta(path: str, module: Any) -> tuple[Any, float]:
@@ -119,7 +133,7 @@ def load_into(plain: Any, tensors: Iterable[tuple[str, Any]]) -> Any:
     """
     import torch
 
-    left = dict(plain.named_parameters())
+    left = {**dict(plain.named_parameters()), **stored_buffers(plain)}
     with torch.no_grad():
         for name, tensor in tensors:
             left.pop(name).copy_(tensor)
@@ -132,12 +146,14 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
     """Write a merged model that stands alone: weights, configs, stop list, tokenizer, template.
 
     Weights are summed in float32 and rounded once, one after the other, so that the peak of memory
-    is one shard above the loaded model. The folder is complete or not there.
+    is one shard above the loaded model. The folder is complete or not there. Tensors have the names
+    of the loaded model; where the hub's files have others (experts one by one), transformers reads
+    both, other servers may not.
 
     Args:
         model: PeftModel, as it was trained.
         folder: Replaced if it exists.
-        dtype: Torch dtype of the files.
+        dtype: Torch dtype of the weights in the files; buffers keep theirs.
         name: Public name of the model, written into its config.
     Raises:
         StorageError: The disk is full; an older folder stays.
@@ -160,7 +176,9 @@ def export(model: Any, tokenizer: Any, folder: Path, *, dtype: Any, name: str) -
         shutil.rmtree(left, ignore_errors=True)  # of an export that was killed
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".part-{folder.name}-"))
     try:
-        _write_shards(part, ((n, t.to(dtype).cpu().contiguous()) for n, t in made(model)))
+        kept = {name: buffer.dtype for name, buffer in stored_buffers(base).items()}
+        rounded = ((n, t.to(kept.get(n, dtype)).cpu().contiguous()) for n, t in made(model))
+        _write_shards(part, rounded)
         config.save_pretrained(part)
         generation.save_pretrained(part)
         tokenizer.save_pretrained(part)

@@ -10,9 +10,9 @@ from sft_utils import heap
 from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_json
 from sft_utils.basemodel import STAMP
 from sft_utils.config import Profile
-from sft_utils.errors import ModelError
+from sft_utils.errors import MaskError, ModelError
 from sft_utils.model.sources import model_source, named, shown
-from sft_utils.model.sums import adapters, dequantised, require_sum
+from sft_utils.model.sums import adapters, dequantised, require_scaling, require_sum
 
 
 def load_tokenizer(profile: Profile) -> Any:
@@ -184,8 +184,9 @@ def _effective(module: Any, layer: Any) -> Any:
         weight = weight + module.get_delta_weight(adapter).float()
         lengths = getattr(module, "lora_magnitude_vector", None) or {}
         if adapter in lengths:  # DoRA is no sum: it also trains the length of each row
-            length = lengths[adapter].weight.float()
-            weight = weight * (length / weight.norm(dim=1))[:, None]
+            rows = 0 if getattr(module, "fan_in_fan_out", False) else 1  # GPT-2 stores them turned
+            length = lengths[adapter].weight.float() / weight.norm(dim=rows)
+            weight = weight * length.unsqueeze(rows)
     return weight
 
 
@@ -228,11 +229,16 @@ def load_adapter_into(model: Any, folder: Path) -> None:
     """Put the weights of a saved adapter into a model that already has one of the same shape.
 
     Raises:
-        ModelError: Names or shapes do not match.
+        ModelError: Names, shapes or the scaling do not match.
     """
     from peft.utils import load_peft_weights, set_peft_model_state_dict
 
-    result = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    require_scaling(model, folder)
+    weights = load_peft_weights(str(folder), device="cpu")
+    try:
+        result = set_peft_model_state_dict(model, weights)
+    except (KeyError, RuntimeError) as error:  # no copy of a module (modules_to_save); other shapes
+        raise ModelError(f"{display_path(folder)} does not fit this model: {error}") from error
     missing = [k for k in result.missing_keys if "lora_" in k]
     if missing or result.unexpected_keys:
         raise ModelError(
@@ -291,6 +297,13 @@ def answer_nll(
 
     Only hidden states of supervised positions reach the vocabulary projection, which is most of
     the cost of a small model. What some models do to their logits after it is done here, too.
+
+    Args:
+        model: With an adapter or without; in eval mode afterwards.
+        rows: input_ids and labels, as `masking.assistant_labels` makes them.
+        pad_id: Id that fills rows up; masked, so any will do.
+    Raises:
+        MaskError: A row has no supervised token behind its first one: its mean is of nothing.
     """
     import torch
 
@@ -299,12 +312,15 @@ def answer_nll(
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     device = next(inner.parameters()).device
     losses: list[float] = []
+    for i, row in enumerate(rows):
+        if all(label == IGNORE for label in row["labels"][1:]):
+            raise MaskError(f"row {i}: no supervised token behind its first one. Drop the row.")
     model.eval()
     with torch.inference_mode():
         for i in range(0, len(rows), batch_size):
             batch = {k: v.to(device) for k, v in collate(rows[i : i + batch_size], pad_id).items()}
             labels = batch.pop("labels")[:, 1:]  # (B, T-1)
-            hidden = inner.model(**batch).last_hidden_state[:, :-1]  # (B, T-1, H)
+            hidden = inner.base_model(**batch).last_hidden_state[:, :-1]  # (B, T-1, H)
             for states, target in zip(hidden, labels, strict=True):
                 keep = target != IGNORE
                 logits = inner.get_output_embeddings()(states[keep]).float()  # (supervised, V)

@@ -1,8 +1,11 @@
 """Is a trained weight its base plus a product? Only then can it be written down as their sum."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from sft_utils.artifacts import display_path
 from sft_utils.errors import ModelError
 
 PEFT_CAN = "peft's merge_and_unload can"
@@ -14,6 +17,29 @@ UNREAD = (
     "whose scales are not read here. Load the base in 16 bits, or its linear layers in 4 bits by "
     "bitsandbytes"
 )
+
+
+SCALING = ("r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora")
+"""Settings of an adapter that decide what its weights compute, and stand in none of them."""
+
+
+def require_scaling(model: Any, folder: Path) -> None:
+    """Refuse a saved adapter whose weights would be scaled otherwise than where it was trained.
+
+    Raises:
+        ModelError: Its config and that of the model's adapter "default" differ; names the setting.
+    """
+    path = Path(folder) / "adapter_config.json"
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = model.peft_config["default"]
+    for name in SCALING:
+        own = getattr(config, name, None)
+        if name in saved and (saved[name] or own) and saved[name] != own:
+            raise ModelError(
+                f"{display_path(folder)} was trained with {name} = {saved[name]!r}, this model has "
+                f"{own!r}: the same weights would compute something else. Build the model with the "
+                "adapter's own config."
+            )
 
 
 def layers(base: Any) -> Iterator[tuple[str, Any]]:

@@ -357,3 +357,53 @@ def test_the_command_of_the_card_serves_its_folder_and_the_base_is_on_the_hub(tm
     assert "bundled 4-bit copy `smollm2-135m-instruct`" in bundled
     assert "\nbase_model: Qwen/Qwen2.5-7B-Instruct\n" in card("Qwen/Qwen2.5-7B-Instruct")
     assert "copy" not in card("Qwen/Qwen2.5-7B-Instruct")
+
+
+def test_buffers_are_part_of_an_export(tokenizer, tmp_path):
+    """The bias of a router is a buffer: without it an export answered with other experts."""
+    from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+
+    torch.manual_seed(0)
+    base = Glm4MoeForCausalLM(Glm4MoeConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, head_dim=4,
+        num_attention_heads=4, num_key_value_heads=2, n_routed_experts=4, num_experts_per_tok=2, n_group=1,
+        topk_group=1, moe_intermediate_size=8, first_k_dense_replace=1,
+    ))  # fmt: skip
+    name = "model.layers.1.mlp.gate.e_score_correction_bias"
+    base.get_buffer(name).normal_()
+    original = {n: t.clone() for n, t in base.state_dict().items()}
+    model = trained(base, target_modules=["q_proj"])
+    merging.export(model, tokenizer, tmp_path / "out", dtype=torch.bfloat16, name="x")
+    stored = merging.stored_tensors(tmp_path / "out")
+    assert stored[name].equal(original[name]), "in its own dtype"
+    assert mergecheck.explain(stored, model, original).name == mergecheck.RIGHT
+    assert mergecheck.explain(model.get_base_model().state_dict(), model, original).name != mergecheck.RIGHT
+    wrong = stored | {name: torch.zeros_like(stored[name])}
+    assert mergecheck.explain(wrong, model, original).name == mergecheck.UNKNOWN
+    del wrong[name]
+    assert mergecheck.explain(wrong, model, original).name == f"incomplete: {name} is missing"
+    plain = merging.load_into(copy.deepcopy(base_like(base)), merging.made(model))
+    assert plain.get_buffer(name).equal(original[name])
+
+
+def base_like(base):
+    """A fresh model of the same shape."""
+    return type(base.get_base_model() if hasattr(base, "get_base_model") else base)(base.config)
+
+
+def test_a_resized_head_under_an_adapter_is_judged(tokenizer, tmp_path):
+    """Its original has fewer rows: a right merge was an error of shapes."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    base = LlamaForCausalLM(LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+    ))  # fmt: skip
+    original = {n: t.clone() for n, t in base.state_dict().items()}
+    base.resize_token_embeddings(48, mean_resizing=False)
+    model = trained(base, target_modules=["q_proj", "lm_head"])
+    assert mergecheck.explain(weights(model), model, original).name == mergecheck.RIGHT
+    twice = weights(model, lambda p: p.base if p.delta is None else p.base + 2 * p.delta)
+    assert mergecheck.explain(twice, model, original).name == "adapter added twice"
+    with pytest.raises(ModelError, match=r"hold no model.layers.0.self_attn.q_proj.weight, which has"):
+        mergecheck.explain(twice, model, {n.removeprefix("model."): t for n, t in original.items()})

@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig
 from sft_utils import basemodel
 from sft_utils.artifacts import sha256_json
 from sft_utils.config import get_profile
-from sft_utils.errors import ConfigError, ModelError
+from sft_utils.errors import ConfigError, MaskError, ModelError
 from sft_utils.masks import masking
 from sft_utils.model import modeling, sources
 from sft_utils.train import memory
@@ -455,3 +455,53 @@ def test_an_adapter_that_a_layer_does_not_have_adds_nothing(tiny):
         expected = model.eval()(input_ids=ids).logits
         merged = modeling.merge_into(copy, model)(input_ids=ids).logits
     assert torch.allclose(merged, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["attn.c_proj", "mlp.c_fc"])
+def test_dora_on_transposed_weights_is_merged_by_their_rows(target):
+    """GPT-2: lengths went along the wrong side, without an error where a weight is square."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def plain():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=1, n_head=2)).eval()
+
+    config = LoraConfig(r=2, target_modules=[target], use_dora=True, fan_in_fan_out=True, task_type="CAUSAL_LM")
+    model = get_peft_model(plain(), config).eval()
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.rand_like(parameter))
+        expected = model(input_ids=ids).logits
+        assert torch.allclose(modeling.merge_into(plain(), model)(input_ids=ids).logits, expected, atol=1e-5)
+    row = {"input_ids": ids[0].tolist(), "labels": ids[0].tolist()}
+    loss = model(input_ids=ids, labels=ids).loss.item()
+    assert modeling.answer_nll(model, [row], 0)[0] == pytest.approx(loss, rel=1e-5), "no `.model` in it"
+
+
+def test_a_row_without_supervised_token_has_no_likelihood(tiny):
+    """Its mean was NaN, and a gate told the reader to lower the learning rate."""
+    good = {"input_ids": [5, 6], "labels": [-100, 6]}
+    with pytest.raises(MaskError, match="row 1: no supervised token"):
+        modeling.answer_nll(tiny, [good, {"input_ids": [5, 6], "labels": [5, -100]}], 0)
+
+
+@pytest.mark.parametrize("changed", [
+    {"lora_alpha": 64}, {"use_rslora": True}, {"alpha_pattern": {"q_proj": 2}}, {"r": 4},
+])  # fmt: skip
+def test_an_adapter_of_another_scaling_is_refused(tiny, tmp_path, changed):
+    """Its tensors fit, and computed a multiple of what was trained."""
+    options = {"r": 8, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"]}
+    get_peft_model(deepcopy(tiny), LoraConfig(**options)).save_pretrained(tmp_path)
+    model = get_peft_model(tiny, LoraConfig(**{**options, **changed}))
+    with pytest.raises(ModelError, match=f"was trained with {next(iter(changed))} = .*this model has"):
+        modeling.load_adapter_into(model, tmp_path)
+
+
+def test_a_trained_copy_that_an_adapter_lacks_is_missed(tiny, tmp_path):
+    options = {"r": 8, "target_modules": ["q_proj"]}
+    get_peft_model(deepcopy(tiny), LoraConfig(**options)).save_pretrained(tmp_path)
+    model = get_peft_model(tiny, LoraConfig(**options, modules_to_save=["norm"]))
+    with pytest.raises(ModelError, match="does not fit this model: .*norm"):
+        modeling.load_adapter_into(model, tmp_path)
