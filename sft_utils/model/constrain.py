@@ -235,8 +235,12 @@ def constraint(
         stops: Ids that end an answer (the model's generation config).
         n_vocab: Width of the model's logits, which may exceed the tokenizer's vocabulary.
     Raises:
-        ConfigError: A schema cannot be compiled, or the engine misreads the tokenizer.
+        ConfigError: A schema cannot be compiled, the engine misreads the tokenizer, or no stop.
     """
+    if not stops:
+        raise ConfigError(
+            "no id ends an answer: give stops, as a list (generation_config.eos_token_id)"
+        )
     import llguidance.hf
 
     vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=n_vocab, eos_token=list(stops))

@@ -26,14 +26,33 @@ class Answer:
     stopped: bool  # ended by a stop token, not by the length limit
 
 
+GREEDY = {
+    "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
+    "min_new_tokens": 0, "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (),
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": (),
+}  # fmt: skip
+"""Settings of a generation config, with the value at which the most likely token is taken."""
+
+
 def check_decoding(model: Any) -> None:
-    """Refuse what would make two greedy runs differ.
+    """Refuse a model whose answers would not be the most likely tokens, one after the other.
+
+    `model.generate` would follow such a setting and the shared prefix would not: which of the two
+    answers depends on the model's attention. `modeling.load_model` switches off what models bring.
 
     Raises:
-        ConfigError: The generation config of the model samples.
+        ConfigError: The generation config of the model samples, searches or penalises.
     """
-    if model.generation_config.do_sample:
+    config = model.generation_config
+    if config.do_sample:
         raise ConfigError("generation_config.do_sample is true; evaluation here is greedy")
+    for name, plain in GREEDY.items():
+        value = getattr(config, name, None)
+        if value and value != plain:
+            raise ConfigError(
+                f"generation_config.{name} is {value!r}; evaluation here is greedy. "
+                f"Set model.generation_config.{name} = None"
+            )
 
 
 @contextlib.contextmanager
@@ -84,9 +103,12 @@ def generate(
     Returns:
         One answer per prompt, in the order given.
     Raises:
-        ConfigError: The model would not decode greedily.
+        ConfigError: The model would not decode greedily, or there is not one grammar per prompt.
     """
     check_decoding(model)
+    if constraint and len(constraint.grammars) != len(prompts):
+        n = len(constraint.grammars)
+        raise ConfigError(f"{len(prompts)} prompts and {n} grammars: give one schema per prompt")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     limits = [constraint.digest] if constraint else []
@@ -171,18 +193,20 @@ def _decode(
     """One batch of answers."""
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or [])
+    # What fills a row up is masked and never read: any id does where a tokenizer names none.
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops, default=0)
     if prefix:
         rows = decoding.greedy(
             model,
             [p[len(prefix) :] for p in prompts],
             offset=len(prefix),
             stops=stops,
-            pad=tokenizer.pad_token_id,
+            pad=pad,
             limit=max_new_tokens,
             guide=guide,
         )
     else:
-        rows = _stock(model, tokenizer, prompts, max_new_tokens, guide)
+        rows = _stock(model, prompts, pad, max_new_tokens, guide)
     answers = []
     for prompt, row in zip(prompts, rows, strict=True):
         end = next((i for i, token in enumerate(row) if token in stops), None)
@@ -200,15 +224,15 @@ def _decode(
 
 def _stock(
     model: Any,
-    tokenizer: Any,
     prompts: list[list[int]],
+    pad: int,
     max_new_tokens: int,
     guide: Guide | None = None,
 ) -> list[list[int]]:
     """`model.generate` for models whose attention the shared prefix does not cover."""
     import torch
 
-    width, pad = max(map(len, prompts)), tokenizer.pad_token_id
+    width = max(map(len, prompts))
     rows = [[pad] * (width - len(p)) + p for p in prompts]
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
     every = range(len(prompts))

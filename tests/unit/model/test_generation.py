@@ -157,3 +157,40 @@ def test_the_longest_answer_has_room(tokenizer):
     long = "word " * 200
     assert generation.room(tokenizer, ["short", long], 96) == len(tokenizer.encode(long)) + 1 > 200
     assert generation.room(tokenizer, ["short"], 96) == generation.room(tokenizer, [], 96) == 96
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("num_beams", 3), ("repetition_penalty", 1.1), ("no_repeat_ngram_size", 2), ("min_new_tokens", 4),
+    ("suppress_tokens", [5]),
+])  # fmt: skip
+def test_what_is_no_greedy_choice_is_refused(tiny, tokenizer, prompts, name, value):
+    """`model.generate` follows such a setting, the shared prefix does not: two answers, no word."""
+    setattr(tiny.generation_config, name, value)
+    with pytest.raises(ConfigError, match=f"generation_config.{name} is .*greedy"):
+        generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_tokenizer_without_a_pad_token_answers_alike(tiny, tokenizer, prompts, shared, monkeypatch):
+    if not shared:
+        monkeypatch.setattr(generation.decoding, "supports", lambda model: False)
+    expected = generation.generate(tiny, tokenizer, prompts, **OPTIONS)
+    bare = copy.deepcopy(tokenizer)
+    bare.pad_token = None
+    assert generation.generate(tiny, bare, prompts, **OPTIONS) == expected
+
+
+def test_each_prompt_needs_a_grammar(tiny, tokenizer, prompts):
+    """One too many was an answer under the schema of another prompt."""
+    schemas = [{"type": "boolean"}] * (len(prompts) + 1)
+    grammars = generation_constraint(tokenizer, schemas, stops=[tokenizer.eos_token_id])
+    with pytest.raises(ConfigError, match="5 prompts and 6 grammars"):
+        generation.generate(tiny, tokenizer, prompts, constraint=grammars, **OPTIONS)
+    with pytest.raises(ConfigError, match="no id ends an answer"):
+        generation_constraint(tokenizer, schemas, stops=[])
+
+
+def generation_constraint(tokenizer, schemas, stops):
+    from sft_utils.model import constrain
+
+    return constrain.constraint(tokenizer, schemas, stops=stops, n_vocab=len(tokenizer))
