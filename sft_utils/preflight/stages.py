@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sft_utils.errors import ConfigError, PreflightError
@@ -74,6 +75,8 @@ def check(
         facts: Other fields of RunRecord: schema, evaluation, declared, messages ...
     Returns:
         Findings, equal ids merged with their count; empty if nothing is wrong.
+    Raises:
+        ConfigError: An unknown stage, or a stream of far more rows than are declared.
     """
     import torch
 
@@ -103,7 +106,7 @@ def _with_batches(
     if limit is None or n <= limit or not aligned or collate is None:
         # A loader over no row at all raises; what it says is that every row is gone (P3).
         empty = hasattr(rows, "__len__") and len(rows) == 0
-        return record.change(batches=[] if empty else trainer.get_train_dataloader), []
+        return record.change(batches=[] if empty else partial(_one_pass, trainer, n)), []
     chosen = stratified([sum(len(str(m.get("content"))) for m in c) for c in record.conversations],
                         limit)  # fmt: skip
     rows, collate = _as_loaded(trainer, rows, collate)
@@ -121,6 +124,24 @@ def _with_batches(
         stored=(),  # the data stage has compared all of them
     )
     return sampled, chosen
+
+
+def _one_pass(trainer: Any, n: int) -> Iterable[Batch]:
+    """The trainer's batches; a stream that does not end would be drawn for ever."""
+    loader = trainer.get_train_dataloader()
+    if hasattr(getattr(trainer, "train_dataset", None), "__len__"):
+        return loader
+    most, drawn, rows = 2 * n + SAMPLE, [], 0
+    for batch in loader:
+        drawn.append(batch)
+        rows += len(batch.get("input_ids", ()))
+        if rows > most:
+            raise ConfigError(
+                f"the training rows are a stream that goes on after {rows} rows, and {n} "
+                "conversations are declared: one pass over all rows is compared with them. Build a "
+                f"trainer for the check on a part, rows.take({n}), and declare the same part."
+            )
+    return drawn
 
 
 def _as_loaded(trainer: Any, rows: Any, collate: Any) -> tuple[Any, Any]:

@@ -953,3 +953,21 @@ def test_the_examples_in_the_readme_run(tmp_path, monkeypatch):
     )
     found = preflight.check(whole, names["conversations"], names["tokenizer"])
     assert "M1" in [f.id for f in found], "as the text between the examples says"
+
+
+@pytest.mark.parametrize("endless", [True, False])
+def test_a_stream_is_drawn_once_or_refused(tokenizer, endless):
+    """`list` of a stream that repeats its rows never returned."""
+    rows = [masking.assistant_labels(tokenizer, chat, max_length=200) for chat in CHATS]
+
+    def loader():
+        yield from (masking.collate([row], 0) for row in rows)
+        while endless:
+            yield masking.collate([rows[0]], 0)
+
+    trainer = SimpleNamespace(model=None, args=None, train_dataset=iter(()), get_train_dataloader=loader)
+    if endless:
+        with pytest.raises(ConfigError, match=r"a stream that goes on after 2013 rows, and 6 .*take\(6\)"):
+            preflight.check(trainer, CHATS, tokenizer, stages=("batches",))
+    else:
+        assert preflight.check(trainer, CHATS, tokenizer, stages=("batches",)) == []
