@@ -67,6 +67,14 @@ class Profile:
         return self.device == "cuda"
 
     @property
+    def track(self) -> str:
+        """Which sizes of a single track are meant: all GPU profiles share one set.
+
+        A CPU profile of your own takes those of `cpu`.
+        """
+        return "gpu" if self.is_gpu else "smoke" if self.name == "smoke" else "cpu"
+
+    @property
     def bits(self) -> int:
         """Bits per weight of the frozen projections, as `memory.predict` takes them."""
         return 4 if self.quantization == "nf4" else 16

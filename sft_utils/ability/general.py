@@ -64,7 +64,7 @@ SIZES = {
 
 def sizes(profile: Profile) -> Sizes:
     """Sizes of 10; all GPU profiles share one set."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+    return SIZES[profile.track]
 
 
 def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[str, ...]:

@@ -123,7 +123,7 @@ SIZES = {
 
 def sizes(profile: Profile) -> Sizes:
     """Sizes of 08; all GPU profiles share one set, without full fine-tuning (memory)."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+    return SIZES[profile.track]
 
 
 def default_trial(size: Sizes, seed: int = 17) -> Trial:

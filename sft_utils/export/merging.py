@@ -42,7 +42,7 @@ SIZES = {
 
 def sizes(profile: Profile) -> Sizes:
     """Sizes of 09; all GPU profiles share one set."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+    return SIZES[profile.track]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 import ast
 import errno
 import functools
+import itertools
 import os
 import platform
 import re
@@ -36,9 +37,10 @@ def dependencies(layout: Layout, notebook: str) -> Dependencies:
 
     Upstream notebooks are the literals in `require("NN_slug", ...)`; a notebook that calls
     `recorded(...)` reads the results of all earlier ones, whatever of them is there. Data files
-    are the string literals below data/ that exist (a folder counts with all its files) and those
-    that name a benchmark, outputs/reference/NAME.json. Modules are the `sft_utils` imports, also
-    those inside functions or named for `python -m sft_utils.x`.
+    are the string literals below data/ that exist (a folder counts with all its files), also put
+    together as `ROOT / "data" / "rows.jsonl"`, and those that name a benchmark,
+    outputs/reference/NAME.json; a path that is made otherwise is not seen. Modules are the
+    `sft_utils` imports, also those inside functions or named for `python -m sft_utils.x`.
 
     Raises:
         RunnerError: The notebook or a module it imports is no valid Python.
@@ -184,7 +186,7 @@ def _named(text: str, label: str) -> _Named:
     found = [MODULE_NAME.match(name) for name in [*_imports(nodes), *strings]]
     return _Named(
         modules=frozenset(tuple(m[1].split(".")[1:]) for m in found if m),
-        data=frozenset(filter(_is_data, strings)),
+        data=frozenset(filter(_is_data, [*strings, *_joined(nodes)])),
         required=frozenset(_required(calls)),
         called=frozenset(map(_name, calls)),
     )
@@ -228,6 +230,26 @@ def _name(call: ast.Call) -> str | None:
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
     return call.func.id if isinstance(call.func, ast.Name) else None
+
+
+def _joined(nodes: list[ast.AST]) -> Iterator[str]:
+    """Paths below data/ that are put together with "/", as `ROOT / "data" / "rows.jsonl"`.
+
+    Where a part is no literal, or "data" is all there is, any file of the folder may be meant.
+    """
+    steps = [n for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div)]
+    inner = {id(step.left) for step in steps}
+    for step in steps:
+        parts: list[Any] = []
+        node: ast.AST = step
+        while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts.insert(0, node.right.value if isinstance(node.right, ast.Constant) else None)
+            node = node.left
+        if id(step) not in inner and "data" in parts:
+            parts = parts[parts.index("data") :]
+            known = list(itertools.takewhile(lambda part: isinstance(part, str), parts))
+            whole = len(known) == len(parts) and len(known) > 1
+            yield "/".join(known) if whole else f"{'/'.join(known)}/"
 
 
 def _is_data(text: str) -> bool:

@@ -227,7 +227,7 @@ def sizes(profile: Profile, rows: int = 0) -> Sizes:
         import torch
 
         gpus = torch.cuda.device_count()
-    size = SIZES["gpu" if gpus > 1 else "cpu" if profile.is_gpu else profile.name]
+    size = SIZES["gpu" if gpus > 1 else "cpu" if profile.is_gpu else profile.track]
     size = dataclasses.replace(size, rows=rows or size.rows)
     update = 2 * max(gpus, 2)  # rows, as 04 sets them
     least = update * (size.kill_step + 1) + 1

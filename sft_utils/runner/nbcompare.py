@@ -60,6 +60,7 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # metrics that are not compared
     inputs: list[str] = field(default_factory=list)  # hardware, versions and hashes that differ
+    unknown: list[str] = field(default_factory=list)  # results without a reference
     n_compared: int = 0  # metrics and checks
 
 

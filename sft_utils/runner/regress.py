@@ -18,7 +18,7 @@ from sft_utils.artifacts import read_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, RunnerError, SFTError
 from sft_utils.formats import aligned
-from sft_utils.notebook.nbsource import NAME, Layout, find_notebook
+from sft_utils.notebook.nbsource import NAME, Layout, find_notebook, notebook_names
 from sft_utils.runner.nbcompare import (
     Comparison,
     compare,
@@ -49,6 +49,7 @@ def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -
     """
     folder = layout.reference_root / profile
     names = sorted(p.stem for p in folder.glob("*.json") if NAME.fullmatch(p.stem))
+    recorded = set(names)
     names = [n for n in names if notebook in (None, n)]
     if not names:
         raise RunnerError(
@@ -56,6 +57,9 @@ def compare_profile(layout: Layout, profile: str, notebook: str | None = None) -
             f"Record one: make run-all publish PROFILE={profile}"
         )
     total = Comparison()
+    if notebook is None:
+        ran = (n for n in notebook_names(layout) if layout.run_file(n, profile, ".json").is_file())
+        total.unknown = [n for n in ran if n not in recorded]
     for name in names:
         path = layout.run_file(name, profile, ".json")
         observed = read_json(path) if path.is_file() else {}
@@ -117,6 +121,10 @@ def report(found: Comparison) -> list[str]:
         )
     if found.inputs:
         lines += ["inputs that differ:", *(f"  {line}" for line in found.inputs)]
+    if found.unknown:
+        lines.append(
+            f"no reference yet, not compared: {', '.join(found.unknown)}. Record one: make publish"
+        )
     if found.skipped:
         lines.append(f"not compared (time, memory, throughput): {', '.join(found.skipped)}")
     n = len(found.differences)

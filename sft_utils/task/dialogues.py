@@ -46,7 +46,7 @@ SIZES = {
 
 def sizes(profile: Profile) -> Sizes:
     """Sizes of 07; all GPU profiles share one set."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+    return SIZES[profile.track]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

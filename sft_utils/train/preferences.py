@@ -29,7 +29,7 @@ SIZES = {
 
 def sizes(profile: Profile) -> Sizes:
     """Sizes of 11; all GPU profiles share one set."""
-    return SIZES["gpu" if profile.is_gpu else profile.name]
+    return SIZES[profile.track]
 
 
 def pairs(

@@ -25,6 +25,13 @@ def test_every_profile_has_sizes(track, name):
 
 
 @pytest.mark.parametrize("track", TRACKS)
+def test_a_profile_of_the_readers_has_the_sizes_of_its_kind(track):
+    """On a CPU it was a KeyError in the first notebook with sizes of its own."""
+    mine = dataclasses.replace(get_profile("cpu"), name="mine")
+    assert track(mine) == track(get_profile("cpu"))
+
+
+@pytest.mark.parametrize("track", TRACKS)
 def test_smoke_is_smaller_than_cpu_and_gpu_is_larger(track, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     smoke, cpu, gpu = (dataclasses.asdict(track(get_profile(n))) for n in ("smoke", "cpu", "gpu-24gb"))

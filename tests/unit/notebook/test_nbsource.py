@@ -273,6 +273,25 @@ def test_state_hash_sees_the_contents_of_data(layout):
     assert state_hash(layout, "00_first", "cpu", {}) not in (before, changed)
 
 
+@pytest.mark.parametrize(("code", "seen"), [
+    ('ROOT / "data" / "sets" / "rows.jsonl"', ["sets/rows.jsonl"]),
+    ('(ROOT / "data" / "sets").glob("*")', ["sets/rows.jsonl"]),
+    ('ROOT / "data" / KIND / "rows.jsonl"', ["other.jsonl", "sets/rows.jsonl"]),
+    ('ROOT / "data"', ["other.jsonl", "sets/rows.jsonl"]),
+    ('ROOT / "sets" / "rows.jsonl"', []),
+    ("GAIN / 2", []),
+])  # fmt: skip
+def test_paths_that_are_put_together_are_data(layout, code, seen):
+    """A notebook that named its rows so was "unchanged" after they had changed."""
+    for name in ("sets/rows.jsonl", "other.jsonl"):
+        path = layout.root / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    edit(layout, "sft_utils/constants.py", "GAIN", f"ROWS = lambda: {code}\nGAIN")
+    found = dependencies(layout, "00_first").data
+    assert [str(p.relative_to(layout.root / "data")) for p in found] == seen
+
+
 def test_state_hash_sees_a_file_below_the_users_home(layout, tmp_path, monkeypatch):
     """zsh hands DATA=~/mails.csv on as it is, and `loading.load` finds that file."""
     monkeypatch.setenv("HOME", str(tmp_path))

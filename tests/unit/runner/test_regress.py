@@ -251,6 +251,9 @@ def test_compare_command(layout, capsys):
     finish(layout, "00_first", "cpu")
     assert regress.main(["compare", "--nb", "0"], layout) == 0
     assert "not what would run today" not in capsys.readouterr().out
+    write_result(layout.run_file("01_second", "cpu", ".json"))
+    assert regress.main(["compare"], layout) == 0
+    assert "no reference yet, not compared: 01_second" in capsys.readouterr().out
     edit(layout, "sft_utils/constants.py", "0.5", "0.6")
     assert regress.main(["compare"], layout) == 0
     assert "00_first: not what would run today: code" in capsys.readouterr().out
