@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import ROOT, sha256_file, sha256_files, sha256_json
+from sft_utils.errors import ConfigError
 
 LOCK = ROOT / "requirements" / "cpu.lock"
 GPU_PINS = ROOT / "environment.yml"
@@ -87,24 +88,31 @@ def build(run: Any) -> dict[str, Any]:
     """The manifest of a run: hashes of all inputs, the seed, versions, code state.
 
     `run.fingerprints` holds the parts that only the notebook knows (data, template, tokenizer,
-    base_weights). The git commit is recorded but does not enter the run id: two commits with the
-    same code and data are the same run.
+    base_weights), and any other that a script of yours adds: its own hash, since code_hash
+    knows notebooks/src and the package alone. The git commit is recorded but does not enter the run
+    id: two commits with the same code and data are the same run.
 
     Args:
         run: A `runtime.Run`.
     Returns:
         The manifest; `run_id` is its first 12 hex digits.
+    Raises:
+        ConfigError: A fingerprint has the name of a part that is computed here.
     """
     config = {**dataclasses.asdict(run.profile), **run.parameters}
     parts: dict[str, Any] = {
         "notebook": run.notebook,
         "config": sha256_json(config),
-        **{k: run.fingerprints.get(k, "") for k in ("data", "template", "tokenizer")},
-        "base_weights": run.fingerprints.get("base_weights", ""),
+        **dict.fromkeys(("data", "template", "tokenizer", "base_weights"), ""),
         "lock": lock_hash(),
         "code": code_hash(run.notebook),
         "seed": run.seed,
     }
+    if taken := run.fingerprints.keys() & {"notebook", "config", "lock", "code", "seed"}:
+        raise ConfigError(
+            f"fingerprint {min(taken)!r} is computed by the manifest; take another name"
+        )
+    parts |= run.fingerprints
     run_id = sha256_json(parts)[:12]
     state = {
         "git": git_state(),

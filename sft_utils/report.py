@@ -158,7 +158,7 @@ class Checkpoint:
             self._add(f"metric {name}", str(entry["value"]), "a number with its interval", False)
 
     def fingerprint(self, part: str, sha: str) -> None:
-        """Add a manifest part: data, template, tokenizer or base_weights."""
+        """Add a manifest part: data, template, tokenizer, base_weights, or one of your own."""
         self.run.fingerprints[part] = sha
 
     def save_file(self, name: str, path: Path) -> None:

@@ -35,11 +35,13 @@ def test_there_are_sources():
 
 
 def test_opening(notebook):
-    assert re.match(r"# \d\d · .+\?\n", notebook.cells[0].source), "the title asks a question"
+    assert re.match(r"# \d\d · .+\?\n", notebook.cells[0].source), (
+        "the first cell is a title that asks a question, `# 12 · Question?`, and text below it"
+    )
     assert "You will be able to" in notebook.cells[1].source
     assert "**Not covered**" in notebook.cells[1].source
     assert "<!-- generated:cost -->" in notebook.cells[2].source
-    assert tags(notebook.cells[3]) == ["parameters"]
+    assert tags(notebook.cells[3]) == ["parameters"], "the fourth cell holds the parameters, tagged so"
 
 
 def test_parameters_are_typed_and_commented(notebook):
@@ -49,7 +51,9 @@ def test_parameters_are_typed_and_commented(notebook):
     assert own in ([], ["data"], ["data", "schema", "mapping"])
     assert len(lines) - len(own) <= 8
     for line in lines:
-        assert re.match(r"\w+: (str|int|float|bool) = .+  # .+", line), line
+        assert re.match(r"\w+: (str|int|float|bool) = .+  # .+", line), (
+            f"{line!r}: a parameter is written as `name: type = default  # what it does`"
+        )
 
 
 def test_imports_stand_in_one_cell(notebook):
@@ -72,7 +76,7 @@ def test_cells_are_short(notebook):
 
 def test_one_checkpoint_at_the_end(notebook):
     checkpoints = [c for c in code(notebook) if "checkpoint" in tags(c)]
-    assert len(checkpoints) == 1
+    assert len(checkpoints) == 1, 'one code cell has the tag "checkpoint", the one that judges'
     assert checkpoints[0] in code(notebook)[-3:], "only exercises may follow"
     assert "with checkpoint(run" in checkpoints[0].source
 
@@ -80,12 +84,13 @@ def test_one_checkpoint_at_the_end(notebook):
 def test_closing(notebook):
     text = "\n".join(c.source for c in notebook.cells[-8:])
     for part in ("**Summary**", "**What this does not show**", "**Exercises**", "**Next**"):
-        assert part in text
+        assert part in text, f"{part} is in none of the last eight cells"
     assert notebook.cells[-1].source.startswith("**Sources**")
 
 
 def test_breaks_something_on_purpose(notebook):
-    assert any("## Break it on purpose" in c.source for c in notebook.cells)
+    heading = "## Break it on purpose"
+    assert any(heading in c.source for c in notebook.cells), f"no cell has the heading {heading}"
 
 
 def test_forbidden(notebook):

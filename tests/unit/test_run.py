@@ -80,6 +80,7 @@ def test_run_id_follows_its_inputs(run, monkeypatch):
         lambda r: setattr(r, "seed", 4),
         lambda r: r.parameters.update(extra=2),
         lambda r: r.fingerprints.update(data="other"),
+        lambda r: r.fingerprints.update(script="of the reader"),
         lambda r: monkeypatch.setattr(manifest, "lock_hash", lambda: "other"),
     ):
         before = manifest.build(run)["run_id"]
@@ -88,6 +89,12 @@ def test_run_id_follows_its_inputs(run, monkeypatch):
     assert {"torch", "transformers", "trl", "peft"} <= first["versions"].keys()
     assert first["packages"] == manifest.locked_versions(), "all of them can move a number"
     assert first["packages"].keys() > first["versions"].keys()
+
+
+def test_a_fingerprint_cannot_replace_what_is_computed(run):
+    run.fingerprints["code"] = "mine"
+    with pytest.raises(ConfigError, match="'code' is computed by the manifest"):
+        manifest.build(run)
 
 
 def test_run_id_follows_every_locked_package(monkeypatch):
