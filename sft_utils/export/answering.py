@@ -41,7 +41,7 @@ def fresh(
     On Linux that process ends with this one, however this one ends.
 
     Args:
-        folder: An exported model.
+        folder: An exported model; a relative path counts from here.
         conversations: Messages up to the answer; rendered over there.
         dtype: Name of a torch dtype.
         device: "cpu" or "cuda".
@@ -56,7 +56,9 @@ def fresh(
 
     with tempfile.TemporaryDirectory(prefix="sft-fresh-") as name:
         place = Path(name)
-        job = {"folder": str(folder), "conversations": [list(c) for c in conversations],
+        # The process starts in the repository: a relative folder would be another one there.
+        job = {"folder": str(Path(folder).resolve()),
+               "conversations": [list(c) for c in conversations],
                "dtype": dtype, "device": device, "max_new_tokens": max_new_tokens,
                "batch_size": batch_size, "probes": [list(p) for p in probes]}  # fmt: skip
         write_json(place / "job.json", job)

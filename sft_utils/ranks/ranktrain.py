@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import ROOT, read_json, write_json
+from sft_utils.artifacts import ROOT, read_json, sha256_json, write_json
 from sft_utils.errors import ConfigError, DataError
-from sft_utils.masks.masking import IGNORE, Row, collate, supervised
+from sft_utils.masks.masking import IGNORE, Row, collate
 from sft_utils.ranks.rankreport import Report, failures, gradient_bytes, in_force, optimizer_bytes
 from sft_utils.ranks.rankrun import EMPTY, ZERO3, RankRun, read
 
@@ -62,6 +62,14 @@ def fill(rows: list[Row], share: int, pad_id: int) -> tuple[list[Row], list[int]
     filler = {"input_ids": [pad_id, pad_id], "labels": [IGNORE, IGNORE]}
     missing = -len(rows) % share
     return rows + [filler] * missing, [*range(len(rows)), *[EMPTY] * missing]
+
+
+def identity_of(run: RankRun, rows: list[Row]) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued: settings, and what the rows say.
+
+    Their file may keep its name, and as many rows and labels, when their order or words change.
+    """
+    return run.identity() | {"rows": sha256_json(rows)}
 
 
 def start_point(run: RankRun, identity: dict[str, Any]) -> str:
@@ -280,7 +288,7 @@ def main(run_file: str) -> None:
         rows = read_rows(run.rows)
         model, tokenizer = build(run)
         report.update(values=values_hash(model), threads=torch.get_num_threads())
-        identity = run.identity() | {"taught": sum(map(supervised, rows)), "rows": len(rows)}
+        identity = identity_of(run, rows)
         first = report.rank == 0
         checkpoint = agree(start_point(run, identity) if first else "")
         full, numbers = fill(rows, run.world_size * run.batch_size, tokenizer.pad_token_id)

@@ -1,11 +1,13 @@
 """A server is started, asked and ended with all its children; its failures are told in words."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -282,6 +284,21 @@ def test_a_fresh_process_gives_the_same(exported, tokenizer):
     assert torch.allclose(found.logits[0], expected, atol=1e-4)
     here = generation.generate(model, tokenizer, prompts, max_new_tokens=6, batch_size=3)
     assert [a.text for a in here] == [a.text for a in found.answers]
+
+
+def test_a_relative_folder_is_that_of_the_caller(tmp_path, monkeypatch):
+    """The process starts in the repository, where another export may have the same name."""
+    seen = []
+
+    def started(command, **options):
+        seen.append(json.loads((Path(command[-1]) / "job.json").read_text())["folder"])
+        return subprocess.CompletedProcess(command, 1, "", "ended")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(answering.subprocess, "run", started)
+    with pytest.raises(ServeError, match="could not use out: ended"):
+        answering.fresh(Path("out"), ASKED, dtype="float32", device="cpu", max_new_tokens=1, batch_size=1)
+    assert seen == [str(tmp_path.resolve() / "out")]
 
 
 def test_a_folder_that_cannot_be_used_says_why(exported):

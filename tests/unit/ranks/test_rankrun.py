@@ -119,6 +119,14 @@ def test_identity_ignores_where_the_run_is():
     assert run("a").identity() == run("b", timeout_s=5).identity() != run("a", seed=3).identity()
 
 
+def test_a_checkpoint_belongs_to_its_rows():
+    """As many rows and labels in another order were trained on from the old checkpoint."""
+    one, two = ({"input_ids": [k, 6], "labels": [-100, 6]} for k in (4, 5))
+    identities = [ranktrain.identity_of(run(), rows) for rows in ([one, two], [two, one], [one, one])]
+    assert identities[0] != identities[1] != identities[2] != identities[0]
+    assert ranktrain.identity_of(run(rows="moved.jsonl"), [one, two]) == identities[0]
+
+
 def test_a_wrong_start_is_told_in_words():
     asked = run(strategy="fsdp2")
     told = {"rank": 1, "world_size": 2}
