@@ -6,6 +6,7 @@ likeness(answer_logits(adapted, rows), answer_logits(merged, rows)).kl
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,9 @@ class Likeness:
 def likeness(reference: Sequence[Any], other: Sequence[Any]) -> Likeness:
     """Compare logits of two models; rows that one of them has more (padding) are left out.
 
+    Where one of the two computes NaN and the other does not (fp16 that overflows), they are
+    infinitely far apart: a distance of NaN would be below every bound.
+
     Args:
         reference: Per probe a float tensor (positions, V).
         other: The same positions of the other model.
@@ -49,8 +53,10 @@ def likeness(reference: Sequence[Any], other: Sequence[Any]) -> Likeness:
     for a, b in zip(reference, other, strict=True):
         width = min(a.shape[-1], b.shape[-1])
         p, q = (x[:, :width].float().log_softmax(-1) for x in (a, b))
-        total += float(torch.where(p > -30, p.exp() * (p - q), 0).sum())
-        agree += int((p.argmax(-1) == q.argmax(-1)).sum())
+        broken = p.isnan().any(-1) ^ q.isnan().any(-1)  # (positions,)
+        away = math.inf if bool(broken.any()) else torch.where(p > -30, p.exp() * (p - q), 0).sum()
+        total += float(away)
+        agree += int(((p.argmax(-1) == q.argmax(-1)) & ~broken).sum())
         n += len(p)
     return Likeness(kl=total / max(n, 1), top1=agree / max(n, 1), n=n)
 

@@ -121,6 +121,8 @@ class TaskGate(TrainerCallback):
         patience: int = 0,
         progress: Path | None = None,
     ) -> None:
+        if every < 1:
+            raise ConfigError(f"TaskGate: every = {every}, must be a number of steps >= 1")
         self.evaluate, self.folder = evaluate, Path(folder)
         self.every, self.patience, self.progress = every, patience, Progress(progress)
         self.history: list[Candidate] = []

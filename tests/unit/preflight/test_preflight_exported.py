@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sft_utils.artifacts import write_text
-from sft_utils.preflight import artefact, exported
+from sft_utils.preflight import artefact, exported, merging
 from sft_utils.preflight.compare import (
     artefact_hash,
     base_hash,
@@ -347,6 +347,17 @@ def test_context(merge):
 
 
 # --- weights --------------------------------------------------------------------------------
+
+
+def test_a_model_that_computes_nothing_is_far_from_one_that_does():
+    """KL was NaN, which is above no bound: a served model of NaN was told to be right."""
+    one = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    for broken in (torch.full((2, 2), float("nan")), torch.tensor([[2.0, 0.0], [float("nan"), 1.0]])):
+        for pair in (([one], [broken]), ([broken], [one])):
+            found = likeness(*pair)
+            assert found.kl == float("inf")
+            assert found.top1 < 1
+            assert merging._severity(found, None, merging.ROUNDED) == "FAIL"
 
 
 def test_likeness():

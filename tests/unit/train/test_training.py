@@ -508,3 +508,8 @@ def test_other_scores_than_the_two_are_named(tmp_path, found):
     gate = training.TaskGate(lambda model, full: found, tmp_path, every=1)
     with pytest.raises(ConfigError, match="returned .*'task'.*, expected 'task' and 'forgetting'"):
         gate.on_epoch_end(None, State(1), Control(), model=Model())
+
+
+def test_a_gate_needs_a_number_of_steps(tmp_path):
+    with pytest.raises(ConfigError, match="every = 0"):
+        training.TaskGate(lambda model, full: {}, tmp_path, every=0)
