@@ -102,9 +102,13 @@ def show_source(function: Callable[..., Any]) -> None:
     print(inspect.getsource(function))
 
 
-def _finite(*values: Any) -> bool:
-    """Whether none of the values is a float that JSON cannot hold."""
-    return all(math.isfinite(v) for v in values if isinstance(v, float))
+def _plain(value: Any) -> Any:
+    """Numbers of numpy and torch as those that JSON can hold, also inside lists and entries."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
 
 
 class Checkpoint:
@@ -118,8 +122,9 @@ class Checkpoint:
         self.files: dict[str, dict[str, str]] = {}
 
     def _add(self, name: str, value: Any, bound: str, passed: bool) -> None:
-        value = value.item() if hasattr(value, "item") else value  # numpy and torch scalars
-        value = value if _finite(value) else str(value)  # JSON has no NaN
+        value = _plain(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            value = str(value)  # JSON has no such number, and the check is to be named all the same
         self.checks.append({"name": name, "value": value, "bound": bound, "passed": bool(passed)})
 
     def true(self, name: str, value: bool) -> None:
@@ -149,10 +154,17 @@ class Checkpoint:
 
         One that holds NaN or infinity becomes a failed check: no file can hold it, and where a run
         diverged the other numbers say so.
+
+        Raises:
+            ConfigError: It is no number, or a bound of its interval is none.
         """
         entry = value if isinstance(value, dict) else {"value": value, "n": n, "ci95": ci95}
-        if _finite(entry["value"], *(entry.get("ci95") or ())):
-            self.metrics[name] = {k: v for k, v in entry.items() if v is not None}
+        entry = {k: _plain(v) for k, v in entry.items() if v is not None}
+        numbers = [entry.get("value"), *entry.get("ci95", ())]
+        if not all(isinstance(x, int | float) for x in numbers):
+            raise ConfigError(f"metric {name!r} is {entry}: value and interval must be numbers")
+        if all(map(math.isfinite, numbers)):
+            self.metrics[name] = entry
         else:
             self.unwritable.add(name)
             self._add(f"metric {name}", str(entry["value"]), "a number with its interval", False)

@@ -504,3 +504,34 @@ def test_a_trainer_uses_one_gpu_of_many(monkeypatch, tmp_path):
     runtime.one_gpu_per_trainer()
     runtime.one_gpu_per_trainer()
     assert (arguments.n_gpu, arguments.train_batch_size) == (1, 4)
+
+
+def test_numbers_of_numpy_are_published_and_others_are_named(run):
+    """They could not be stored: an error behind all the work, and no result at all."""
+    import numpy as np
+
+    with checkpoint(run, headline="mine.share") as c:
+        c.metric("mine.share", np.float32(0.5), n=np.int64(4), ci95=np.array([0.25, 0.75]))
+        c.metric("mine.rows", {"value": np.int64(3), "n": 3})
+        c.equal("sizes", [np.int64(3)], [3])
+    result = artifacts.read_json(artifacts.result_path(run.notebook, "smoke"))
+    assert result["metrics"] == {
+        "mine.share": {"value": 0.5, "n": 4, "ci95": [0.25, 0.75]},
+        "mine.rows": {"value": 3, "n": 3},
+    }
+    for value in (np.array([0.1, 0.2]), None, "0.5"):
+        with pytest.raises(ConfigError, match=r"metric 'mine.x' is .* numbers"), checkpoint(run, headline="x") as c:
+            c.metric("mine.x", value)
+
+
+def test_a_check_of_nan_fails_by_its_name(run):
+    """JSON has no NaN: the result was not written, and the error named no check."""
+    with (
+        pytest.raises(CheckError, match="1 of 2 checks failed, first: loss: nan is not >= 0"),
+        checkpoint(run, headline="mine.x") as c,
+    ):
+        c.metric("mine.x", 0.5)
+        c.at_least("loss", float("nan"), 0)
+        c.at_least("steps", float("inf"), 0)
+    result = artifacts.read_json(artifacts.result_path(run.notebook, "smoke"))
+    assert [k["value"] for k in result["checks"]] == ["nan", "inf"]
