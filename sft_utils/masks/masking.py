@@ -119,11 +119,13 @@ def pack(rows: Sequence[Row]) -> dict[str, Any]:
     """Put several rows into one without letting one see another.
 
     Position ids restart at every row and there is no attention mask: transformers derives the
-    block-diagonal mask from the restarts. The first label of each row is ignored, since its
-    predecessor belongs to another document.
+    block-diagonal mask from the restarts, but only of a call without cache: pass `use_cache=False`
+    where no Trainer has switched it off, or rows see each other. The first label of each row is
+    ignored, since its predecessor belongs to another document.
 
     Returns:
         input_ids, position_ids, labels: int64 tensors of shape (1, sum of T).
+    Source: transformers 5.17.0, masking_utils.py (_preprocess_mask_arguments)
     """
     import torch
 

@@ -123,7 +123,8 @@ def report(found: Comparison) -> list[str]:
         lines += ["inputs that differ:", *(f"  {line}" for line in found.inputs)]
     if found.unknown:
         lines.append(
-            f"no reference yet, not compared: {', '.join(found.unknown)}. Record one: make publish"
+            f"no reference yet, not compared: {', '.join(found.unknown)}. "
+            "Record one: make publish, with the same PROFILE"
         )
     if found.skipped:
         lines.append(f"not compared (time, memory, throughput): {', '.join(found.skipped)}")
