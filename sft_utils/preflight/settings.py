@@ -140,26 +140,30 @@ def _trains_fully(model: Any) -> bool:
 
 
 def adapter_scale(record: RunRecord) -> Iterator[Finding]:
-    """O8: alpha / rank far from what recipes use."""
+    """O8: alpha / rank far from what recipes use, also of the layers that a pattern names."""
     adapter = adapter_of(record)
-    rank, alpha = value_of(adapter, "r"), value_of(adapter, "lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank <= 0:
-        return
+    ranks_of = value_of(adapter, "rank_pattern") or {}
+    alphas_of = value_of(adapter, "alpha_pattern") or {}
     stable = bool(value_of(adapter, "use_rslora"))
-    scale = alpha / (math.sqrt(rank) if stable else rank)
     low, high = SCALE[0], SCALE[1] * (2 if stable else 1)
-    if low <= scale <= high:
-        return
-    yield Finding(
-        id="O8",
-        severity="WARN",
-        what=f"the adapter is scaled by {scale:.3g} (alpha {alpha:g}, rank {rank}"
-        f"{', rank-stabilised' if stable else ''}); usual is {low:g} to {high:g}",
-        where="lora_alpha / r",
-        why="the scale multiplies every update like a learning rate: changing the rank alone "
-        "changes the size of the steps",
-        fix=f"lora_alpha={2 * rank} (twice the rank), or use_rslora=True with lora_alpha=16",
-    )
+    for name in ("", *dict.fromkeys((*ranks_of, *alphas_of))):
+        rank = ranks_of.get(name, value_of(adapter, "r"))
+        alpha = alphas_of.get(name, value_of(adapter, "lora_alpha"))
+        if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank <= 0:
+            continue
+        scale = alpha / (math.sqrt(rank) if stable else rank)
+        if low <= scale <= high:
+            continue
+        yield Finding(
+            id="O8",
+            severity="WARN",
+            what=f"the adapter is scaled by {scale:.3g} (alpha {alpha:g}, rank {rank}"
+            f"{', rank-stabilised' if stable else ''}); usual is {low:g} to {high:g}",
+            where=f"rank_pattern, alpha_pattern: {name!r}" if name else "lora_alpha / r",
+            why="the scale multiplies every update like a learning rate: changing the rank alone "
+            "changes the size of the steps",
+            fix=f"lora_alpha={2 * rank} (twice the rank), or use_rslora=True with lora_alpha=16",
+        )
 
 
 def untrained_tokens(record: RunRecord) -> Iterator[Finding]:

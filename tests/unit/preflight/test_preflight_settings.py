@@ -155,6 +155,18 @@ def test_scale(record, rank, alpha, stable, alarm):
     assert not alarm or f"alpha {alpha}, rank {rank}" in got[0].what
 
 
+@pytest.mark.parametrize(("patterns", "said"), [
+    ({"alpha_pattern": {"q_proj": 256}}, "alpha 256, rank 8"),
+    ({"rank_pattern": {"q_proj": 1}, "alpha_pattern": {"v_proj": 8}}, "alpha 16, rank 1"),
+    ({"rank_pattern": {"q_proj": 64}, "alpha_pattern": {"q_proj": 128}}, ""),
+])  # fmt: skip
+def test_scale_of_the_layers_that_a_pattern_names(record, patterns, said):
+    """A layer that was scaled by 32 went unseen, since only alpha / r of the config was read."""
+    config = LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", **patterns)
+    found = look(record.change(declared={"peft_config": config}), "O8")
+    assert [said in f.what and "q_proj" in f.where for f in found] == [True] * bool(said)
+
+
 def test_nothing_trainable(record, lora):
     lora.requires_grad_(False)
     (found,) = look(record.change(model=lora))
