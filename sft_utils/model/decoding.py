@@ -16,6 +16,13 @@ SUPPORTED = ("llama", "qwen2", "mistral")
 
 NAME = "sft_shared_prefix"
 
+GREEDY = {
+    "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
+    "min_new_tokens": 0, "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (),
+    "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": (),
+}  # fmt: skip
+"""Settings of a generation config, with the value at which the most likely token is taken."""
+
 
 class Guide(Protocol):
     """What may limit the tokens of an answer; `constrain.Guide` follows a JSON Schema."""

@@ -13,6 +13,7 @@ from sft_utils.errors import ConfigError
 from sft_utils.manifest import versions
 from sft_utils.model import decoding
 from sft_utils.model.constrain import Constraint, Guide
+from sft_utils.model.decoding import GREEDY
 from sft_utils.model.modeling import own_forward
 
 
@@ -24,14 +25,6 @@ class Answer:
     n_prompt: int  # prompt tokens
     n_new: int  # generated tokens, stop token included
     stopped: bool  # ended by a stop token, not by the length limit
-
-
-GREEDY = {
-    "num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_length": 0,
-    "min_new_tokens": 0, "bad_words_ids": (), "suppress_tokens": (), "begin_suppress_tokens": (),
-    "forced_bos_token_id": None, "forced_eos_token_id": None, "sequence_bias": (),
-}  # fmt: skip
-"""Settings of a generation config, with the value at which the most likely token is taken."""
 
 
 def check_decoding(model: Any) -> None:

@@ -11,6 +11,7 @@ from sft_utils.artifacts import display_path, sha256_file, sha256_json, write_js
 from sft_utils.basemodel import STAMP
 from sft_utils.config import Profile
 from sft_utils.errors import MaskError, ModelError
+from sft_utils.model.decoding import GREEDY
 from sft_utils.model.sources import model_source, named, shown
 from sft_utils.model.sums import adapters, dequantised, require_scaling, require_sum
 
@@ -79,9 +80,10 @@ def load_model(
             f"first is {missing[0]}; they would be random. Fetch it again, or repair config.json."
         )
     # Many instruct models ship sampling defaults; evaluation here is greedy and repeatable.
-    model.generation_config.update(
-        do_sample=False, temperature=None, top_p=None, top_k=None, repetition_penalty=1.0
-    )
+    off = {name for name in GREEDY if getattr(model.generation_config, name, None)}
+    off = {name: GREEDY[name] or None for name in off | {"repetition_penalty"}}
+    off |= dict.fromkeys(("temperature", "top_p", "top_k"))
+    model.generation_config.update(do_sample=False, **off)
     if quantization is not None:
         guard_nf4(model, biased=not guard)
     return model

@@ -18,7 +18,7 @@ from sft_utils.artifacts import sha256_json
 from sft_utils.config import get_profile
 from sft_utils.errors import ConfigError, MaskError, ModelError
 from sft_utils.masks import masking
-from sft_utils.model import modeling, sources
+from sft_utils.model import generation, modeling, sources
 from sft_utils.train import memory
 
 NF4 = BitsAndBytesConfig(
@@ -129,8 +129,10 @@ def test_what_cannot_be_loaded_is_one_error(local, monkeypatch):
 def test_sampling_defaults_of_a_model_are_switched_off(local, tmp_path):
     path = tmp_path / "model" / "generation_config.json"
     shipped = {**json.loads(path.read_text()), "do_sample": True, "temperature": 0.7, "top_k": 20}
-    path.write_text(json.dumps({**shipped, "repetition_penalty": 1.1}))
-    config = modeling.load_model(local).generation_config
+    path.write_text(json.dumps({**shipped, "repetition_penalty": 1.1, "no_repeat_ngram_size": 3}))
+    model = modeling.load_model(local)
+    config = model.generation_config
+    generation.check_decoding(model)
     assert (config.do_sample, config.temperature, config.top_k) == (False, None, None)
     assert config.repetition_penalty == 1.0
 
