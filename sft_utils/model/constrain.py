@@ -137,7 +137,12 @@ def _bounded(node: Any) -> Any:
         return [_bounded(part) for part in node]
     if not isinstance(node, dict):
         return node
-    new = {k: v if k in ("enum", "const") else _bounded(v) for k, v in node.items()}
+    new = {}
+    for key, value in node.items():
+        if key in _MANY and isinstance(value, dict):  # names of fields, which may be called "const"
+            new[key] = {name: _bounded(part) for name, part in value.items()}
+        else:
+            new[key] = value if key in ("enum", "const") else _bounded(value)
     kinds = node.get("type", ())
     kinds = {kinds} if isinstance(kinds, str) else set(kinds) if isinstance(kinds, list) else set()
     if kinds & {"number", "integer"} and "enum" not in node and "const" not in node:

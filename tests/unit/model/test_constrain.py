@@ -201,3 +201,11 @@ def test_a_decoder_of_another_family_is_noticed(tokenizer):
     assert broken.decode(broken.encode("a b")) == "a b", "the tokenizer itself does not notice"
     with pytest.raises(ConfigError, match="reads the tokens of"):
         constrain.constraint(broken, SCHEMAS[:1], stops=[2], n_vocab=len(tokenizer))
+
+
+@pytest.mark.parametrize("name", ["const", "enum", "type", "properties"])
+def test_a_field_may_be_called_as_a_keyword(name):
+    """A number called "const" had no bounds, and a model could write digits until the limit."""
+    fields = {name: {"type": "number"}}
+    bounded = constrain._bounded({"type": "object", "properties": fields})["properties"][name]
+    assert {"multipleOf", "minimum", "maximum"} <= bounded.keys()
