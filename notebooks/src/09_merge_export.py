@@ -413,7 +413,7 @@ verdicts = {}
 for fault, recipe in RECIPES.items():
     with torch.no_grad():
         wrong = merging.load_into(shipped, merging.made(model, recipe))
-        verdicts[fault] = mergecheck.explain(dict(wrong.named_parameters()), model, original)
+        verdicts[fault] = mergecheck.explain(wrong.state_dict(), model, original)
     form = naive if fault == "into 4-bit weights" else wrong
     kl = nats(compare.answer_logits(wrong, rows_of_probe))
     faults.append(judged(fault, ask(wrong, few_prompts), findings_of(served_model=form),

@@ -82,8 +82,7 @@ def load_model(
     # Many instruct models ship sampling defaults; evaluation here is greedy and repeatable.
     off = {name for name in GREEDY if getattr(model.generation_config, name, None)}
     off = {name: GREEDY[name] or None for name in off | {"repetition_penalty"}}
-    off |= dict.fromkeys(("temperature", "top_p", "top_k"))
-    model.generation_config.update(do_sample=False, **off)
+    model.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None, **off)
     if quantization is not None:
         guard_nf4(model, biased=not guard)
     return model

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file
+from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file, sha256_json
 from sft_utils.basemodel import BUNDLED, LICENCE
 from sft_utils.config import get_profile
 from sft_utils.errors import HandoffError
@@ -198,6 +198,11 @@ def tracking_runs(profile: str, results: Mapping[str, dict[str, Any]]) -> list[d
 def manifests(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Run ids and hashes of every result, versions, and what the tracks do not share."""
     runs, values = [], {key: {} for key in SHARED}
+    facts_of = [result["manifest"] for result in results.values()]
+    # A lock counts by what it pins: a comment in the file makes another hash, and no difference.
+    pins = {
+        f["lock"]: sha256_json(f["packages"]) for f in facts_of if {"lock", "packages"} <= f.keys()
+    }
     versions: dict[str, dict[str, list[str]]] = {}
     for name, result in results.items():
         facts = result["manifest"]
@@ -214,7 +219,8 @@ def manifests(results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         )
         for key in SHARED:
             if facts.get(key):
-                values[key].setdefault(facts[key], []).append(name[:2])
+                value = pins.get(facts[key], facts[key])
+                values[key].setdefault(value, []).append(name[:2])
         for package, version in facts.get("versions", {}).items():
             versions.setdefault(package, {}).setdefault(version, []).append(name[:2])
     return {

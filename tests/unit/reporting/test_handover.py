@@ -736,6 +736,20 @@ def test_costs_say_what_was_not_recorded(runs):
     assert "<td></td>" not in text
 
 
+def test_a_comment_in_the_lock_is_no_other_pipeline():
+    """Who uses a package stands behind its pin: naming one more made two pipelines of one."""
+    old, new = {"lock": "a", "packages": {"torch": "1"}}, {"lock": "b", "packages": {"torch": "1"}}
+    early = {"lock": "a"}  # of a run from before packages were recorded
+
+    def differs(*facts):
+        return handfiles.manifests({f"{k:02}_x": {"run_id": "r", "manifest": f} for k, f in enumerate(facts)})["differs"]
+
+    assert differs(old, early, new) == {}
+    other = new | {"packages": {"torch": "2"}}
+    assert list(differs(old, early, other)["lock"].values()) == [["00", "01"], ["02"]]
+    assert list(differs(early, {"lock": "b"})["lock"]) == ["a", "b"], "nothing says that they are the same"
+
+
 def test_limits_are_text_without_marks():
     assert not [v for v in handover.limits().values() if "*" in v or "`" in v]
 
