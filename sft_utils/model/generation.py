@@ -92,14 +92,15 @@ def generate(
         key: Identity of the model; a cache written under another key, prompts, limits, code of
             decoding, package versions, precision or number of threads is ignored.
         progress: File for the runner: what, done, total, eta_s.
-        constraint: One grammar per prompt that its answer must follow (`constrain`).
+        constraint: One grammar per prompt that its answer must follow (`constrain`), or what else
+            has its `digest` and `guide`, as the sampling of 11.
     Returns:
         One answer per prompt, in the order given.
     Raises:
         ConfigError: The model would not decode greedily, or there is not one grammar per prompt.
     """
     check_decoding(model)
-    if constraint and len(constraint.grammars) != len(prompts):
+    if isinstance(constraint, Constraint) and len(constraint.grammars) != len(prompts):
         n = len(constraint.grammars)
         raise ConfigError(f"{len(prompts)} prompts and {n} grammars: give one schema per prompt")
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

@@ -180,6 +180,28 @@ def test_a_tokenizer_without_a_pad_token_answers_alike(tiny, tokenizer, prompts,
     assert generation.generate(tiny, bare, prompts, **OPTIONS) == expected
 
 
+class Forced:
+    """What stands where a grammar would, as the sampling of 11: no grammars, one token only."""
+
+    digest = "forced"
+
+    def guide(self, rows):
+        return self
+
+    def restrict(self, logits, rows):
+        only = torch.full_like(logits, float("-inf"))
+        only[:, 7] = 0.0
+        return only
+
+    def advance(self, rows, tokens):
+        """Nothing to remember."""
+
+
+def test_what_is_no_grammar_may_change_the_logits(tiny, tokenizer, prompts):
+    found = generation.generate(tiny, tokenizer, prompts, constraint=Forced(), **OPTIONS)
+    assert {a.text for a in found} == {tokenizer.decode([7] * OPTIONS["max_new_tokens"])}
+
+
 def test_each_prompt_needs_a_grammar(tiny, tokenizer, prompts):
     """One too many was an answer under the schema of another prompt."""
     schemas = [{"type": "boolean"}] * (len(prompts) + 1)
