@@ -1,11 +1,10 @@
 """Is a trained weight its base plus a product? Only then can it be written down as their sum."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import display_path
+from sft_utils.artifacts import display_path, read_json
 from sft_utils.errors import ModelError
 
 PEFT_CAN = "peft's merge_and_unload can"
@@ -30,7 +29,7 @@ def require_scaling(model: Any, folder: Path) -> None:
         ModelError: Its config and that of the model's adapter "default" differ; names the setting.
     """
     path = Path(folder) / "adapter_config.json"
-    saved = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    saved = read_json(path) if path.is_file() else {}
     config = model.peft_config["default"]
     for name in SCALING:
         own = getattr(config, name, None)
