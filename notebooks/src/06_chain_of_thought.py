@@ -435,7 +435,8 @@ with figure(
     left = np.zeros(len(ARMS))
     for k, cause in enumerate(CAUSES):
         widths = np.array([causes[arm][cause] for arm in ARMS])
-        ax.barh(ARMS, widths, left=left, label=cause, color="#2a7f3f" if not k else shades[k - 1])
+        ax.barh(ARMS, widths, left=left, label=cause, color="#2a7f3f" if not k else shades[k - 1],
+                hatch=("", "//", "..", "xx", "\\\\", "--", "oo")[k], edgecolor="white")  # fmt: skip
         left += widths
     ax.invert_yaxis()
     ax.set(xlabel="completions")
@@ -633,7 +634,8 @@ def fine_sum(a: int, b: int) -> list[str]:
 
 
 def check(number: int, yours: object, solved: bool) -> None:
-    print(f"({number})", "solved" if solved else "not solved yet", "· yours", yours)
+    wanted = {1: "0.5", 2: "['48 + 30 = 78', '78 + 7 = 85'], and likewise for other sums"}[number]
+    print(f"({number})", "solved" if solved else "not solved yet", "· yours", yours, "· expected", wanted)
 
 
 share = share_of_carries([(48, 37), (40, 30), (15, 5), (21, 34)])

@@ -390,6 +390,10 @@ if ready:
     mails = (left or pool)[:: max(1, len(left or pool) // SIZE.asked)][: SIZE.asked]
     replies = ask(mails, P.max_new_tokens)
     right = exact(mails, [a.text for a in replies])
+    if all(right):
+        ready, why_not = False, f"all {len(mails)} training mails asked were answered right: nothing to prefer"
+        takeaway(f"DPO is skipped: {why_not}.")
+if ready:
     golds = [r["messages"][1]["content"] for r in mails]
     rows, counts = preferences.pairs([tickets.prompt(r) for r in mails], golds, replies, right)
     table([counts], "training mails, answered by the tuned model, " + (

@@ -118,7 +118,7 @@ SIZES = {
         methods=(("rslora", 0), ("dora", 0), ("qlora", 0)), n_seeds=3,
     ),
 }  # fmt: skip
-"""At cpu a trial takes about twenty seconds on two cores, and the notebook has twelve minutes."""
+"""At cpu a trial takes about twenty seconds on two cores; README has the time of the notebook."""
 
 
 def sizes(profile: Profile) -> Sizes:

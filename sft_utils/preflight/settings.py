@@ -177,16 +177,33 @@ def untrained_tokens(record: RunRecord) -> Iterator[Finding]:
         return
     ids = sorted(fresh)
     tokens = record.tokenizer.convert_ids_to_tokens(ids)
+    tied = ")"
+    if getattr(getattr(record.model, "config", None), "tie_word_embeddings", False):
+        # peft then wraps the head too, and TRL's default loss reads `lm_head.bias` of the wrapper
+        tied = ', ensure_weight_tying=True) with SFTConfig(loss_type="nll")'
     yield Finding(
         id="O11",
         severity="FAIL",
         what=f"{len(ids)} new tokens occur in the data but are not trained: {tokens[:4]}",
         where="embedding rows " + ", ".join(map(str, ids[:4])),
         why="their embeddings keep their initial values, so the model reads and writes noise there",
-        fix=f"LoraConfig(..., trainable_token_indices={ids[:8]}), or "
+        fix=f"LoraConfig(..., trainable_token_indices={_as_code(ids)}{tied}; or "
         'modules_to_save=["embed_tokens", "lm_head"]',
         count=len(ids),
     )
+
+
+def _as_code(ids: list[int]) -> str:
+    """Ids as they can be pasted: all of them, many as ranges."""
+    if len(ids) <= 8:
+        return str(ids)
+    runs: list[list[int]] = []
+    for i in ids:
+        if runs and i == runs[-1][-1] + 1:
+            runs[-1][1:] = [i]
+        else:
+            runs.append([i])
+    return "[" + ", ".join(f"*range({r[0]}, {r[-1] + 1})" for r in runs) + "]"
 
 
 def _used_ids(record: RunRecord) -> set[int]:

@@ -210,6 +210,15 @@ def test_new_tokens(longer):
     assert (found.id, found.severity) == ("O11", "FAIL")
     assert "<note>" in found.what
     assert str(number) in found.fix
+    assert 'loss_type="nll"' in found.fix, "tied: TRL's chunked loss ends on the wrapped head"
+    model.config.tie_word_embeddings = False
+    (found,) = look(changed.change(model=model))
+    assert "ensure_weight_tying" not in found.fix
+
+
+def test_many_new_tokens_are_all_in_the_advice():
+    for ids in ([3], list(range(8)), [5, *range(100, 140), 200, 202]):
+        assert eval(settings._as_code(ids)) == ids, "the advice is pasted"
 
 
 @pytest.mark.parametrize("how", ["indices", "saved", "all"])
