@@ -238,9 +238,11 @@ table([
      "gold allowed": f"{e['gold_allowed']}/{e['gold']}",
      "faults blocked": f"{e['faults_blocked']}/{e['faults']}",
      "compile s": e["compile_s_median"], "mask µs": round(e["mask_us_median"]),
+     "batch in one call": f"{e['batch']['one_call_us_median']:.0f} µs" if e["batch"]["one_call"] else "no",
+     "one by one": f"{e['batch']['one_by_one_us_median']:.0f} µs",
      "MiB with what it requires": round(e["install_mib"])}
     for name, e in engines.items()
-], "medians; one machine, one run")  # fmt: skip
+], f"medians; one machine; a batch are {engines['llguidance']['batch']['answers']} answers")  # fmt: skip
 
 # %% [markdown]
 # ## How good is the base model?

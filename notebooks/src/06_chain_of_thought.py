@@ -405,13 +405,25 @@ with figure(
 
 # %%
 levels = sorted({i.difficulty for i in items.groups[MAIN]})
-table([{"steps": level, **{arm: scoring.rate([ok for ok, i in zip(right(arm, MAIN), items.groups[MAIN],
-                                                                  strict=True)
-                                              if i.difficulty == level]) for arm in ARMS}}
+
+
+def by_steps(arm, level):
+    """One truth value per item of the main group that takes so many steps."""
+    pairs = zip(right(arm, MAIN), items.groups[MAIN], strict=True)
+    return [ok for ok, i in pairs if i.difficulty == level]
+
+
+table([{"steps": level, **{arm: scoring.rate(by_steps(arm, level)) for arm in ARMS}}
        for level in levels], f"accuracy on {MAIN} by number of steps")  # fmt: skip
 others = [g for g in items.groups if g not in HERE]
 table([{"group": g, **{arm: accuracy[arm, g] for arm in ("few_shot", "answer_only", "cot")}}
        for g in others], "the other domains")  # fmt: skip
+for k in levels:
+    gain = scoring.rate_difference(by_steps("cot", k), by_steps("answer_only", k))
+    takeaway(f"{MAIN}, {k} steps: cot against answer_only: {scoring.verdict(gain)}")
+for g in others:
+    gains["cot", "answer_only", g] = scoring.rate_difference(right("cot", g), right("answer_only", g))
+    takeaway(f"{g}: cot against answer_only: {scoring.verdict(gains['cot', 'answer_only', g])}")
 
 # %% [markdown]
 # ## What goes wrong?
@@ -435,8 +447,10 @@ with figure(
     left = np.zeros(len(ARMS))
     for k, cause in enumerate(CAUSES):
         widths = np.array([causes[arm][cause] for arm in ARMS])
-        ax.barh(ARMS, widths, left=left, label=cause, color="#2a7f3f" if not k else shades[k - 1],
-                hatch=("", "//", "..", "xx", "\\\\", "--", "oo")[k], edgecolor="white")  # fmt: skip
+        colour = "#2a7f3f" if not k else shades[k - 1]
+        ax.barh(ARMS, widths, left=left, label=f"{k + 1} {cause}", color=colour)
+        for y in np.flatnonzero(widths >= 0.03 * len(items.groups[MAIN])):  # read without colours too
+            ax.text(left[y] + widths[y] / 2, y, k + 1, ha="center", va="center", fontsize=8)
         left += widths
     ax.invert_yaxis()
     ax.set(xlabel="completions")

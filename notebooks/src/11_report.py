@@ -145,7 +145,7 @@ if shown:
         ax.set_yticks(range(len(shown)), [f"{c['track']} {c['name']}" for c in shown], fontsize=6)
         ax.set_xscale("symlog", linthresh=1, linscale=3)  # perplexity moves by more than shares can
         ax.set_xticks(ticks := [-1, -0.5, 0, 0.5, 1, 10], [f"{t:g}" for t in ticks])
-        ax.set(xlabel="after minus before (logarithmic beyond 1)\nof nll and perplexity less is better")
+        ax.set(xlabel="after minus before (logarithmic beyond 1)\nof nll, perplexity, bleed less is better")
         ax.invert_yaxis()
 
 # %% [markdown]
