@@ -1,22 +1,29 @@
-"""Which grammar engine constrains decoding? Coverage, mask time and install size, in one run.
+"""Which grammar engine constrains decoding? Coverage, mask time, batches and install size, in one run.
 
     python -m tests.bench.constrained_libraries outputs/reference/constrained.json
+    python -m tests.bench.constrained_libraries outputs/reference/constrained.json batch
 
 The candidates that are not pinned (xgrammar 0.2.8 with apache-tvm-ffi, outlines_core 0.2.14) must
 be importable, for example installed beside the environment with `pip install --no-deps --target`.
 Every engine gets the same schemas and walks the same tokens: the gold answers of data/structured
 (it must allow each of them, and then the stop token) and broken copies of them (it must not).
+A batch is one answer of each schema, all at another place: masks by the engine's own call for several
+answers, if it has one, against one call per answer. The second form measures that part again alone and
+keeps the other figures.
 """
 
 import copy
 import importlib.metadata
 import json
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
-from sft_utils.artifacts import ROOT, write_json
+import numpy as np
+
+from sft_utils.artifacts import ROOT, read_json, write_json
 from sft_utils.config import get_profile
 from sft_utils.data.rows import rows_of
 from sft_utils.model import modeling
@@ -35,6 +42,7 @@ class LLGuidance:
 
         self.stop = tokenizer.eos_token_id
         self.vocabulary = llguidance.hf.from_tokenizer(tokenizer, n_vocab=N_VOCAB)
+        self.workers = llguidance.LLExecutor()
 
     def compile(self, schema):
         from llguidance import LLMatcher
@@ -47,6 +55,13 @@ class LLGuidance:
 
     def mask(self, state):
         return state.compute_bitmask()
+
+    def batch(self, states):
+        from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask_par
+
+        bits = allocate_token_bitmask(len(states), N_VOCAB)
+        places = [(state, k) for k, state in enumerate(states)]
+        return lambda: fill_next_token_bitmask_par(self.workers, places, bits), bits
 
     def take(self, state, mask, token):
         allowed = mask[token // 8] >> (token % 8) & 1
@@ -73,6 +88,11 @@ class XGrammar:
         state.fill_next_token_bitmask(self.bits)
         return self.bits
 
+    def batch(self, states):
+        bits = self.xgr.allocate_token_bitmask(len(states), N_VOCAB)
+        together = self.xgr.BatchGrammarMatcher()
+        return lambda: together.batch_fill_next_token_bitmask(states, bits), bits.numpy()
+
     def take(self, state, mask, token):
         allowed = int(mask[0, token // 32]) >> (token % 32) & 1
         return bool(allowed) and state.accept_token(token)
@@ -92,6 +112,7 @@ class OutlinesCore:
                 table.setdefault(tokenizer.decode([token]), []).append(token)
         table = {k: v for k, v in table.items() if "\ufffd" not in k and k}
         self.vocabulary = Vocabulary(self.stop, table)
+        self.bits = np.zeros(N_VOCAB // 32, dtype=np.int32)
 
     def compile(self, schema):
         from outlines_core import Guide, Index, json_schema
@@ -102,6 +123,12 @@ class OutlinesCore:
 
     def mask(self, state):
         return set(state.get_tokens())
+
+    def batch(self, states):
+        return None  # a Guide is of one answer
+
+    def alone(self, state):
+        state.write_mask_into(self.bits.ctypes.data, self.bits.size, 4)  # `mask` builds a set
 
     def take(self, state, mask, token):
         if token not in mask:
@@ -189,6 +216,38 @@ def measure(engine, schemas, rows, tokenizer):
     }
 
 
+def measure_batch(engine, schemas, rows, tokenizer, rounds=40):
+    """Mask times of a batch of answers under different schemas, in one call and one by one."""
+    engine, states = engine(tokenizer), []
+    for k, (name, schema) in enumerate(schemas.items()):
+        state = engine.compile(schema)()
+        ids = tokenizer.encode(json.dumps(rows[name][0]["answer"], ensure_ascii=False))
+        for token in ids[: len(ids) * (k + 1) // (len(schemas) + 1)]:
+            assert engine.take(state, engine.mask(state), token), (name, token)
+        states.append(state)
+    together = engine.batch(states)
+    entry = {"answers": len(states), "one_call": together is not None, "threads": os.cpu_count()}
+    if together:
+        fill, bits = together
+        fill()
+        for row, state in zip(bits, states, strict=True):  # the same masks, or the time says nothing
+            single = np.frombuffer(np.ascontiguousarray(engine.mask(state)), dtype=np.int32)
+            assert (row == single[: len(row)]).all()
+        entry["one_call_us_median"] = median_us(fill, rounds)
+    alone = getattr(engine, "alone", engine.mask)
+    entry["one_by_one_us_median"] = median_us(lambda: [alone(s) for s in states], rounds)
+    return entry
+
+
+def median_us(call, rounds):
+    times = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - started) * 1e6)
+    return statistics.median(times)
+
+
 def walk_tokens(engine, state, value, tokenizer, times):
     """Whether the engine allows every token of an answer, and the stop token behind it."""
     ids = [*tokenizer.encode(json.dumps(value, ensure_ascii=False)), engine.stop]
@@ -211,7 +270,7 @@ def installed_mib(names):
     return total / 2**20
 
 
-def main(target):
+def main(target, part=""):
     tokenizer = modeling.load_tokenizer(get_profile("cpu"))
     folder = ROOT / "data" / "structured"
     schemas = {p.stem: json.loads(p.read_text()) for p in sorted((folder / "schemas").glob("*.json"))}
@@ -219,9 +278,20 @@ def main(target):
     for row in rows_of(folder / "test.jsonl"):
         if row["kind"] == "json" and len(rows[row["schema"]]) < 12:
             rows[row["schema"]].append(row)
+    engines = (LLGuidance, XGrammar, OutlinesCore)
+    if part == "batch":
+        result = read_json(Path(target))
+        assert result["hardware"] == hardware(get_profile("cpu")), "figures of two machines in one file"
+        for engine in engines:
+            batch = measure_batch(engine, schemas, rows, tokenizer)
+            result["engines"][engine.name]["batch"] = batch
+            print(engine.name, json.dumps(batch, indent=1))
+        write_json(Path(target), result)
+        return
     result = {"hardware": hardware(get_profile("cpu")), "n_schemas": len(schemas), "engines": {}}
-    for engine in (LLGuidance, XGrammar, OutlinesCore):
+    for engine in engines:
         entry = measure(engine, schemas, rows, tokenizer)
+        entry["batch"] = measure_batch(engine, schemas, rows, tokenizer)
         entry["version"] = importlib.metadata.version(engine.packages[0])
         entry["install_mib"] = installed_mib(engine.packages) + sum(mib for _, mib in engine.extra)
         entry["requires_also"] = dict(engine.extra)
