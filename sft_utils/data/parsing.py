@@ -37,6 +37,7 @@ class Item(NamedTuple):
 
 
 REST_UNREAD = "nothing can be read from here on"
+INNER_MARK = "byte order mark inside the file"
 
 
 def listed(names: Sequence[str]) -> str:
@@ -167,7 +168,9 @@ def jsonl(source: Source, limit: int) -> Iterator[Item]:
             continue
         yield from (Item(n, None, "blank line between rows") for n in blank)
         blank.clear()
-        row = None
+        row, joint = None, number > 1 and raw.startswith(codecs.BOM_UTF8)
+        if joint:  # files that were written one behind the other each bring their mark
+            raw = raw.removeprefix(codecs.BOM_UTF8)
         if not reason:
             row, reason, detail = data.decode_line(raw)
         elif raw and data.decode_line(raw)[0]:  # only its line end is lost
@@ -175,7 +178,7 @@ def jsonl(source: Source, limit: int) -> Iterator[Item]:
             number += 1
         if reason == data.NOT_JSON and not _END.search(raw[-1:]):
             reason = "not JSON, the last line may be cut"
-        yield Item(number, row, reason, detail)
+        yield Item(number, row, reason or INNER_MARK * (joint and row is not None), detail)
 
 
 def unreadable(raw: bytes) -> tuple[str, str]:

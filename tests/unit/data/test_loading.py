@@ -511,6 +511,17 @@ def test_rows_after_an_unclosed_quote_are_read(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_files_written_one_behind_the_other_lose_no_row_to_their_marks(tmp_path, encoding):
+    one, two = (f"{part.decode()}\n".encode(encoding) for part in (A, B))
+    loaded = load(put(tmp_path, "x.jsonl", one + two))
+    assert [r.row for r in loaded.rows] == [ONE, TWO]
+    assert loaded.warnings == {parsing.INNER_MARK: [2]}
+    assert not loaded.excluded
+    broken = load(put(tmp_path, "y.jsonl", one + "oops\n".encode(encoding) + two))
+    assert [(e.number, e.reason) for e in broken.excluded] == [(2, "not JSON")]
+
+
 def test_suspicious_texts_are_kept_with_a_warning(tmp_path):
     rows = [
         {"q": "fine é “x”"},
