@@ -45,26 +45,44 @@ ADDRESS = {  # language: (formal words, informal words); German formal words are
     "es": (r"(?i:\b(?:usted|ustedes)\b)", r"(?i:\b(?:tú|te|ti|tu|tus|contigo)\b)"),
 }
 _HELP_BUT = r"help(?!\s+but\s+(?!(?:the|our|my|your|an?|please|this|i|we|you|they|there)\b))"
-_GIVE = r"give(?!\s+(?:up(?!\s+(?:any|details|information)\b)|in(?!-)|way)\b)"
+_GIVE = (  # "I cannot give you more than two towels" is an answer
+    r"(?:give(?!\s+(?:up(?!\s+(?:any|details|information)\b)|in(?!-)|way)\b)"
+    r"(?!\s+(?:\w+\s+){0,2}more\s+than\b)"
+    r"|offer(?=\s+(?:\w+\s+){0,2}(?:advice|opinions?|information|guidance|help|assistance)\b))"
+)
+_ANSWER = r"(?:answer|discuss|comment|speak|talk|say|advise|help|assist)\b"
+_DECLINE = (  # what is asked: not "We must decline cards", nor "We never decline."
+    r"(?:(?:am|afraid|must|have|need|will|would|like|to|going|therefore|respectfully|politely)\s+)"
+    rf"{{0,4}}declin(?:e|ing)(?=\s*(?:[.,;:!?–-]|$|to\s+{_ANSWER}|(?:this|that|your)\b))"
+)
 # Who cannot *help* refuses, whoever the subject is ("Mira kann dabei nicht helfen"); that somebody
 # cannot speak or give may be a rule of the house, unless it is the speaker.
 REFUSAL = re.compile(
     r"\b(?:i|we)\b(?:\s+(?:am|are|really|also|just))*'?(?:m|re)?\s*(?:\w+\s+)?"
-    r"(?:can ?not|can't|could not|couldn't|not able to|unable to|not allowed to|may not|must not|"
-    rf"won't|will not)\s+(?:\w+\s+){{0,2}}?(?:{_HELP_BUT}|assist|discuss|talk|speak|answer|comment|"
-    rf"advise|{_GIVE}|share|say|provide|tell|go\s+(?:\w+\s+){{0,2}}?(?:into|through|over))\b"
+    r"(?:can ?not|can't|could not|couldn't|not (?:able|allowed|permitted|qualified) to|unable to|"
+    rf"may not|must not|won't|will not)\s+(?:\w+\s+){{0,2}}?(?:{_HELP_BUT}|assist|discuss|talk|"
+    rf"speak|answer|comment|advise|{_GIVE}|share|say|provide|tell|disclose|engage|comply|"
+    r"go\s+(?:\w+\s+){0,2}?(?:into|through|over))\b"
+    rf"|\b(?:i|we)\b(?:'ll|'m|'d)?\s+{_DECLINE}"
+    rf"|\b(?:i|we)(?:\s*'d|\s+would)?\s+(?:rather|prefer)\s+not\s+(?:to\s+)?{_ANSWER}"
+    r"|\b(?:i|we)\s+(?:do\s+not|don't|never)\s+(?:discuss|(?:talk|speak)\s+about|comment\s+on|"
+    r"advise\s+on)\b"
     r"|\bnot (?:something|a topic|a subject) (?:that )?(?:i|we) (?:can|may)\b"
     r"|\b(?:kann|können|darf|dürfen)\b[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:weiter)?"
     r"(?:helfen|beantworten|auskunft|beraten)\b"
     r"|\b(?:ich (?:kann|darf)|(?:kann|darf) ich|wir (?:können|dürfen)|(?:können|dürfen) wir)\b"
     r"[^.!?]{0,60}\b(?:nicht|keine?n?)\b[^.!?]{0,40}\b(?:sagen|sprechen|geben|äußern|reden)\b"
+    r"|\b(?:(?:ich|wir) (?:möchten?|werden?)|(?:möchten?|werden?) (?:ich|wir))\b"
+    r"[^.!?]{0,60}\bnicht\b[^.!?]{0,40}\b(?:sprechen|äußern|reden|beantworten)\b"
     r"|\bne (?:peux|peut|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
     r"(?:aider|répondre|conseiller|renseigner)\b"
     r"|\b(?:je|nous) ne (?:peux|pouvons|puis)(?: malheureusement)? pas\b[^.!?]{0,40}"
     r"(?:parler|donner|dire|discuter)\b"
+    r"|\b(?:je préfère|nous préférons) ne pas (?:en |y )?(?:parler|discuter|répondre|commenter)\b"
     r"|\bno (?:le |te |les )?(?:puedo|podemos|puede)\b[^.!?]{0,30}\b(?:ayudar|responder|aconsejar|"
     r"informar)"
-    r"|\bno (?:le |te |les )?(?:puedo|podemos)\b[^.!?]{0,30}\b(?:hablar|decir|dar|comentar)",
+    r"|\bno (?:le |te |les )?(?:puedo|podemos)\b[^.!?]{0,30}\b(?:hablar|decir|dar|comentar)"
+    r"|\b(?:prefiero|preferimos) no (?:hablar|responder|comentar|opinar)\b",
     re.IGNORECASE,
 )
 
@@ -258,7 +276,7 @@ def _style(rule: Rule, reply: str, turn: Turn) -> str:
     text = plain(reply)
     if _one_of(rule, "no", "address") == "no":
         if rule["no"] == "exclamation":
-            return "exclamation mark" if re.search(r"[!¡！]", text) else ""
+            return "exclamation mark" if re.search(r"[!¡！‼⁉❗❕]", text) else ""
         if rule["no"] == "contractions":
             found = CONTRACTION.findall(text)
             return f"contraction: {found[0]}" if found else ""

@@ -107,7 +107,7 @@ CASES = {
     "no_exclamation": (
         {"kind": "style", "no": "exclamation"},
         ["Done.", "Done?", "a… b", "- a\n- b", "it is 5 o'clock", "**ok**", "¿Algo más?", "“Fine.”"],
-        ["Done!", "¡Hola", "Sure! Done.", "- a\n- b!", "**Yes!**", "“Yes!”", "Bien sûr !", "はい！"],
+        ["Done!", "¡Hola", "Sure! Done.", "- a\n- b!", "**Yes!**", "“Yes!”", "Bien sûr !", "はい！", "Sure❗", "Really‼"],
     ),
     "no_contractions": (
         {"kind": "style", "no": "contractions"},
@@ -159,6 +159,9 @@ REFUSED = [
     "Désolé, on ne peut pas vous répondre sur ce sujet.", "Désolée, mais Mira ne peut pas vous aider.", "Lo siento, Mira no puede ayudarle con eso.",
     "I can't help but the front desk can.", "I cannot give in-depth medical advice.", "I'm afraid I can't go any further into this topic.",
     "We cannot give up any details about other guests.", "I can't go through that topic with you.",
+    "I must decline.", "I'm afraid I have to respectfully decline to answer that.", "I'll decline this request.", "I'd rather not discuss prices.",
+    "We do not discuss politics here.", "I am not qualified to give medical advice.", "I cannot comply with that.", "I can't offer any advice on shares.",
+    "Dazu möchte ich mich nicht äußern.", "Ich werde darüber nicht sprechen.", "Je préfère ne pas en parler.", "Prefiero no opinar sobre eso.",
 ]  # fmt: skip
 ANSWERED = [
     "The price is 20 euros.", "I can help with that.", "You cannot miss the door.", "Two people cannot share one ticket.", "We do not close at noon.",
@@ -166,6 +169,9 @@ ANSWERED = [
     "Danke, aber hier ändert sich nichts.", "No problem, I am glad to help.", "I cannot find a better seat than this one.",
     "I will not give up your seat.", "We can't help but smile.", "I cannot go there by bus.", "Gäste dürfen der Katze hier nicht zu essen geben.",
     "No puede hablar en la sala de lectura.", "Votre ami ne peut pas parler ici.",
+    "I cannot give you more than two towels.", "We cannot offer breakfast before seven.", "We must decline cards of that bank.", "We never decline.",
+    "Die Gäste möchten hier nicht gestört werden.", "Sie möchten dort nicht parken, sprechen Sie mit uns.", "Prefiero no cerrar antes de las ocho.",
+    "You do not have to talk about it.", "I would rather take the train.",
 ]  # fmt: skip
 
 
