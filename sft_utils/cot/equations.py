@@ -29,6 +29,16 @@ _CUT = re.compile(  # before an equation: what makes it the end of a longer calc
     r"|(?:[\d%)\]}!²³]|\b[a-z]|\d[^=\n.:;]*\w)[^\S\n]*-[\s($€£]*"
     r"|\d[^=\n.:;]*\b(?:times|plus|minus|(?:divided|multiplied) by|[xX])[^\S\n]+)$"
 )
+_WORD_OP = r"(?:times|plus|minus|(?:divided|multiplied)\sby)\b"
+_APART = rf"(?:{_S}[+*]|[^\S\n]+[-/](?=\s)|[^\S\n]+{_WORD_OP})\s*"
+_TOLD = re.compile(  # a result behind another word or sign than "="; not "1/2 is 6" or "3-5 are"
+    rf"(?<![\w.,]){N}{_UNIT}(?:"
+    rf"(?:{OP}{N}{_UNIT}){{1,9}}{_S}(?:[≈≃≅≠→⇒<>≤≥]|[-=]>)"
+    rf"|(?:{_APART}{N}{_UNIT}){{1,9}}(?:{_S}:|,?[^\S\n]+(?:(?:which|that|it|this)[^\S\n]+)?"
+    rf"(?:is|are|was|makes?|gives?|equals?|yields?|leaves?|becomes?|comes\sto|results\sin)\b))"
+    rf"{_S}(?:(?:about|only|exactly|just|equal\sto|nearly)[^\S\n]+)?\**-?{N}(?![\d.,]*\d)"
+    rf"(?!{_UNIT}{_S}[-+*/]{_S}\d)",
+)
 SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 
 
@@ -106,7 +116,9 @@ def unread(text: str, found: Sequence[Equation]) -> str:
 
     Brackets, powers, roots, "= 8 = 9", "= 48 - 3", longer units and "= about 48" are calculations,
     but not of the form that is recomputed: a trace with one is not known to be right. The same
-    holds for an equation that is only the end of a longer one, as "4 + 12 = 16" of "√4 + 12 = 16".
+    holds for an equation that is only the end of a longer one, as "4 + 12 = 16" of "√4 + 12 = 16",
+    and for a result without "=", as in "4 * 12 is 50", "4 * 12: 50" and "4 * 12 → 50". What is told
+    in words alone ("half of 12 is 7") is not found.
 
     Example:
         >>> [unread(t, equations(t)) for t in ("(5 + 3) * 8 = 90.", "4 * 12 = 48, x = 2.")]
@@ -140,7 +152,8 @@ def unread(text: str, found: Sequence[Equation]) -> str:
             return f"{before[-20:]}{e.text}".strip()
         if e.stated_at[0] not in starts and _ON.match(text, e.stated_at[1]):
             return text[e.start : e.stated_at[1] + 10].strip()
-    return ""
+    told = next((m for m in _TOLD.finditer(text) if m.start() not in ends), None)
+    return told[0] if told else ""
 
 
 def _calculates(text: str) -> bool:
