@@ -207,7 +207,7 @@ def test_a_broken_schema_is_an_error_of_the_user():
         ('"\\ud800"', "surrogate pair.*D800"), ('{"\udfff": 1}', "surrogate pair.*DFFF.*key"),
         ("{} {}", "Extra data"), ("[1,]", "line 1"), ("01", "Extra data"), ("+1", "Expecting"), ("1.", "Extra"),
         ("'a'", "Expecting"), ("{a: 1}", "double quotes"), ("// c\n1", "Expecting"), ('"\\x"', "escape"),
-        ("[" * 65 + "]" * 65, "nested deeper than 64"), ("[" * 100_000, "nested deeper"), ("9" * 5000, "4300"),
+        ("[" * 65 + "]" * 65, "nested deeper than 64"), ("[" * 100_000, "nested deeper"), ("9" * 5000, r"^an integer has more than 4300 digits"), ("-" + "9" * 5000, "^an integer"),
         ("٣", "Expecting"), ("", "Expecting"), ("True", "Expecting"),
     ],
 )  # fmt: skip
