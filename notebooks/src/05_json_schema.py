@@ -229,7 +229,9 @@ takeaway(f"Schemas under which an answer could go on for ever: {endless or 'none
 
 # %% [markdown]
 # Which engine? Three libraries were given the same schemas, gold answers (each must be allowed) and
-# broken copies (each must be blocked). `tests/bench/constrained_libraries.py` repeats it.
+# broken copies (each must be blocked). Batches were timed as well: llguidance and xgrammar write the masks
+# of several answers in one call, outlines_core one by one (`batch` in `outputs/reference/constrained.json`).
+# `tests/bench/constrained_libraries.py` repeats it.
 
 # %%
 engines = read_json(ROOT / "outputs/reference/constrained.json")["engines"]

@@ -619,6 +619,8 @@ with checkpoint(run, headline="cot.accuracy", readme=[n for n in README if n in 
 # **Summary**
 # - Traces are checked line by line before training: a right answer does not prove the way to it.
 # - Comparisons name their budget: equal examples and equal supervised tokens are two questions.
+# - The lead over bare answers is that of all word problems together. Problems of more steps, programs and
+#   puzzles have rows of their own above, with fewer items: read their intervals before you expect it there.
 # - Whether the grain of the steps is a lever is measured (`cot` against `cot_coarse`), and finer traces are
 #   more tokens; the faults that remain say what to practise next.
 #

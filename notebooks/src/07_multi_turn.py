@@ -508,10 +508,11 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
 # checker can decide, and safety beyond refusing a named topic. One seed; test dialogues come from the
 # same authors as the training ones and mostly from the same domains. Every arm writes at most as many tokens
 # as the longest gold reply needs; untuned models often run into that limit (`stopped`), their cut replies are
-# judged as they stand and become their history, so part of the lead may be brevity. Late turns exist in few dialogues
-# only, so that the figure's last points are of other dialogues than its first. The rate was chosen after
-# a look at test figures (Decisions in sft_utils/README.md), which flatters a little; the best prompt was
-# chosen on these dialogues too, which flatters the prompt.
+# judged as they stand and become their history, so part of the lead may be brevity. Late turns exist in few
+# dialogues only, so that the figure's last points are of other dialogues than its first. Refusal and
+# over-refusal rest on few requests (n in the tables): their intervals say how little that tells. The rate was
+# chosen after a look at test figures (Decisions in sft_utils/README.md), which flatters a little; the best
+# prompt was chosen on these dialogues too, which flatters the prompt.
 #
 # **Exercises**: (1) Write `no_questions` below. (2) Swap the order of the two example dialogues: does
 # the few-shot arm change? (3) Train 60 dialogues instead: which rule suffers first?
