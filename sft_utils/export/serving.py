@@ -1,6 +1,7 @@
 """A kept model server as a child process on loopback: start, ask, stop, leave nothing behind."""
 
 import contextlib
+import errno
 import importlib.util
 import json
 import math
@@ -32,6 +33,9 @@ LLAMA = ("xllamacpp",)
 
 VLLM_START_S = 900.0
 """vLLM compiles and captures graphs before it is healthy; other servers only load weights."""
+
+DYING_S = 2.0
+"""How long after a failed request a server may take to end: it is asked for its last words then."""
 
 VLLM_SHARE = 0.9
 """Share of a GPU that vLLM takes of itself if all of it is free."""
@@ -135,8 +139,10 @@ def running(
     Yields:
         The address, "http://127.0.0.1:8123".
     Raises:
-        ServeError: It ended, or was not healthy in time; holds the last lines of its log.
+        ServeError: Somebody else listens on the port; or it ended, or was not healthy in time:
+            holds the last lines of its log.
     """
+    _refuse_taken(port)
     log.parent.mkdir(parents=True, exist_ok=True)
     address = f"http://{HOST}:{port}"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -153,11 +159,30 @@ def running(
             raise ServeError(f"cannot start {command[0]}: {error.strerror}") from error
     try:
         _wait(process, address, log, timeout_s)
-        yield address
+        try:
+            yield address
+        except ServeError as error:  # a refused connection does not say why the server ended
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(DYING_S)
+                raise _ended(log, "ended while it was asked") from error
+            raise
         if process.poll() is not None:
             raise _ended(log, "ended while it was asked")
     finally:
         stop(process)
+
+
+def _refuse_taken(port: int) -> None:
+    """A stranger on the port would pass for the server while that still imports its libraries."""
+    try:
+        socket.create_server((HOST, port)).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return  # the server tries the same, and says it better
+        raise ServeError(
+            f"port {port} of {HOST} is taken by another program, which would have been asked "
+            "instead of the server. End it, or take serving.free_port()."
+        ) from error
 
 
 def _wait(process: Any, address: str, log: Path, timeout_s: float) -> None:

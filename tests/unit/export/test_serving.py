@@ -148,27 +148,79 @@ def test_a_server_that_hangs_is_given_up(tmp_path):
     assert time.monotonic() - began < 20
 
 
-def test_an_answer_of_somebody_else_is_not_taken(fake, tmp_path):
-    """The port was free and is not any more: another server is healthy there, ours ends."""
-    late = [sys.executable, "-c", "import time; time.sleep(0.1); raise SystemExit('address in use')"]
+def test_a_port_that_somebody_else_has_is_refused(fake, tmp_path):
+    """A server that imports for seconds before it binds would not have ended yet."""
+    late = [sys.executable, "-c", "import time; time.sleep(600)"]
     command, port, _ = fake
     with (
         serving.running(command, port, log=tmp_path / "other"),
-        pytest.raises(ServeError, match="ended at start.*address in use"),
+        pytest.raises(ServeError, match=f"port {port} of 127.0.0.1 is taken by another program"),
         serving.running(late, port, log=tmp_path / "log"),
     ):
         pass
+    assert not (tmp_path / "log").exists()  # nothing was started
 
 
-def test_a_server_that_dies_while_it_is_asked_is_told(fake, tmp_path):
+def test_an_answer_of_somebody_else_is_not_taken(fake, tmp_path, monkeypatch):
+    """The port was free and is not any more: another server is healthy there, ours ends."""
+    late = [sys.executable, "-c", "import time; time.sleep(0.1); raise SystemExit('address in use')"]
     command, port, _ = fake
-    brief = [sys.executable, "-c", "import time; time.sleep(1.5); raise SystemExit('out of memory')"]
+    with serving.running(command, port, log=tmp_path / "other"):
+        monkeypatch.setattr(serving, "_refuse_taken", lambda port: None)  # it was free a moment ago
+        with (
+            pytest.raises(ServeError, match="ended at start.*address in use"),
+            serving.running(late, port, log=tmp_path / "log"),
+        ):
+            pass
+
+
+def test_a_server_that_dies_while_it_is_asked_is_told(tmp_path):
+    brief = textwrap.dedent("""
+        import sys, threading
+        from http.server import BaseHTTPRequestHandler, HTTPServer
+
+        class Healthy(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+
+        server = HTTPServer(("127.0.0.1", int(sys.argv[1])), Healthy)
+        threading.Timer(1.5, server.shutdown).start()
+        server.serve_forever()
+        raise SystemExit("out of memory")
+    """)
+    port = serving.free_port()
     with (
-        serving.running(command, port, log=tmp_path / "other"),
         pytest.raises(ServeError, match="ended while it was asked.*out of memory"),
-        serving.running(brief, port, log=tmp_path / "log"),
+        serving.running([sys.executable, "-c", brief, str(port)], port, log=tmp_path / "log"),
     ):
-        time.sleep(2)
+        time.sleep(3)
+
+
+def test_a_request_that_fails_because_the_server_died_says_why(fake, tmp_path, monkeypatch):
+    """Asked by the notebook's own function, whose error only knows that nobody answered."""
+    command, port, _ = fake
+    Path(command[1]).write_text(FAKE.replace(
+        'if body["model"] == "absent":',
+        'if body["model"] == "huge":\n            print("killed: out of memory", flush=True); '
+        'import os; os._exit(1)\n        if body["model"] == "absent":',
+    ))  # fmt: skip
+    monkeypatch.setattr(serving, "DYING_S", 10.0)  # a busy machine
+    with (
+        pytest.raises(ServeError, match="ended while it was asked.*killed: out of memory"),
+        serving.running(command, port, log=tmp_path / "log") as address,
+    ):
+        serving.complete(address, "huge", [{"role": "user", "content": "x"}], max_new_tokens=1)
+
+
+def test_a_request_that_a_living_server_refuses_keeps_its_own_reason(fake, tmp_path, monkeypatch):
+    command, port, _ = fake
+    monkeypatch.setattr(serving, "DYING_S", 0.1)
+    with (
+        pytest.raises(ServeError, match="status 404"),
+        serving.running(command, port, log=tmp_path / "log") as address,
+    ):
+        serving.complete(address, "absent", [{"role": "user", "content": "x"}], max_new_tokens=1)
 
 
 def test_a_command_that_does_not_exist(tmp_path):
