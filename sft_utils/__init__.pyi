@@ -78,6 +78,7 @@ from sft_utils.reporting import handfiles as handfiles
 from sft_utils.reporting import handorigin as handorigin
 from sft_utils.reporting import handover as handover
 from sft_utils.reporting import handpage as handpage
+from sft_utils.reporting import handsound as handsound
 from sft_utils.reporting import htmlparts as htmlparts
 from sft_utils.runner import leftovers as leftovers
 from sft_utils.runner import nbchain as nbchain

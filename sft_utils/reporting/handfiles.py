@@ -1,5 +1,6 @@
 """What lies beside the results: data and model cards, tracking runs, hashes, costs, the runbook."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -175,8 +176,8 @@ def tracking_runs(profile: str, results: Mapping[str, dict[str, Any]]) -> list[d
     ids = {name: {result.get("run_id")} for name, result in results.items()}
     for name in results:
         report = runs_dir(profile) / name / "report" / "report.json"
-        if report.is_file():
-            ids[name] |= {trial["id"] for trial in read_json(report).get("trials", ())}
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):  # none, or cut
+            ids[name] |= {trial["id"] for trial in read_json(report)["trials"]}
     for path in runs_dir(profile).glob("*/tracking/wandb/*run-*"):
         match = re.fullmatch(r"(offline-)?run-(\d{8})_(\d{6})-(\w+)", path.name)
         if not match:
@@ -248,8 +249,9 @@ def costs(
         tokens, steps = _trained(runs_dir(profile) / name)
         adapter = runs_dir(profile) / name / "adapter" / "adapter_model.safetensors"
         flops = None
-        if tokens and n_base and adapter.is_file():
-            flops = 4 * n_base * tokens + 6 * parameters(adapter) * tokens
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, struct.error):
+            if tokens and n_base:  # without a whole adapter beside them FLOPs stay unknown
+                flops = 4 * n_base * tokens + 6 * parameters(adapter) * tokens
         rows.append(
             {
                 "notebook": name,
@@ -270,13 +272,14 @@ def _trained(folder: Path) -> tuple[int | None, int | None]:
     for path in folder.glob("**/checkpoint-*/trainer_state.json"):
         try:
             state = read_json(path)
-        except ValueError:  # written in place by the trainer: a kill leaves a part of it
-            continue
-        counted = [int(e["num_tokens"]) for e in state["log_history"] if "num_tokens" in e]
+            steps, log = int(state["global_step"]), state["log_history"]
+            counted = [int(e["num_tokens"]) for e in log if "num_tokens" in e]
+        except (ValueError, LookupError, TypeError):
+            continue  # written in place by the trainer: a kill leaves a part of it
         if counted:
             # The count restarts where a run was resumed: what came before is added.
             before = sum(a for a, b in itertools.pairwise(counted) if b < a)
-            entry = (int(state["global_step"]), before + counted[-1])
+            entry = (steps, before + counted[-1])
             last[path.parents[1]] = max(last.get(path.parents[1], entry), entry)
     if not last:
         return None, None

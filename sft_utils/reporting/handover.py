@@ -3,7 +3,6 @@
 Nothing is computed on models here. What was not recorded is said to be missing, never guessed.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from sft_utils.artifacts import handed_file, read_json, runs_dir
 from sft_utils.errors import HandoffError
 from sft_utils.formats import lower_is_better, number, worse
 from sft_utils.notebook.nbsource import NAME, Layout, notebook_names
-from sft_utils.reporting import handorigin
+from sft_utils.reporting import handorigin, handsound
 from sft_utils.reporting.handfiles import made_for
 from sft_utils.scores.intervals import wilson
 
@@ -61,8 +60,10 @@ def recorded(profile: str) -> dict[str, dict[str, Any]]:
 
     A notebook that calls this depends on whatever was recorded before it (`nbdeps`).
 
+    Entries that nothing can be done with leave `metrics` for `unfit`, where `faults` names them.
+
     Raises:
-        HandoffError: A file is broken, or is of another notebook or profile; names it.
+        HandoffError: A file is broken or lacks a part, or is of another notebook or profile.
     """
     found = {}
     for path in sorted(runs_dir(profile).glob("*.json")):
@@ -71,6 +72,7 @@ def recorded(profile: str) -> dict[str, dict[str, Any]]:
         try:
             result = read_json(path)
             about = (result["notebook"], result["profile"])
+            lacking = handsound.lacking(result)
         except (ValueError, KeyError, TypeError) as error:
             raise HandoffError(f"{path.name} is no result of a notebook ({error})") from error
         if about != (path.stem, profile):
@@ -78,6 +80,12 @@ def recorded(profile: str) -> dict[str, dict[str, Any]]:
                 f"{path.name} at profile {profile} holds the result of {about[0]} at {about[1]}: "
                 f"it was copied. Run: make nb NB={path.stem[:2]} PROFILE={profile}"
             )
+        if lacking:
+            raise HandoffError(
+                f"{path.name} is no whole result: {lacking}. Run: make nb NB={path.stem[:2]} "
+                f"PROFILE={profile}"
+            )
+        result["metrics"], result["unfit"] = handsound.parted(result["metrics"])
         found[path.stem] = result
     return found
 
@@ -217,7 +225,7 @@ def _losses_beside(
 
 def _best_other(metrics: Mapping[str, Entry], metric: str, arm: str) -> str | None:
     """The best arm on a metric, `arm` aside; differences are no arms."""
-    split = {n: n.partition(".") for n, e in metrics.items() if _is_number(e.get("value"))}
+    split = {n: n.partition(".") for n in metrics}
     values = {a: metrics[n]["value"] for n, (a, _, m) in split.items() if m == metric and a != arm}
     best = min if lower_is_better(metric) else max
     arms = (a for a in values if "_minus_" not in a)
@@ -230,13 +238,9 @@ def faults(result: Mapping[str, Any]) -> list[str]:
     A value that is no number or lies outside its own interval, an interval without n, and a paired
     difference that is not the difference of its two arms on the same items.
     """
-    known = result["metrics"]
-    metrics = {name: entry for name, entry in known.items() if _is_number(entry.get("value"))}
-    found = [
-        f"{name}: the value {entry.get('value')!r} is no number"
-        for name, entry in known.items()
-        if name not in metrics
-    ]
+    metrics, wrong = handsound.parted(result["metrics"])
+    wrong = {**result.get("unfit", {}), **wrong}
+    found = [f"{name}: {why}" for name, why in wrong.items()]
     for name, entry in metrics.items():
         value, ci95 = entry["value"], entry.get("ci95")
         if ci95 and not ci95[0] - 1e-9 <= value <= ci95[1] + 1e-9:
@@ -251,10 +255,6 @@ def faults(result: Mapping[str, Any]) -> list[str]:
             if same and abs(sides - value) > 1e-6:
                 found.append(f"{name}: recorded as {number(value)}, its arms say {number(sides)}")
     return found
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def failure_split(metrics: Mapping[str, Entry], arm: str, suffix: str = "") -> Entry | None:

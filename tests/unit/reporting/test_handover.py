@@ -11,7 +11,7 @@ from sft_utils.artifacts import ROOT, read_json, sha256_path
 from sft_utils.config import PROFILES
 from sft_utils.errors import DataError, HandoffError
 from sft_utils.notebook import readme
-from sft_utils.reporting import handfiles, handover, handpage, htmlparts
+from sft_utils.reporting import handfiles, handover, handpage, handsound, htmlparts
 from sft_utils.scores import scoring
 from sft_utils.train import preferences
 from tests.unit.nb_repo import write_result
@@ -172,6 +172,40 @@ def test_only_results_of_this_notebook_and_profile_count(runs):
         handover.recorded("smoke")
     (runs / "06_other.json").write_text("{half")
     with pytest.raises(HandoffError, match="06_other.json is no result"):
+        handover.recorded("smoke")
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"value": None}, "the value None is no number"),
+        ({"value": "0.75", "n": 8}, "the value '0.75' is no number"),
+        ({"n": 8}, "the value None is no number"),
+        (0.75, "0.75 is no entry with a value"),
+        ({"value": 0.75, "n": 8, "ci95": [0.6]}, "the interval [0.6] is not two numbers"),
+        ({"value": 0.75, "n": 8, "ci95": [None, 1]}, "the interval [None, 1] is not two numbers"),
+        ({"value": 0.75, "n": "8", "ci95": [0.6, 0.9]}, "n = '8' is no count"),
+        ({"value": 0.75, "n": -8, "ci95": [0.6, 0.9]}, "n = -8 is no count"),
+    ],
+)
+def test_an_entry_that_cannot_be_used_is_named_and_the_rest_is_shown(runs, entry, said):
+    """Read back from the file: claims, cards and the page never meet it."""
+    path = runs / "03_qlora_single_gpu.json"
+    metrics = {**PAIR, "few_shot.field_f1": metric(0.5, 0.3, 0.7), "tuned.field_f1": entry,
+               "tuned_minus_best_prompt.field_f1": metric(0.25, 0.1, 0.4)}  # fmt: skip
+    path.write_text(json.dumps({**read_json(path), "metrics": metrics}))
+    found = report()
+    track = next(t for t in found["tracks"] if t["number"] == "03")
+    assert f"tuned.field_f1: {said}" in track["faults"]
+    assert any(c["name"] == "tuned_minus_best_prompt.field_f1" for c in track["claims"])
+    assert "tuned.field_f1: " in handpage.page(found)
+
+
+@pytest.mark.parametrize("key", handsound.KEYS)
+def test_a_result_without_a_part_is_named(runs, key):
+    path = runs / "03_qlora_single_gpu.json"
+    path.write_text(json.dumps({k: v for k, v in read_json(path).items() if k != key}))
+    with pytest.raises(HandoffError, match=f"03_qlora_single_gpu.json is no whole result.*{key}.*make"):
         handover.recorded("smoke")
 
 
@@ -615,6 +649,33 @@ def test_tokens_of_a_resumed_run_are_added_up(runs):
     state.write_text(json.dumps({"global_step": 5, "log_history": log}))
     row = handfiles.costs("smoke", handover.recorded("smoke"), None)[0]
     assert (row["steps"], row["tokens"]) == (5, 1563)
+
+
+@pytest.mark.parametrize(
+    "state", ["[]", '{"global_step": 3}', '{"global_step": 3, "log_history": [{"num_tokens": null}]}']
+)
+def test_a_damaged_run_folder_costs_only_its_own_figures(runs, state):
+    """The results are whole: their report must not end at a log or an adapter beside them."""
+    folder = runs / "03_qlora_single_gpu"
+    whole = '{"global_step": 2, "log_history": [{"num_tokens": 50}]}'
+    for name, text in (("first", whole), ("second", state)):
+        path = folder / f"train/{name}/checkpoint-2/trainer_state.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_model.safetensors").write_bytes(b"cut")
+    row = handfiles.costs("smoke", handover.recorded("smoke"), 1000)[0]
+    assert (row["steps"], row["tokens"], row["flops"]) == (2, 50, None)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"trials": [{}]}'])
+def test_a_damaged_list_of_trials_costs_only_the_marks(runs, text):
+    folder = runs / "03_qlora_single_gpu"
+    (folder / "tracking/wandb/offline-run-20261101_101010-abc").mkdir(parents=True)
+    (folder / "report").mkdir()
+    (folder / "report/report.json").write_text(text)
+    found = handfiles.tracking_runs("smoke", handover.recorded("smoke"))
+    assert [(r["id"], r["current"]) for r in found] == [("abc", False)]
 
 
 def test_model_cards_check_the_files(runs):
