@@ -1,5 +1,6 @@
 """The grid of 08 as a W&B sweep: its definition, its YAML file, and what an agent would run."""
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
@@ -36,27 +37,55 @@ def sweep_configs(definition: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the agent of a grid sweep would be given, one config after the other.
 
     Raises:
-        ConfigError: The sweep is no grid, so that only W&B's server knows what comes next.
+        ConfigError: The sweep is no grid, so that only W&B's server knows what comes next; or a
+            parameter names no values.
     """
-    if definition["method"] != "grid":
+    method, parameters = definition.get("method"), definition.get("parameters")
+    if method != "grid":
         raise ConfigError(
-            f"sweep method {definition['method']!r} asks W&B's server for each next trial; only a "
-            "grid can be run offline"
+            f"sweep method {method!r} asks W&B's server for each next trial; only a grid can be "
+            "run offline"
         )
-    choices = {
-        name: spec["values"] if "values" in spec else [spec["value"]]
-        for name, spec in definition["parameters"].items()
-    }
+    if not isinstance(parameters, Mapping):
+        raise ConfigError(f"a sweep needs `parameters`, it has {sorted(definition)}")
+    choices = {name: _values(name, spec) for name, spec in parameters.items()}
     pairs = (zip(choices, values, strict=True) for values in itertools.product(*choices.values()))
     return [dict(p) for p in pairs]
 
 
+def _values(name: str, spec: Any) -> list[Any]:
+    """What a grid tries of one parameter."""
+    spec = spec if isinstance(spec, Mapping) else {}
+    values = spec["values"] if "values" in spec else [spec["value"]] if "value" in spec else []
+    if not isinstance(values, list) or not values:
+        raise ConfigError(
+            f"sweep parameter {name!r}: a grid needs `value`, or a list `values`; it has "
+            f"{dict(spec) or 'neither'}"
+        )
+    return values
+
+
 def sweep_trial(config: Mapping[str, Any], default: Trial) -> Trial:
-    """The trial that a sweep's config stands for."""
+    """The trial that a sweep's config stands for.
+
+    Raises:
+        ConfigError: A parameter that no trial has, or a value of another type: a rank of 2.5 would
+            have been trained as 2, and a quoted "false" as true.
+    """
     known = {f.name for f in dataclasses.fields(Trial)} - {"alpha"}
     if strange := sorted(set(config) - known):
         raise ConfigError(f"sweep parameter {strange[0]!r} is no field of a trial: {sorted(known)}")
-    chosen = at_rank(default, int(config.get("rank", default.rank)))
+    for name, value in config.items():
+        wanted = type(getattr(default, name))
+        if wanted is float:  # YAML reads 2e-3 as a text and 2.0e-3 as a number
+            with contextlib.suppress(TypeError, ValueError):
+                value = float(value)
+        if type(value) is not wanted:
+            raise ConfigError(
+                f"sweep parameter {name!r} = {value!r} is no {wanted.__name__}; without quotes "
+                "YAML reads 16 as int and false as bool"
+            )
+    chosen = at_rank(default, config.get("rank", default.rank))
     return dataclasses.replace(chosen, **{k: v for k, v in config.items() if k != "rank"})
 
 

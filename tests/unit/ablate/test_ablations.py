@@ -266,6 +266,34 @@ def test_sweeps_that_need_a_server_are_refused():
         sweeps.sweep_trial({"lr": 0.1}, default)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": {"min": 2, "max": 16}}, "'rank': a grid needs `value`, or a list `values`; it has"),
+        ({"rank": {"values": 4}}, "'rank': a grid needs `value`"),
+        ({"rank": 4}, "'rank': a grid needs `value`.*it has neither"),
+    ],
+)
+def test_a_sweep_file_that_was_edited_wrongly_is_named(change, said):
+    _, _, definition = cpu_grid()
+    with pytest.raises(ConfigError, match=said):
+        sweeps.sweep_configs({**definition, "parameters": {**definition["parameters"], **change}})
+    with pytest.raises(ConfigError, match="a sweep needs `parameters`"):
+        sweeps.sweep_configs({"method": "grid"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("rank", 2.5), ("rows", "32"), ("prompt_loss", "false"), ("rank", True), ("learning_rate", "x")],
+)
+def test_a_sweep_value_of_another_type_is_not_trained_as_something_else(name, value):
+    """A rank of 2.5 was trained as 2, and a quoted false as true."""
+    default, _, _ = cpu_grid()
+    with pytest.raises(ConfigError, match=f"sweep parameter '{name}' = .* is no "):
+        sweeps.sweep_trial({name: value}, default)
+    assert sweeps.sweep_trial({"learning_rate": "2e-3"}, default).learning_rate == 2e-3  # YAML's text
+
+
 @pytest.mark.parametrize("method", ["lora", "rslora", "dora"])
 def test_the_scale_is_the_one_that_peft_uses(tiny, method):
     trial = Trial(rank=9, alpha=18, method=method)
