@@ -204,3 +204,42 @@ def gpu_table(results: Mapping[str, Mapping[str, Any]]) -> str:
                 figures = [row["status"]] * 2
             rows.append([backend, bits, str(length), *figures, hardware])
     return table(header, rows)
+
+
+SPEED = (
+    ("training, tokens/s", "", "plain_trl", "tokens_per_s", "SFTTrainer with its defaults"),
+    ("answers/s", "generate_", "one_by_one", "items_per_s", "model.generate, one by one"),
+    ("answers/s", "generate_", "lm_eval", "items_per_s", "lm-eval"),
+    ("choice items/s", "likelihood_", "lm_eval", "items_per_s", "lm-eval"),
+)
+"""Rows of the speed table: what, prefix of its metrics, the usual way, unit, that way in words."""
+
+
+def bench_table(bench: Mapping[str, Any]) -> str:
+    """What `make bench` measured: ours against the usual ways, in turns in one run.
+
+    Args:
+        bench: Content of outputs/reference/bench.json, {} where there is none.
+    """
+    metrics, rows = bench.get("metrics", {}), []
+    for what, kind, usual, unit, words in SPEED:
+        if f"{kind}ours_over_{usual}.{unit}" not in metrics:
+            continue
+        slow, fast = metrics[f"{kind}{usual}.{unit}"], metrics[f"{kind}ours.{unit}"]
+        ratio = metrics[f"{kind}ours_over_{usual}.{unit}"]
+        low, high = ratio["range"]
+        peaks = [metrics.get(f"{kind}{arm}.peak_gib") for arm in (usual, "ours")]
+        memory = " and ".join(f"{p['value']:.1f} GiB" for p in peaks if p)
+        about = bench["parts"][fast["part"]]
+        rows.append([
+            what, words, f"{slow['value']:.3g}", f"{fast['value']:.3g}", f"{ratio['value']:.2f}",
+            f"{low:.2f} to {high:.2f}", str(fast["n"]), memory, about["measured_on"],
+        ])  # fmt: skip
+    curated = bench.get("parts", {}).get("curation", {})
+    for row in curated.get("table", ())[-1:]:
+        what = f"curation of {row['rows']:,} rows, rows/s"
+        rows.append([what, "none", "", f"{row['rows_per_s']:,.0f}", "", "", "1",
+                     f"{row['peak_gib']:.1f} GiB", curated["measured_on"]])  # fmt: skip
+    header = ["work", "usual way", "its rate", "ours", "times as fast", "in single turns", "n",
+              "peak memory", "measured"]  # fmt: skip
+    return table(header, rows) if rows else "Not measured."

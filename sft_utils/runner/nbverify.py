@@ -30,6 +30,7 @@ from sft_utils.notebook.nbsource import (
 )
 from sft_utils.notebook.readme import (
     answers_table,
+    bench_table,
     chain_table,
     cost_table,
     gpu_table,
@@ -100,6 +101,9 @@ def renewed_readme(layout: Layout) -> str:
     new = replace_generated(new, "answers", answers_table(answers))
     gpus = {p.stem: read_json(p) for p in sorted((layout.reference_root / "gpu").glob("*.json"))}
     new = replace_generated(new, "gpu", gpu_table(gpus))
+    bench = layout.reference_root / "bench.json"
+    table = bench_table(read_json(bench) if bench.is_file() else {})
+    new = replace_generated(new, "bench", table)
     chains = sorted(layout.chains.glob("*.json"))
     return replace_generated(new, "chain", chain_table([read_json(path) for path in chains]))
 

@@ -52,7 +52,10 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
              for row, top in zip(table, above, strict=False)]  # fmt: skip
     axis.set_yticks(range(len(table)), [fill(name, 32) for name in named])
     for place, row in enumerate(table):
-        axis.text(cost[place], place, f" {row['over_plain']:.2f}x", va="center", fontsize=8)
+        ratio = found["metrics"].get(f"{row['arm']}_over_{table[0]['arm']}.tokens_per_s", {})
+        steps = " [{:.2f}, {:.2f}]".format(*ratio["range"]) if ratio else ""
+        said = f" {row['over_plain']:.2f}x{steps}"
+        axis.text(cost[place], place, said, va="center", fontsize=8)
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=8)
     axis.set_xlabel("seconds per 1,000 tokens")
@@ -62,9 +65,9 @@ def _train(axis: Any, found: dict[str, Any]) -> None:
     if floor := found["metrics"].get("products.tokens_per_s"):
         axis.axvline(1000 / floor["value"], color="black", linestyle=":", linewidth=1,
                      label="matrix products alone")  # fmt: skip
-        axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.62, 0.0))
+        axis.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.66, 0.0))
     _title(axis, f"Training: {best:.2f} times the tokens/s of the trainer's defaults",
-           f"bars add to the one above; {n} steps; {_facts(found, 'train')}")  # fmt: skip
+           f"bars add up; [slowest, fastest] of {n} steps; {_facts(found, 'train')}")  # fmt: skip
 
 
 def _evaluation(axis: Any, found: dict[str, Any]) -> None:
@@ -87,9 +90,11 @@ def _evaluation(axis: Any, found: dict[str, Any]) -> None:
     axis.tick_params(axis="y", labelsize=8)
     axis.set_xlim(0, max(cost) * 1.15)
     axis.set_xlabel("seconds per item")
+    items = found["metrics"].get("likelihood_ours.items_per_s")
+    choices = f", likelihoods {items['n']} items" if items else ""
     gain = found["metrics"]["generate_ours_over_one_by_one.items_per_s"]["value"]
     _title(axis, f"Evaluation: {gain:.1f} times as many answers per second as one by one",
-           f"n = {found['metrics']['generate_ours.items_per_s']['n']} mails; "
+           f"n = {found['metrics']['generate_ours.items_per_s']['n']} mails{choices}; "
            f"{_facts(found, 'evaluation')}")  # fmt: skip
 
 
@@ -104,6 +109,7 @@ def _curation(axis: Any, found: dict[str, Any]) -> None:
                       textcoords="offset points", xytext=(6, -10))  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")
+    axis.set_ylim(min(seconds) / 2)  # room for the label below the first point
     axis.set_xlabel("rows")
     axis.set_ylabel("seconds")
     axis.legend(frameon=False, fontsize=8)

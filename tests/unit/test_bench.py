@@ -7,8 +7,11 @@ import time
 
 import psutil
 import pytest
+from matplotlib.axes import Axes
 
+from sft_utils.artifacts import ROOT
 from sft_utils.errors import CheckError, ConfigError, ServeError
+from sft_utils.notebook import readme
 from tests.bench import curation_scale, evaluate, plot, run, startup, train, train_worker, turns
 
 
@@ -253,6 +256,39 @@ def test_the_parts_that_take_long_write_their_parts_and_the_figure(tmp_path, mon
     assert out.with_suffix(".png").stat().st_size > 10_000
     assert "ours_over_plain_trl.tokens_per_s" in capsys.readouterr().out
     assert run.main(["--only", "nothing", "--out", str(out)]) == 1
+
+
+def test_readme_shows_the_recorded_ratios_with_their_range_and_price():
+    """A ratio without its range, or without the memory that it takes, would flatter."""
+    found = run.read_json(run.RESULT)
+    lines = readme.bench_table(found).splitlines()
+    for name, kind in (("ours_over_plain_trl.tokens_per_s", ""),
+                       ("generate_ours_over_one_by_one.items_per_s", "generate_"),
+                       ("likelihood_ours_over_lm_eval.items_per_s", "likelihood_")):  # fmt: skip
+        ratio = found["metrics"][name]
+        low, high = ratio["range"]
+        cells = f"| {ratio['value']:.2f} | {low:.2f} to {high:.2f} | {ratio['n']} |"
+        assert sum(cells in line for line in lines) == 1, kind
+    plain, ours = (found["metrics"][f"{arm}.peak_gib"]["value"] for arm in ("plain_trl", "ours"))
+    assert any(f"{plain:.1f} GiB and {ours:.1f} GiB" in line for line in lines)
+    last = found["parts"]["curation"]["table"][-1]
+    assert f"curation of {last['rows']:,} rows" in lines[-1]
+    assert f"{last['peak_gib']:.1f} GiB" in lines[-1]
+    assert readme.bench_table({}) == "Not measured."
+    assert "\n".join(lines) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_figure_says_how_far_single_steps_lie_apart(tmp_path, monkeypatch):
+    found, said, subtitles = run.read_json(run.RESULT), [], []
+    monkeypatch.setattr(Axes, "text", lambda self, x, y, text, **_: said.append(text))
+    monkeypatch.setattr(plot, "_title", lambda axis, title, subtitle: subtitles.append(subtitle))
+    run.write_json(tmp_path / "bench.json", found)
+    plot.draw(tmp_path / "bench.json")
+    ratio = found["metrics"]["ours_over_plain_trl.tokens_per_s"]
+    low, high = ratio["range"]
+    assert f" {ratio['value']:.2f}x [{low:.2f}, {high:.2f}]" in said
+    n = found["metrics"]["likelihood_ours.items_per_s"]["n"]
+    assert any(f"likelihoods {n} items" in text for text in subtitles)
 
 
 def test_the_figure_draws_what_is_there(tmp_path):
