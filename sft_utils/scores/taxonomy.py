@@ -230,13 +230,16 @@ def _places(
     else:
         below = [node.get("properties", {}).get(step)]
         below += [s for p, s in node.get("patternProperties", {}).items() if re.search(p, step)]
-        below += [] if any(below) else [node.get("additionalProperties")]
+        named = any(child is not None for child in below)  # an empty schema is one as well
+        below += [] if named else [node.get("additionalProperties")]
     for child in below:
         yield from _places(child, rest, root, frozenset())
 
 
 def _target(root: Any, reference: str) -> Any:
     """The subschema of a local reference; None for anchors, which are not followed."""
+    if not reference.startswith("#/"):
+        return root if reference == "#" else None
     for step in reference.removeprefix("#").split("/")[1:]:
         if not isinstance(root, dict):
             return None

@@ -70,6 +70,8 @@ CASES = [
     (f"By [1]: {TEXT}", "prose around JSON", "(root)"),
     (f"Here: [{TEXT}]", "prose around JSON", "(root)"),
     (f"Sure! {TEXT}", "prose around JSON", "(root)"),
+    (f"{TEXT} Bye!", "prose around JSON", "(root)"),
+    (f"See [1, {TEXT}]", "prose around JSON", "(root)"),
     (f"```\n{TEXT}\n```", "prose around JSON", "(root)"),
     ("Sure! {}", "prose around JSON", "(root)"),
     (without("name"), "missing key", "name"),
@@ -94,6 +96,8 @@ CASES = [
     (changed(name="Grace Hopper"), "hallucinated value", "name"),
     (changed(name="mr. BABBAGE"), "wrong value", "name"),
     (changed(name="MrBabbage"), "wrong value", "name"),
+    (changed(name="42 42"), "wrong value", "name"),
+    (changed(name="eat"), "hallucinated value", "name"),  # three letters within a word are none
     (changed(n=3), "wrong value", "n"),
     (changed(**{"class": "business"}), "wrong value", "class"),
     (changed(pay=3), "wrong type", "pay"),
@@ -150,6 +154,53 @@ def test_earlier_causes_win_and_the_others_are_kept():
 )
 def test_values_of_valid_answers(gold, answer, classes):
     assert of(json.dumps({**GOLD, **answer}), gold={**GOLD, **gold}).all == classes
+
+
+LISTED = {"enum": ["Ada", "Bob"]}
+ANCHORED = {"$defs": {"p": {"$anchor": "p", "properties": {"w": {"type": "string"}}}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "gold", "free"),
+    [
+        ({"properties": {"v": {"type": "string"}}}, {"v": "Ada"}, True),
+        ({"properties": {"v": LISTED}}, {"v": "Ada"}, False),
+        ({"properties": {"w": LISTED}}, {"v": "Ada"}, True),
+        ({"properties": {"v": {"properties": {"w": LISTED}}}}, {"v": {"w": "Ada"}}, False),
+        ({"properties": {"v": {"properties": {"w": {}}}, "w": LISTED}}, {"v": {"w": "Ada"}}, True),
+        ({"patternProperties": {"^v": LISTED}}, {"v": "Ada"}, False),
+        ({"patternProperties": {"^w": LISTED}}, {"v": "Ada"}, True),
+        ({"additionalProperties": LISTED}, {"v": "Ada"}, False),
+        ({"properties": {"v": {}}, "additionalProperties": LISTED}, {"v": "Ada"}, True),
+        ({"properties": {"v": {"items": LISTED}}}, {"v": ["Ada"]}, False),
+        ({"properties": {"v": {"prefixItems": [LISTED]}}}, {"v": ["Ada"]}, False),
+        ({"properties": {"v": {"prefixItems": [{}], "items": LISTED}}}, {"v": ["Ada"]}, True),
+        ({"properties": {"v": {"anyOf": [{"type": "null"}, LISTED]}}}, {"v": "Ada"}, False),
+        ({"properties": {"v": {"allOf": [{"format": "date"}]}}}, {"v": "Ada"}, False),
+        ({"if": {}, "then": {"properties": {"v": {"x-derived": True}}}}, {"v": "Ada"}, False),
+        ({"properties": {"v": {"$ref": "#/$defs/a~1b"}}, "$defs": {"a/b": LISTED}}, {"v": "Ada"}, False),
+        ({"properties": {"v": {"$ref": "#/$defs/a"}}, "$defs": {"a": {}, "b": LISTED}}, {"v": "Ada"}, True),
+        # an anchor is not followed, also not to the root
+        ({"properties": {"v": {"$ref": "#p"}, "w": LISTED}, **ANCHORED}, {"v": {"w": "Ada"}}, True),
+        # a circle through a branch that is not taken
+        ({"if": {"type": "null"}, "then": {"$ref": "#"}}, {"v": "Ada"}, True),
+    ],
+)
+def test_only_free_text_must_stand_in_the_input(schema, gold, free):
+    answer = json.dumps(gold).replace("Ada", "2001-01-01" if "date" in str(schema) else "Bob")
+    found = classify(answer, gold=gold, schema=schema, source_text="Ada calls.")
+    assert ("hallucinated value" in found.all) == free, found
+
+
+def test_a_value_of_another_shape_is_compared_too():
+    def of_any(gold, answer):
+        found = classify(json.dumps(answer), gold=gold, schema={}, source_text="Ada calls.")
+        return found.where, found.all
+
+    both = ("hallucinated value", "wrong value")
+    assert of_any({"v": "Ada"}, {"v": {"w": ["Ada", "Bob"]}}) == ("v/w/1", both)
+    assert of_any({"v": {"w": "Ada"}}, {"v": "Bob"}) == ("v", both)
+    assert of_any("Ada", "Bob") == ("(root)", both)
 
 
 @pytest.mark.parametrize(
