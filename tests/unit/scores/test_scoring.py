@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sft_utils.errors import ConfigError
+from sft_utils.errors import ConfigError, DataError
 from sft_utils.scores import intervals, scoring
 from sft_utils.task.tickets import SCHEMA
 
@@ -144,7 +144,15 @@ def test_no_interval_is_without_width():
     assert (same["value"], same["ci95"]) == (0, pytest.approx([-room, room]))
     most = scoring.f1_difference(answers(*[6] * 24), answers(*[0] * 24))
     assert most["ci95"] == pytest.approx([1 - room, 1])
+    least = scoring.f1_difference(answers(*[0] * 24), answers(*[6] * 24))
+    assert least["ci95"] == pytest.approx([-1, room - 1])
     assert scoring.bootstrap(lambda d: np.full(len(d), 7.0), 5) == [7, 7], "no bounds are known"
+
+
+def test_resamples_that_hardly_differ_are_still_resamples():
+    drawn = np.linspace(0.990, 0.995, 1001)
+    low, high = intervals.expanded_interval(drawn, 168, within=(0, 1))
+    assert (low, high) == (pytest.approx(0.9901, abs=1e-4), pytest.approx(0.9949, abs=1e-4))
 
 
 def test_one_unit_asked_with_several_seeds():
@@ -157,6 +165,8 @@ def test_one_unit_asked_with_several_seeds():
 def test_intervals_of_nothing_are_refused():
     with pytest.raises(ConfigError, match="no rows to score"):
         scoring.f1_metric([])
+    with pytest.raises(ConfigError, match="no rows to score"):
+        scoring.rate([])
     with pytest.raises(ConfigError, match="same items: 0 and 0"):
         scoring.f1_difference([], [])
     with pytest.raises(ConfigError, match="no rows to score"):
@@ -183,6 +193,49 @@ def test_paired_difference():
     assert scoring.verdict(scoring.f1_difference(good, good)).startswith("no difference")
     with pytest.raises(ConfigError, match="same items"):
         scoring.f1_difference(good, bad[:-1])
+
+
+def test_an_interval_that_touches_zero_is_no_difference():
+    for interval in ([0.0, 0.4], [-0.4, 0.0], [0.0, 0.0]):
+        found = scoring.verdict({"value": 0.0, "n": 8, "ci95": interval})
+        assert found.startswith("no difference: "), found
+
+
+def test_f1_where_as_much_is_wrong_as_right_or_nothing_is_filled():
+    def of(tp, fp):
+        return scoring.Score(parses=True, schema_valid=True, exact=False, tp=tp, fp=fp, fn=0)
+
+    assert scoring.field_f1([of(1, 1)]) == pytest.approx(2 / 3)
+    assert scoring.field_f1([of(0, 0)]) == 1.0
+    drawn = scoring.f1_of([of(0, 1), of(0, 0), of(1, 0)])(np.array([[0], [1], [2]]))
+    assert drawn.tolist() == [0.0, 1.0, 1.0]
+    assert scoring.f1_metric([of(0, 0)] * 9)["ci95"] == scoring.wilson(9, 9)
+
+
+def test_an_answer_that_is_no_json_is_never_valid_nor_exact():
+    """Also where its stand-in, null, would satisfy the schema and be the gold value."""
+    s = scoring.score("nothing", None, {})
+    assert (s.parses, s.schema_valid, s.exact) == (False, False, False)
+    s = scoring.score("null", None, {})
+    assert (s.parses, s.schema_valid, s.exact) == (True, True, True)
+
+
+def test_a_list_in_prose_is_compared_item_by_item():
+    def fields(answer, gold=(1, 3)):
+        s = scoring.score(answer, list(gold), {})
+        return s.tp, s.fp, s.fn
+
+    assert fields("Here: [1, 2]") == (1, 1, 1)
+    assert fields("none") == (0, 0, 2)
+    assert fields("[[1, 3], [5", ([1, 3], [5])) == (0, 0, 3)  # cut off: its first item is no answer
+
+
+def test_golds_are_read_or_named():
+    assert scoring.read_golds(['{"a": 1}', "2"]) == [{"a": 1}, 2]
+    with pytest.raises(DataError, match="reference 2 of 2 is not JSON"):
+        scoring.read_golds(["1", "{"])
+    with pytest.raises(DataError, match="no answers to score"):
+        scoring.read_golds([])
 
 
 def test_f1_is_micro_averaged():
@@ -253,6 +306,7 @@ def test_the_metrics_of_an_arm():
         assert entry["ci95"][0] <= entry["value"] <= entry["ci95"][1]
     assert found["tuned.parses"]["ci95"] == scoring.wilson(3, 4)
     texts = [scoring.score_text("The red house", "the house")]
+    assert (texts[0].parses, texts[0].schema_valid) == (True, True)
     assert scoring.arm_metrics("base", texts, ["word_f1"])["base.word_f1"]["value"] == pytest.approx(0.8)
     with pytest.raises(ConfigError, match="unknown metric 'f2'; known: parses, "):
         scoring.arm_metrics("tuned", [right], ["parses", "f2"])

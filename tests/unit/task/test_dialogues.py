@@ -7,7 +7,7 @@ import pytest
 
 from sft_utils.errors import ConfigError, DataError
 from sft_utils.model.generation import Answer
-from sft_utils.scores import clusters, scoring
+from sft_utils.scores import clusters, intervals, scoring
 from sft_utils.task import dialogues
 
 ROW = {
@@ -186,6 +186,32 @@ def test_clusters_widen_the_interval():
             clusters.cluster_rate([True, False][: 2 * len(wrong)], wrong)
     with pytest.raises(ConfigError, match="0 hits with 0 cluster ids"):
         clusters.cluster_difference([], [], [])
+
+
+def test_intervals_of_few_clusters_reach_as_far_as_those_of_whole_clusters():
+    def sides(n):
+        """Of n clusters of three: a rate, a difference, and what resampling alone says of both."""
+        hits, other = [i % 3 > 0 or i == 0 for i in range(3 * n)], [i % 3 == 2 for i in range(3 * n)]
+        ids = [str(i // 3) for i in range(3 * n)]
+        p, q = sum(hits) / (3 * n), sum(other) / (3 * n)
+        per = np.array([hits, other], float).reshape(2, n, 3).mean(2)
+        drawn = (
+            scoring.bootstrap(lambda d: per[0][d].mean(1), n, within=(0, 1)),
+            scoring.bootstrap(lambda d: (per[0] - per[1])[d].mean(1), n, within=(-1, 1)),
+        )
+        found = clusters.cluster_rate(hits, ids)["ci95"], clusters.cluster_difference(hits, other, ids)["ci95"]
+        return found, drawn, (scoring.wilson(p * n, n), intervals.newcombe(p * n, q * n, p * q * n, n))
+
+    found, drawn, least = sides(clusters.FEW - 1)
+    for interval, narrow, wide in zip(found, drawn, least, strict=True):
+        assert interval == pytest.approx([min(narrow[0], wide[0]), max(narrow[1], wide[1])])
+        assert interval != pytest.approx(narrow)
+    found, drawn, _ = sides(8)
+    assert found == (pytest.approx(drawn[0]), pytest.approx(drawn[1])), "eight are enough"
+    ids, room = [str(i) for i in range(9)], scoring.wilson(0, 9)[1]
+    most = clusters.cluster_difference([True] * 9, [False] * 9, ids)
+    least = clusters.cluster_difference([False] * 9, [True] * 9, ids)
+    assert (most["ci95"], least["ci95"]) == (pytest.approx([1 - room, 1]), pytest.approx([-1, room - 1]))
 
 
 def test_sixteen_dialogues_cover_the_truth():
