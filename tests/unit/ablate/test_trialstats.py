@@ -37,6 +37,18 @@ def test_equal_arms_differ_by_nothing():
     assert trialstats.difference(arm, arm) == {"value": 0.0, "n": 24, "ci95": [-room, room]}
 
 
+def test_f1_of_mails_without_fields_is_one_and_a_lone_fault_costs_all():
+    empty, wrong = mail(0, of=0), dataclasses.replace(mail(0, of=0), fp=1)
+    assert trialstats.metric([[empty] * 9])["ci95"] == scoring.wilson(9, 9)
+    assert trialstats.metric([[wrong]])["ci95"] == scoring.wilson(0, 1)
+
+
+def test_no_difference_exceeds_one():
+    best, worst, room = [[mail(5)] * 24] * 2, [[mail(0)] * 24] * 2, scoring.wilson(0, 24)[1]
+    assert trialstats.difference(best, worst)["ci95"] == pytest.approx([1 - room, 1])
+    assert trialstats.difference(worst, best)["ci95"] == pytest.approx([-1, room - 1])
+
+
 def test_pairing_removes_what_is_common():
     rng = np.random.default_rng(2)
     hard = np.where(np.arange(40) % 2, 0.7, 0.0)  # half of the mails are hard for everybody
@@ -95,8 +107,11 @@ def test_smaller_sizes_are_not_asked_once_one_is_worse():
     assert trialstats.not_worse(worse, lost) == (48, {n: lost(n) for n in (48, 16)})
     assert asked[:2] == [48, 16]
     assert 8 not in asked
-    with pytest.raises(ConfigError, match="two sizes"):
-        trialstats.not_worse([96], lost)
+    for few in ([96], []):
+        with pytest.raises(ConfigError, match="two sizes"):
+            trialstats.not_worse(few, lost)
+    touching = {"value": 0.1, "n": 24, "ci95": [0.0, 0.2]}
+    assert trialstats.not_worse([8, 16], lambda n: touching)[0] == 8
 
 
 def test_equal_sets_need_the_smallest():
@@ -173,6 +188,14 @@ def test_what_loses_more_than_the_margin_does_not_tie_however_wide_its_interval(
     assert trialstats.choose(arms, cost, margin=0.05).tied == ("big",)
 
 
+def test_at_equal_cost_a_tie_goes_to_the_better():
+    noisy = {"worse": [[mail(2), mail(5)] * 11 + [mail(3)] * 2], "better": [[mail(5), mail(2)] * 12]}
+    found = trialstats.choose(noisy, {"better": 1, "worse": 1})
+    assert (found.chosen, set(found.tied)) == ("better", {"better", "worse"})
+    with pytest.raises(ConfigError, match="arms with costs"):
+        trialstats.choose({}, {})
+
+
 def test_a_clear_winner_is_worth_its_price():
     arms = {"big": [[mail(5)] * 24], "small": [[mail(2)] * 24]}
     found = trialstats.choose(arms, {"big": 9, "small": 1})
@@ -201,6 +224,15 @@ def test_valid_answers_are_compared_beside_field_f1():
         found = trialstats.valid_difference(faults[:seeds], curated[:seeds])
         assert found["value"] == pytest.approx(-10 / 24)
         assert found["ci95"][1] < 0
+    twice = trialstats.valid_difference(faults, curated)["ci95"]
+    once = trialstats.valid_difference(faults[:1], curated[:1])["ci95"]
+    assert twice == pytest.approx(once, abs=0.05), "the same run twice tells as much as once"
+    room = scoring.wilson(0, 24)[1]
+    most, least = [[good] * 24] * 2, [[bad] * 24] * 2
+    assert trialstats.valid_difference(most, least)["ci95"] == pytest.approx([1 - room, 1])
+    assert trialstats.valid_difference(least, most)["ci95"] == pytest.approx([-1, room - 1])
+    with pytest.raises(ConfigError, match="equally many mails"):
+        trialstats.valid_difference([[good], [good] * 2], [[good], [good] * 2])
     lucky = [[good] * 12 + [bad] * 12, [good] * 24]
     seeds_differ = trialstats.valid_difference(lucky, [[good] * 12 + [bad] * 12] * 2)
     assert seeds_differ["value"] == pytest.approx(0.25)
