@@ -127,11 +127,18 @@ class Source:
 _END = re.compile(rb"\r\n|\n|\r")
 
 
-def lines(source: Source, limit: int) -> Iterator[tuple[int, bytes, str, str]]:
+LF = re.compile(rb"\r?\n")
+
+
+def lines(
+    source: Source, limit: int, ends: re.Pattern[bytes] = _END
+) -> Iterator[tuple[int, bytes, str, str]]:
     """Lines as (number, content with its end, reason, detail); at most `limit` bytes in memory.
 
-    A lone CR ends a line too (a JSON string cannot hold one). A line above the limit is counted to
-    its end and comes without content.
+    A line above the limit is counted to its end and comes without content.
+
+    Args:
+        ends: What ends a line; a lone CR too if not given (a JSON string cannot hold one).
     """
     number, passed, rest, block = 1, 0, b"", b" "  # passed: bytes of an over-long line let go
 
@@ -145,7 +152,7 @@ def lines(source: Source, limit: int) -> Iterator[tuple[int, bytes, str, str]]:
         block, start = source.read(), 0
         searched = max(len(rest) - 1, 0)  # a CR at the seam is looked at again
         rest += block
-        for end in _END.finditer(rest, searched):
+        for end in ends.finditer(rest, searched):
             if end[0] == b"\r" and end.end() == len(rest) and block:
                 break  # an LF may follow in the next block
             yield line(rest[start : end.end()])

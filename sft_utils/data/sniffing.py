@@ -1,6 +1,8 @@
 """What a file is: told by its content first, by its name second, never assumed."""
 
+import contextlib
 import csv
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 from sft_utils.artifacts import display_path
 from sft_utils.data import jsonfiles, parsing, tables
 from sft_utils.data import rows as data
-from sft_utils.data.parsing import Item, Source
+from sft_utils.data.parsing import HEAD, Item, Source, listed
 from sft_utils.errors import DataError
 
 DATA_NAMES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -85,34 +87,61 @@ def _text_format(source: Source, start: bytes, limit: int) -> tuple[str, str, It
     return _table(source, lines, limit)
 
 
-_DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV"}
+_DELIMITERS = {",": "CSV", ";": "CSV with semicolons", "\t": "TSV", "|": "CSV with '|'"}
 _TOLD = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
 """What Excel reads as the delimiter, if it is the first line."""
 
 
 def _table(source: Source, lines: list[bytes], limit: int) -> tuple[str, str, Iterator[Item]]:
-    """A CSV or TSV; its delimiter cuts the second line into as many columns as the header, and
-    the header into most of them. Of several a .tsv takes the tab."""
+    """A CSV or TSV; its delimiter cuts more records than others do into as many fields as the
+    header. Of several a .tsv takes the tab, a .csv any other.
+
+    Raises:
+        DataError: Several do alike, and nothing says which is meant.
+    """
     texts = [line.decode("utf-8", "replace") for line in lines[:2]]
     if told := _TOLD.fullmatch(texts[0]):
         kind = _DELIMITERS.get(told[1], f"CSV with {told[1]!r}")
         return kind, "line", tables.delimited(source, limit, told[1], told=True)
-    suffix = suffix_of(source.path)
-    counts = {d: _fields(texts[0], d) for d in _DELIMITERS}
-    agree = {d: n > 1 and len(texts) > 1 and _fields(texts[1], d) == n for d, n in counts.items()}
-    tab = suffix == ".tsv" and counts["\t"] > 1
-    best = max(counts, key=lambda d: (agree[d], tab and d == "\t", counts[d]))
-    if suffix not in (".csv", ".tsv") and not agree[best]:
+    suffix, name = suffix_of(source.path), display_path(source.path)
+    names = {d: _fields(texts[0], d) for d in _DELIMITERS}
+    found = [d for d in _DELIMITERS if len(names[d]) > 1]
+    shares = dict.fromkeys(_DELIMITERS, 0.0)
+    if len(found) > 1:
+        shares |= {d: _agreeing(source.head, d) for d in found}
+    elif found and len(texts) > 1:
+        shares[found[0]] = float(len(_fields(texts[1], found[0])) == len(names[found[0]]))
+    tab = {".tsv": 1, ".csv": -1}.get(suffix, 0) * (len(names["\t"]) > 1)
+    best = max(shares, key=lambda d: (shares[d], tab * (d == "\t"), len(names[d])))
+    if suffix not in (".csv", ".tsv") and not shares[best]:
         raise DataError(
-            f"{display_path(source.path)} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
+            f"{name} is no JSON, JSONL, CSV, TSV or Parquet: it begins with "
             f"{texts[0][:30]!r}. A table needs a header and the suffix .csv or .tsv."
+        )
+    alike = [d for d in found if shares[d] == shares[best] > 0 and not (tab and "\t" in (d, best))]
+    if len(alike) > 1:
+        read = " or ".join(f"{listed(names[d])} (by {d!r})" for d in alike)
+        raise DataError(
+            f"{name}: its columns are {read}; the lines fit both. Put a first line sep={alike[-1]} "
+            "above the header, with the delimiter that is meant."
         )
     return _DELIMITERS[best], "line", tables.delimited(source, limit, best)
 
 
-def _fields(line: str, delimiter: str) -> int:
+def _agreeing(head: bytes, delimiter: str) -> float:
+    """The share of the first records that have as many fields as the header."""
+    records = csv.reader(io.StringIO(head.decode("utf-8", "replace"), newline=""),
+                         delimiter=delimiter)  # fmt: skip
+    counts: list[int] = []
+    with contextlib.suppress(csv.Error):  # a field above the limit of the csv module
+        counts += (len(fields) for fields in records if fields)
+    rest = counts[1:-1] if len(head) >= HEAD and len(counts) > 2 else counts[1:]
+    return sum(n == counts[0] for n in rest) / max(len(rest), 1)
+
+
+def _fields(line: str, delimiter: str) -> list[str]:
     """Fields of one line; a delimiter between quotes is none."""
     try:
-        return len(next(csv.reader([line], delimiter=delimiter), []))
+        return next(csv.reader([line], delimiter=delimiter), [])
     except csv.Error:  # a field above the limit of the csv module
-        return line.count(delimiter) + 1
+        return line.split(delimiter)

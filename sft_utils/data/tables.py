@@ -5,12 +5,13 @@ import datetime
 import decimal
 import io
 import math
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sft_utils.artifacts import display_path
-from sft_utils.data.parsing import Item, Source, lines, unreadable
+from sft_utils.data.parsing import LF, Item, Source, lines, unreadable
 from sft_utils.data.rows import Row
 from sft_utils.errors import DataError
 
@@ -62,6 +63,10 @@ def delimited(source: Source, limit: int, delimiter: str, *, told: bool = False)
         raise DataError(f"{where}: no row follows the columns {', '.join(names)}.")
 
 
+_HEADER = re.compile(rb'(?:[^"\r\n]|"[^"]*")*(\r?\n|\r|)')
+"""The header and its end; a line break between quotes ends nothing."""
+
+
 def _records(
     source: Source, limit: int, delimiter: str
 ) -> Iterator[tuple[int, list[str] | None, str, str]]:
@@ -71,7 +76,10 @@ def _records(
     never closed), the second line is tried again as the begin of a record.
     """
     waiting: deque[tuple[int, bytes, str, str]] = deque()
-    rest = lines(source, limit)
+    # Where a line feed ends the header, a lone CR is part of a text that somebody did not quote
+    # (csv.writer with lineterminator="\n"): taken as an end, it would cut the text in silence.
+    end = _HEADER.match(source.head.lstrip())[1]
+    rest = lines(source, limit, LF) if end.endswith(b"\n") else lines(source, limit)
 
     def pull() -> tuple[int, bytes, str, str] | None:
         return waiting.popleft() if waiting else next(rest, None)
@@ -104,6 +112,7 @@ def _records(
 _CSV_FAULTS = (
     ("unexpected end of data", "a quote opens here and is never closed"),
     ("expected after '\"'", "text after a closing quote"),
+    ("new-line character", "a carriage return outside quotes"),
 )
 """Part of what the csv module says -> what it means."""
 

@@ -402,6 +402,44 @@ def test_the_delimiter_that_excel_is_told_is_taken(tmp_path, told, kind):
         (4, "blank line between rows"), (5, "text after a closing quote")]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "kind", "names"),
+    [
+        ("Titel, kurz;Antwort", ["Hallo, du;x", "Hallo;y", "Du;z, a"], "CSV with semicolons", ["Titel, kurz", "Antwort"]),
+        ("q;r,a", ["1;2,3", "4,5", "6,7"], "CSV", ["q;r", "a"]),
+        ("q, r;a", ['"x\ny, z\nw, v";1', '"x\ny, z";2', '"x\ny";3'], "CSV with semicolons", ["q, r", "a"]),
+        ("q|a", ["x, y|1", "z|2"], "CSV with '|'", ["q", "a"]),
+        ("q (a|b),a", ["x,1", "y|z,2"], "CSV", ["q (a|b)", "a"]),
+    ],
+)  # fmt: skip
+def test_the_delimiter_is_the_one_that_the_records_agree_on(tmp_path, header, rows, kind, names):
+    """A header with as many commas as semicolons was cut at its commas, the rows with it."""
+    loaded = load(put(tmp_path, "x.csv", "\n".join([header, *rows, ""]).encode()))
+    assert (loaded.kind, loaded.excluded, list(loaded.rows[0].row)) == (kind, [], names)
+    assert len(loaded.rows) == len(rows)
+
+
+def test_a_table_of_two_delimiters_that_both_fit_is_refused(tmp_path):
+    text = b"Titel, kurz;Antwort\nHallo, du;x\n"
+    with pytest.raises(DataError, match=r"its columns are 'Titel', ' kurz;Antwort' \(by ','\) or "
+                       r"'Titel, kurz', 'Antwort' \(by ';'\); the lines fit both. Put a first line sep=; "):  # fmt: skip
+        load(put(tmp_path, "x.csv", text))
+    loaded = load(put(tmp_path, "x.csv", b"sep=;\n" + text))
+    assert loaded.rows[0].row == {"Titel, kurz": "Hallo, du", "Antwort": "x"}
+
+
+def test_a_carriage_return_in_a_text_does_not_cut_it(tmp_path):
+    """csv.writer(lineterminator="\\n") of Python 3.11 writes a lone CR without quotes."""
+    text = b'q,a\n1,one\rtwo\n"2\rb",x\n3,y\n'
+    loaded = load(put(tmp_path, "x.csv", text))
+    assert [one.row for one in loaded.rows] == [{"q": "2\rb", "a": "x"}, {"q": "3", "a": "y"}]
+    assert [(e.number, e.reason) for e in loaded.excluded] == [(2, "a carriage return outside quotes")]
+    loaded = load(put(tmp_path, "x.csv", b'q,a\r1,"one\ntwo"\r2,x\r'))
+    assert [one.row["a"] for one in loaded.rows] == ["one\ntwo", "x"], "rows of an old Mac end so"
+    loaded = load(put(tmp_path, "x.csv", b"q,a\r\r\n1,x\r\r\n2,y\r\r\n"))
+    assert [one.row["a"] for one in loaded.rows] == ["x", "y"], "written as text on Windows"
+
+
 def test_names_of_columns_have_no_space_around_them(tmp_path):
     assert load(put(tmp_path, "x.csv", b"q, a\n1,2\n")).rows[0].row == {"q": "1", "a": "2"}
     with pytest.raises(DataError, match="header: two columns are called 'q'"):
