@@ -36,6 +36,35 @@ def display_path(path: Path | str) -> str:
         return Path(path).name
 
 
+def reader_path(given: Path | str) -> Path:
+    """A path that the reader gave, with a home directory for `~`; there need be nothing.
+
+    Raises:
+        DataError: No file system takes it: too long, a link to itself, the home of nobody.
+    """
+    try:
+        path = Path(given).expanduser()
+        path.exists()
+        path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
+        raise DataError(f"{str(given)[:200]!r} is no usable path: {reason}. Check it.") from error
+    return path
+
+
+def placed(given: str) -> str:
+    """A relative path counts from the repository's root, wherever the kernel runs.
+
+    Args:
+        given: A path, or what may be none: the id of a dataset, a text.
+    Returns:
+        The place of what is there, else what was given.
+    """
+    inside = ROOT / given
+    relative = given and not Path(given).is_absolute()
+    return str(inside) if relative and os.path.exists(inside) else given
+
+
 def given_path(path: Path | str) -> str:
     """The path as it was given, if it lies outside the repository: for errors about such a file.
 

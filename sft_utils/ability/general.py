@@ -14,7 +14,7 @@ import numpy as np
 
 from sft_utils.ability import harness
 from sft_utils.ability.harness import CHOICE, FOLDER, HUB, LOCAL, OWN, Result
-from sft_utils.artifacts import ROOT
+from sft_utils.artifacts import ROOT, reader_path
 from sft_utils.config import Profile
 from sft_utils.data.rows import rows_of
 from sft_utils.errors import ConfigError, TemplateError
@@ -79,6 +79,7 @@ def task_names(profile: Profile, *, wanted: str = "", file: str = "") -> tuple[s
         DataError: Rows of the file that cannot be used.
     """
     if file:
+        file = str(reader_path(file))
         if not (ROOT / file).is_file():
             raise ConfigError(f"no file {file}; give a JSONL file with question, choices, answer")
         if not file.endswith(OWN):

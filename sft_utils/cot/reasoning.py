@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_utils.artifacts import ROOT, sha256_text
+from sft_utils.artifacts import ROOT, placed, sha256_text
 from sft_utils.config import Profile
 from sft_utils.cot import answercheck, statetraces, traces
 from sft_utils.cot.tracefaults import Corrupted, completion, corrupt, corrupt_number
@@ -219,8 +219,7 @@ def from_file(
     Raises:
         DataError: Fewer than `least` rows can be used.
     """
-    inside = ROOT / source
-    loaded = loading.load(inside if inside.exists() else source)
+    loaded = loading.load(placed(source))
     excluded = [(e.number, str(e)) for e in loaded.excluded]
     items: dict[str, Item] = {}
     for number, row in ((r.number, r.row) for r in loaded.rows):

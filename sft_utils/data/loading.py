@@ -1,6 +1,8 @@
 """A file or hub dataset of any usual format as rows; every row that is left out is named."""
 
 import difflib
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -8,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import display_path, given_path
+from sft_utils.artifacts import display_path, given_path, reader_path
 from sft_utils.data import filters, hub
 from sft_utils.data.parsing import Item, Source
 from sft_utils.data.rows import Row
@@ -117,13 +119,8 @@ def load(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}, must be at least 1 (None: all rows)")
-    try:
-        path = Path(source).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:  # too long, not permitted, home of nobody
-        reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{str(source)[:60]!r} is no usable path: {reason}. Check it.") from error
-    if not exists and (named := hub.hub_id(str(source))):
+    path = reader_path(source)
+    if not path.exists() and (named := hub.hub_id(str(source))):
         about = {"source": str(source), "kind": "hub dataset", "encoding": "UTF-8", "unit": "row"}
         return _collect(hub.rows(named), limit, **about)
     _check(path)
@@ -205,8 +202,36 @@ def _check(path: Path) -> None:
         if not path.is_file():
             raise DataError(f"{given_path(path)} is no ordinary file. Save its content in one.")
         return
+    if hint := _no_path(str(path)):
+        raise DataError(f"{given_path(path)} is no file of this machine: {hint}")
+    if path.is_symlink():
+        raise DataError(f"{given_path(path)} is a link to {path.readlink()}, which does not exist.")
     if not path.parent.is_dir():
-        raise DataError(f"{given_path(path)} does not exist, nor does its directory.")
-    near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir()], 3, 0.6)
+        gone = next(folder for folder in reversed(path.parents) if not folder.is_dir())
+        raise DataError(f"{given_path(path)} does not exist, nor does its directory: "
+                        f"{given_path(gone)} is no folder.")  # fmt: skip
+    names = {p.name.casefold(): p.name for p in path.parent.iterdir()}
+    near = [names[n] for n in difflib.get_close_matches(path.name.casefold(), names, 3, 0.6)]
     hint = f"Did you mean {' or '.join(near)}?" if near else "Check the path."
     raise DataError(f"{given_path(path)} does not exist. {hint}")
+
+
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.IGNORECASE | re.DOTALL)
+_WINDOWS = re.compile(r"([a-z]):[\\/](.*)", re.IGNORECASE | re.DOTALL)
+
+
+def _no_path(text: str) -> str:
+    """What to do about a name that is spelled as no path of this machine is; else nothing."""
+    if found := _ADDRESS.fullmatch(text):
+        if found[1].lower() == "file":
+            return f"give its path alone: /{found[2]}"
+        return ("fetch it and give the path of the file, or name a dataset of the hub as "
+                "owner/name:train@<commit>.")  # fmt: skip
+    if found := _WINDOWS.fullmatch(text):
+        return f"WSL has it as /mnt/{found[1].lower()}/{found[2]}".replace("\\", "/")
+    for what, bare in (("quotes", text.strip("\"'")), ("spaces", text.strip())):
+        if bare != text and os.path.isfile(os.path.expanduser(bare)):
+            return f"take the {what} around {bare} away."
+    if glob.has_magic(text) and (files := sorted(glob.glob(text))):
+        return f"one file is read, and {len(files)} fit; for example {files[0]}."
+    return ""

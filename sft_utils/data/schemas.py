@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import display_path, given_path
+from sft_utils.artifacts import display_path, given_path, reader_path
 from sft_utils.data import rows as data
 from sft_utils.data.schematext import Schema, resolve, signature
 from sft_utils.errors import DataError
@@ -38,7 +38,7 @@ def load_schema(path: Path | str) -> Schema:
         DataError: Missing, no JSON, no valid schema, of another draft, or with a reference that
             leaves the file or leads nowhere.
     """
-    path = Path(path)
+    path = reader_path(path)
     name = display_path(path)
     if not path.is_file():
         raise DataError(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import ROOT, sha256_text
+from sft_utils.artifacts import placed, sha256_text
 from sft_utils.data import layouts, loading, schemas
 from sft_utils.data.duplicates import SAMPLE, HeldOut, common_shingles, exact_key, shingles
 from sft_utils.data.exclusions import Reason, apply, breaks, counted, json_answers, listed
@@ -191,14 +191,14 @@ def own(
             f"tasks.own: tokenizer {'missing' if tokenizer is None else 'given'}, max_length = "
             f"{max_length}: lengths are checked with both, or not at all with neither"
         )
-    loaded = loading.load(_place(source))
+    loaded = loading.load(placed(source))
     normal = layouts.conversations(loaded, mapping=mapping)
     excluded = [(e.number, f"{e.reason}: {e.detail}") for e in normal.excluded]
     rows = [
         {"id": f"{normal.unit} {n}", "line": n, "source": "own", "messages": list(c)}
         for n, c in zip(normal.numbers, normal.conversations, strict=True)
     ]
-    given = schemas.load_schema(_place(schema)) if schema else None
+    given = schemas.load_schema(placed(schema)) if schema else None
     answers, others = json_answers(rows)
     structured = given is not None or len(answers) >= JSON_SHARE * len(rows)
     if not structured and len(answers) > (1 - JSON_SHARE) * len(rows):
@@ -253,12 +253,6 @@ def own(
         ignored=normal.ignored,
         warnings=loaded.warnings,
     )
-
-
-def _place(name: str) -> str:
-    """A relative path counts from the repository's root, wherever the kernel runs."""
-    inside = ROOT / name
-    return str(inside) if name and not Path(name).is_absolute() and inside.exists() else name
 
 
 def request(row: Row) -> str:

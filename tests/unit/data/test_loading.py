@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import time
 import zipfile
 from functools import partial
@@ -223,7 +224,7 @@ def test_paths_that_are_no_file(tmp_path):
     for path, words in (
         (tmp_path / "tran.jsonl", "does not exist. Did you mean train.jsonl?"),
         (tmp_path / "qqq", "does not exist. Check the path."),
-        (tmp_path / "no" / "x.csv", "does not exist, nor does its directory."),
+        (tmp_path / "no" / "x.csv", f"does not exist, nor does its directory: {tmp_path / 'no'} is no folder."),
         (tmp_path, "is a directory. Name one file, for example train.jsonl."),
     ):
         with pytest.raises(DataError) as caught:
@@ -518,6 +519,30 @@ def test_paths_that_no_system_takes():
         load("x" * 5000 + "/y.csv")
     with pytest.raises(DataError, match="null is no ordinary file"):
         load("/dev/null")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("file:///a/x.jsonl", "give its path alone: /a/x.jsonl"),
+        ("https://e.org/a/x.jsonl", "fetch it and give the path of the file, or name a dataset"),
+        ("C:\\Users\\me\\x.jsonl", "WSL has it as /mnt/c/Users/me/x.jsonl"),
+        ("{}/x.jsonl ", "take the spaces around {}/x.jsonl away"),
+        ("'{}/x.jsonl'", "take the quotes around {}/x.jsonl away"),
+        ("{}/*.jsonl", "one file is read, and 2 fit; for example {}/lost.jsonl"),
+        ("{}/lost.jsonl", "lost.jsonl is a link to gone.jsonl, which does not exist"),
+        ("{}/loop.jsonl.gz", "loop.jsonl.gz' is no usable path: Symlink loop"),
+        ("{}/a/b/x.jsonl", "nor does its directory: {}/a is no folder."),
+        ("{}/X.JSON", "Did you mean x.jsonl or lost.jsonl?"),
+        ("a\0b", "is no usable path: embedded null byte"),
+    ],
+)  # fmt: skip
+def test_what_is_no_path_of_this_machine_is_told_what_to_do(tmp_path, given, words):
+    put(tmp_path, "x.jsonl", b'{"a": 1}\n')
+    (tmp_path / "lost.jsonl").symlink_to("gone.jsonl")
+    (tmp_path / "loop.jsonl.gz").symlink_to("loop.jsonl.gz")
+    with pytest.raises(DataError, match=re.escape(words.format(tmp_path))):
+        load(given.format(tmp_path))
 
 
 def test_values_stay_as_they_are(tmp_path):

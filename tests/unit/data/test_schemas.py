@@ -112,6 +112,20 @@ def test_a_missing_schema_is_named(tmp_path):
             load_schema(path)
 
 
+def test_a_place_that_no_system_takes_is_no_traceback(tmp_path):
+    (tmp_path / "loop.json").symlink_to("loop.json")
+    for path in ("x" * 5000, tmp_path / "loop.json", "a\0b"):
+        with pytest.raises(DataError, match="is no usable path: "):
+            load_schema(path)
+
+
+def test_a_schema_in_the_home_directory_is_found(tmp_path, monkeypatch):
+    """Shells other than bash leave the ~ of SCHEMA=~/x.json to us."""
+    put(tmp_path, {"type": "object"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_schema("~/s.json") == {"type": "object"}
+
+
 def test_deep_schemas_are_one_error(tmp_path):
     deep = b'{"not":' * 900 + b"{}" + b"}" * 900
     with pytest.raises(DataError, match="nested too deeply"):

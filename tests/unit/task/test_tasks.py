@@ -152,6 +152,11 @@ def test_plain_answers_are_a_text_task(tmp_path):
     assert (half.tp, half.fp, half.fn, half.exact) == (1, 0, 3, False)
 
 
+def test_a_name_that_no_system_takes_is_no_traceback():
+    with pytest.raises(DataError, match="is no usable path: File name too long"):
+        tasks.own("x" * 5000, seed=1, train_rows=9, val_rows=1, test_rows=9)
+
+
 def test_too_few_rows_are_refused_with_the_reasons(tmp_path):
     rows = colours(60)
     for row in rows[:50]:
