@@ -4,6 +4,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,6 +144,8 @@ def _choices(row: Mapping[str, Any]) -> tuple[list[str], int]:
         if not str(choice).strip():
             raise ValueError(f"choice {choice!r} is empty")
     texts = [str(choice) for choice in choices]
+    if half := re.search("[\ud800-\udfff]", "".join([question, *texts])):
+        raise ValueError(f"holds half a character (U+{ord(half[0]):04X}), which no tokenizer takes")
     bare = [text.strip() for text in texts]
     twice = next((text for k, text in enumerate(bare) if text in bare[:k]), None)
     if twice is not None:

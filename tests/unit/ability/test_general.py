@@ -127,6 +127,15 @@ def test_own_rows(tmp_path):
             harness.choice_rows(path)
 
 
+def test_a_file_of_the_home_directory_is_found(tmp_path, monkeypatch):
+    """No shell replaces the ~ inside of PARAMS="file=~/own.jsonl"."""
+    own(tmp_path, {})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert general.task_names(get_profile("smoke"), file="~/own.jsonl") == (str(tmp_path / "own.jsonl"),)
+    with pytest.raises(DataError, match="is no usable path: File name too long"):
+        general.task_names(get_profile("smoke"), file="x" * 5000)
+
+
 def test_ids_tell_rows_apart(tmp_path):
     """A topic as id would hide, by its name, items that picked nothing from the judgement of 10."""
     with pytest.raises(DataError, match="row 2: has the id 'geo' of row 1; .* Give each row its own"):
@@ -174,6 +183,8 @@ def test_an_answer_that_has_one_reading_is_taken(tmp_path, choices, answer, righ
         ({"answer": "-1"}, "answer '-1' is none"),
         ({"answer": -1}, "answer -1 is none"),
         ({"question": " "}, "wants `question`"),
+        ({"question": "Q \ud83d?"}, "holds half a character (U+D83D), which no tokenizer takes"),
+        ({"choices": ["x", "\udc00"]}, "holds half a character (U+DC00)"),
         (
             {"question": "q", "choices": {"text": ["a", "b"]}, "answerKey": "A", "answer": None},
             "wants `question` (text), `choices` (list of texts) and `answer`; it has `question` (text), "
