@@ -125,12 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     """Findings about the rows as TRL would train on them."""
     raw = layouts.read(options.data)
-    chats = [layouts.conversation(row, i) for i, row in enumerate(raw, 1)]
+    chats = _conversations(raw, options.data)
     held = layouts.read(options.eval_data) if options.eval_data else []
     facts: dict[str, Any] = {
         "turns": options.turns,
         "schema": schemas.load_schema(options.schema) if options.schema else None,
-        "eval_conversations": [layouts.conversation(row, i) for i, row in enumerate(held, 1)],
+        "eval_conversations": _conversations(held, options.eval_data),
         "declared": {"max_length": options.max_length or None, "packing": options.packing},
         "observed": {"columns": sorted(set().union(*raw))},
     }
@@ -168,6 +168,14 @@ def _examine(options: argparse.Namespace) -> tuple[list[Finding], int]:
     heard = RunRecord(tokenizer=tokenizer, conversations=chats[:1], messages=tuple(said))
     found = merge([*data, *found, *inspect(heard, stages=("settings",))])
     return [_advised(f, raw[0]) for f in found], len(raw)
+
+
+def _conversations(rows: Sequence[dict[str, Any]], file: Path) -> list[list[dict[str, Any]]]:
+    """The rows of a file as conversations; an error names the file, since there may be two."""
+    try:
+        return [layouts.conversation(row, i) for i, row in enumerate(rows, 1)]
+    except DataError as error:
+        raise DataError(f"{display_path(file)}, {error}. Repair the row.") from error
 
 
 def _served(model: str, revision: str | None) -> tuple[Any, dict[str, Any]]:

@@ -65,7 +65,7 @@ def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence
             have it.
     Raises:
         ConfigError: A parameter that none of the notebooks has, one of a wrong type or out of
-            bounds, or one that says how to read a file where no file is given.
+            bounds, one that says how to read a file where no file is given, or a folder for a file.
     """
     values = split(given)
     known = {nb: defaults(parse(read_source(layout, nb), nb)) for nb in notebooks}
@@ -87,6 +87,10 @@ def plan(layout: Layout, notebooks: Sequence[str], profile: str, given: Sequence
                 f"parameter {lost[0]} of {notebook} says how to read a file of yours, and none is "
                 f"given. Add DATA=file, or leave {lost[0].upper()}= out."
             )
+        for name in {*OWN_FILE, "file"} & changed.keys():  # one of them would be read and hashed
+            if os.path.isdir(layout.root / os.path.expanduser(place := str(changed[name]))):
+                said = f"parameter {name} of {notebook}: {place} is a folder. Name a file."
+                raise ConfigError(said)
         runs.append(Run(layout=layout, notebook=notebook, profile=profile, params=changed))
     return runs
 

@@ -784,6 +784,9 @@ def test_a_missing_or_broken_file(command, tmp_path):
     assert "broken.jsonl, line 2: not JSON" in unusable(command(broken))
     assert "row 1: keys ['text'] are no known layout" in unusable(command([{"text": "x"}]))
     assert "row 2: 'messages' is null" in unusable(command([MESSAGES[0], {"messages": None}]))
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"messages": []}\n{"messages": null}\n')
+    assert "held.jsonl, row 2: 'messages' is null" in unusable(command(PAIRED, "--eval-data", held)), "which of two files"
     missing = tmp_path / "none.jsonl"
     assert "none.jsonl" in unusable(command(PAIRED, "--eval-data", missing))
 

@@ -173,6 +173,14 @@ def test_how_to_read_a_file_without_the_file_is_refused(layout, given):
     assert len(run.params) == 2
 
 
+@pytest.mark.parametrize("given", ["/", ".", "~", "notebooks"])
+def test_a_folder_for_a_file_is_refused_before_it_is_read(layout, given):
+    """All files of a parameter count for "unchanged": of DATA=/ that was the whole disk."""
+    edit(layout, "notebooks/src/00_first.py", "loud: bool = False", 'data: str = ""\nloud: bool = False')
+    with pytest.raises(ConfigError, match=f"parameter data of 00_first: {given} is a folder. Name a file"):
+        plan(layout, ["00_first"], "cpu", [f"data={given}"])
+
+
 def test_a_notebook_without_profile_is_refused(layout):
     edit(layout, "notebooks/src/01_second.py", 'profile: str = "cpu"', 'profil: str = "cpu"')
     with pytest.raises(ConfigError, match="01_second has no parameter `profile`"):
