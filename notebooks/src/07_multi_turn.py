@@ -509,7 +509,8 @@ with checkpoint(run, headline="tuned.adherence", readme=list(README)) as c:
 # same authors as the training ones and mostly from the same domains. Every arm writes at most as many tokens
 # as the longest gold reply needs; untuned models often run into that limit (`stopped`), their cut replies are
 # judged as they stand and become their history, so part of the lead may be brevity. Late turns exist in few
-# dialogues only, so that the figure's last points are of other dialogues than its first. Refusal and
+# dialogues only, so that the figure's last points are of other dialogues than its first. Repeating
+# the first request in every turn would recall every fact: read recall beside adherence. Refusal and
 # over-refusal rest on few requests (n in the tables): their intervals say how little that tells. The rate was
 # chosen after a look at test figures (Decisions in sft_utils/README.md), which flatters a little; the best
 # prompt was chosen on these dialogues too, which flatters the prompt.

@@ -225,3 +225,11 @@ def test_sixteen_dialogues_cover_the_truth():
         low, high = clusters.cluster_rate(hits, ids)["ci95"]
         inside += low <= 0.7 <= high
     assert inside / 1000 >= 0.94
+
+
+def test_repeating_the_first_request_recalls_all_and_keeps_few_rules():
+    """Why recall is read beside adherence (data card, Limits)."""
+    part = dialogues.read("test")
+    parrot = dialogues.metrics("parrot", [j for d in part for j in dialogues.judge(d, [d.turns[0].user] * len(d.turns))])
+    assert parrot["parrot.context_recall"]["value"] == 1
+    assert parrot["parrot.adherence"]["value"] < 0.5
