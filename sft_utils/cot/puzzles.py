@@ -141,9 +141,11 @@ _SAYS = re.compile(r"\b(?:not|never|number|must|cannot)\b|n['’]t\b|[<≠]")
 _SENTENCE = re.compile(r"[^.!?\n;]+\??")
 _CLAUSE = re.compile(r",|\b(?:so|but|and|because|since|while|although)\b")
 _PLACES = (
-    r"\d|first|second|third|fourth|fifth|last|front|end|middle|\w+est|liars?|lies?|lying|truth"
-    r"|truth-teller|honest"
+    r"\d+(?:st|nd|rd|th)?|first|second|third|fourth|fifth|last|front|end|middle|\w+est|liars?|lies?"
+    r"|lying|truth|truth-teller|honest|true|false|truly|than|wins?|won|loses?|lost|leads?"
 )
+
+_GROUPS = r"both|they|everyone|everybody|nobody|no one|neither|all|none"
 
 
 def unread(text: str, puzzle: Puzzle) -> str:
@@ -159,9 +161,10 @@ def unread(text: str, puzzle: Puzzle) -> str:
         >>> unread("Ben comes before Ada. Ada > Ben.", line)
         'Ben comes before Ada'
     """
-    people = re.compile(rf"\b(?:{'|'.join(map(re.escape, puzzle['names']))})\b")
+    who = "|".join(map(re.escape, puzzle["names"]))
+    people = re.compile(rf"\b(?:{who}|{_GROUPS})\b", re.I)
     things = "|".join(map(re.escape, puzzle.get("things") or ()))
-    about = re.compile(rf"\b(?:{_PLACES}{'|' if things else ''}{things})\b", re.I)
+    about = re.compile(rf"\b(?:{_PLACES}{f'|(?:{things})s?' if things else ''})\b", re.I)
     for sentence in _SENTENCE.findall(text):
         if sentence.endswith("?"):
             continue

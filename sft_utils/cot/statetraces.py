@@ -9,6 +9,8 @@ from sft_utils.cot.traces import Check, Step
 _SENTENCE = re.compile(r"(.+?)(?:\.(?=\s|$)|\n|$)")
 _CHANGES = r"\s*(?:\[[^\]\n]{0,80}\]\s*)?(?:[-+*/%|&:<>=!]{0,2}=|→|->|(?:is|becomes|equals)\b)"
 
+_VALUE = r"(?:(?<!\w)-?\d|['\"\[]|\b(?:True|False|None)\b)"
+
 
 def states(trace: str) -> list[tuple[str, str]]:
     """State lines as (place, state); the place may be empty.
@@ -73,7 +75,8 @@ def _names(state: str) -> list[str]:
 def _unread(trace: str, steps: Sequence[Step]) -> str:
     """The first sentence that says what a variable is in a form which `states` does not read."""
     names = {name for s in steps for name in _names(f"{s['expr']}, {s['result']}")}
-    about = re.compile(rf"\b(?:{'|'.join(sorted(names)) or '(?!)'}){_CHANGES}")
+    name = rf"(?<!\w)`?(?:{'|'.join(sorted(names)) or '(?!)'})\b`?"
+    about = re.compile(rf"{name}{_CHANGES}|{name}.*{_VALUE}|{_VALUE}.*{name}")
     for match in _SENTENCE.finditer(trace):
         if not states(match[1]) and about.search(match[1]):
             return match[1].strip()

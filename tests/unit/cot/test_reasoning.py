@@ -310,8 +310,11 @@ def test_unread_contradictions_are_no_proof():
     pets = {"kind": "owns", "names": ["Ada", "Ben"], "things": ["cat", "dog"], "facts": [["has", "Ada", "cat"]]}
     good = {"order": "Ada > Ben > Cara", "truth": "Ada is a truth-teller. Ben is a liar", "owns": "Ada has the cat. Ben has the dog"}
     for puzzle, texts in (
-        (line, ("Cara comes before Ada. {}", "{}. Ada is last", "{}. Ada is the slowest", "{}, but Cara comes before Ada", "Ada is last! {}")),
-        (says, ("Ada lies. {}", "{}. Ben is honest", "Ada and Ben are of the same kind. {}")), (pets, ("Ada owns the dog. {}", "{}, and Ben owns the cat")),
+        (line, ("Cara comes before Ada. {}", "{}. Ada is last", "{}. Ada is the slowest", "{}, but Cara comes before Ada", "Ada is last! {}",
+                "{}. Cara wins", "{}. Ada is 2nd", "{}. Everyone is shorter than Ben", "ben > ada. {}")),
+        (says, ("Ada lies. {}", "{}. Ben is honest", "Ada and Ben are of the same kind. {}", "Both lie. {}", "{}. They are both liars",
+                "{}. Nobody lies", "Ben's statement is true. {}")),
+        (pets, ("Ada owns the dog. {}", "{}, and Ben owns the cat", "{}. Ben took the cats")),
     ):  # fmt: skip
         for text in texts:
             judged = statetraces.check_claims(f"{text.format(good[puzzle['kind']])}.\nThe answer is Ada.", puzzle=puzzle, answer="Ada")
@@ -324,7 +327,8 @@ def test_unread_contradictions_are_no_proof():
 
 def test_states_in_a_form_that_is_not_read_are_no_proof():
     real = [{"expr": "i = 1", "result": "x = 2"}, {"expr": "i = 2", "result": "x = 4"}]
-    for extra in ("x is 9", "x == 9", "x += 9", "i = 2: x becomes 9", "x[0] = 9", "x -> 9"):
+    for extra in ("x is 9", "x == 9", "x += 9", "i = 2: x becomes 9", "x[0] = 9", "x -> 9", "x: 9", "x goes to 9", "x now holds 9",
+                  "`x` = 9", "set x to 9", "x, which is 9", "x was 9", "x remains 9", "x: 2 -> 9", "9 is x", "x turns into [1]"):
         for text in (f"{extra}. x = 2. x = 4.", f"x = 2. x = 4. {extra}."):
             judged = statetraces.check_states(f"{text}\nThe answer is 4.", steps=real, answer="4")
             assert judged.reason == "wrong step", text
