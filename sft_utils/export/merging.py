@@ -246,13 +246,20 @@ def stored_tensors(folder: Path) -> dict[str, Any]:
     """All weights of a folder by name, memory-mapped where the system allows it.
 
     Raises:
-        ModelError: There are none.
+        ModelError: There are none, or a file of them is cut or no safetensors; names it.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     found: dict[str, Any] = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
-        found |= load_file(path)
+        try:
+            found |= load_file(path)
+        except SafetensorError as error:
+            raise ModelError(
+                f"{Path(folder).name}/{path.name} cannot be read ({error}): it was cut or is no "
+                "safetensors. Copy it again, or export again."
+            ) from error
     if not found:
         raise ModelError(f"{Path(folder).name} holds no *.safetensors")
     return found

@@ -285,6 +285,15 @@ def test_an_empty_folder_has_no_weights(tmp_path):
         merging.stored_tensors(tmp_path)
 
 
+def test_a_weight_file_that_was_cut_is_named(tmp_path):
+    """The library says "invalid header length", and not of which file."""
+    for name, data in (("model-1.safetensors", b"cut"), ("model-2.safetensors", b"")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ModelError, match=f"{tmp_path.name}/{name} cannot be read .* was cut"):
+            merging.stored_tensors(tmp_path)
+        (tmp_path / name).unlink()
+
+
 def test_a_four_bit_base_is_told_from_its_original(profile, tmp_path):
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
