@@ -14,7 +14,7 @@ from sft_utils.ablate import trialplots
 from sft_utils.ablate.trialstats import Difference, mean_f1
 from sft_utils.ablate.trialstore import Result, unpack_scores
 from sft_utils.artifacts import read_json, write_json, write_text
-from sft_utils.errors import ConfigError
+from sft_utils.errors import ConfigError, SFTError
 from sft_utils.formats import number
 from sft_utils.formats import table as markdown_table
 
@@ -139,5 +139,26 @@ def _cell(value: Any) -> str:
     return number(value) if isinstance(value, float | int) else str(value)
 
 
+def main(arguments: Sequence[str]) -> int:
+    """The command line: 0 and the path of the page, or what is wrong with the folder."""
+    if len(arguments) != 1:
+        print("usage: python -m sft_utils.ablate.trialreport FOLDER", file=sys.stderr)
+        return 2
+    folder = Path(arguments[0])
+    try:
+        print(render(folder))
+    except FileNotFoundError:
+        said = f"{folder} holds no report.json; 08 writes one to outputs/runs/<profile>/"
+        print(f"ConfigError: {said}08_ablations/report", file=sys.stderr)
+    except SFTError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        said = f"{folder}/report.json is no report of 08 ({type(error).__name__}: {error})"
+        print(f"DataError: {said}. Run 08 again, or put back what was edited", file=sys.stderr)
+    else:
+        return 0
+    return 1
+
+
 if __name__ == "__main__":
-    print(render(Path(sys.argv[1])))
+    sys.exit(main(sys.argv[1:]))

@@ -72,6 +72,29 @@ def test_the_page_comes_from_the_json_alone(tmp_path):
     assert after == before.replace("take rank 2.", "take rank 64.")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "holds no report.json"),
+        ("{", "report.json is no JSON"),
+        ("[]", "is no report of 08"),
+        ('{"facts": {}, "sections": [{"question": "?", "rule": "."}], "trials": []}', "is no report of 08"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_a_folder(tmp_path, capsys, text, said):
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    assert trialreport.main([str(tmp_path)]) == 1
+    assert said in capsys.readouterr().err
+    assert trialreport.main([]) == 2
+
+
+def test_the_command_makes_the_page(tmp_path, capsys):
+    trialreport.write(tmp_path, SECTIONS[:1], [result(1, 3)], {})
+    assert trialreport.main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.md")
+
+
 def test_an_unknown_figure_is_refused(tmp_path):
     wrong = Section(question="?", rule=".", figure="pie")
     with pytest.raises(ConfigError, match="'pie' is not one of heat_map"):
