@@ -91,6 +91,21 @@ def test_run_id_follows_its_inputs(run, monkeypatch):
     assert first["packages"].keys() > first["versions"].keys()
 
 
+def test_the_code_hash_follows_the_package_and_this_notebook_alone(tmp_path, monkeypatch):
+    for name in ("sft_utils/a.py", "sft_utils/room/b.py", "notebooks/src/00_x.py", "notebooks/src/01_y.py"):
+        artifacts.write_text(tmp_path / name, name)
+    monkeypatch.setattr(manifest, "ROOT", tmp_path)
+    before = manifest.code_hash("00_x")
+    assert len(before) == 64
+    artifacts.write_text(tmp_path / "notebooks/src/01_y.py", "other")
+    assert manifest.code_hash("00_x") == before != manifest.code_hash("01_y")
+    for name in ("notebooks/src/00_x.py", "sft_utils/room/b.py"):
+        artifacts.write_text(tmp_path / name, "other")
+        assert manifest.code_hash("00_x") != before
+        before = manifest.code_hash("00_x")
+    assert manifest.code_hash("of_the_reader") not in ("", before)
+
+
 def test_a_fingerprint_cannot_replace_what_is_computed(run):
     run.fingerprints["code"] = "mine"
     with pytest.raises(ConfigError, match="'code' is computed by the manifest"):

@@ -194,8 +194,21 @@ def test_nothing_held_out_is_refused():
         d.HeldOut({})
 
 
+@pytest.mark.parametrize(("times", "common"), [(19, False), (20, True)])
+def test_of_many_rows_two_per_cent_must_share_a_phrase(times, common):
+    """A phrase of fewer rows still says that two of them are alike."""
+    texts = [f"mail{i} of row{i}" for i in range(1000 - times)] + ["see you soon"] * times
+    assert d.common_shingles(texts) == ({("see", "you", "soon")} if common else set())
+
+
+def test_a_text_shorter_than_a_run_of_boilerplate_is_none():
+    assert d.common_shingles(["my order is late"] * 20, 8) == frozenset()
+    assert d.common_shingles(["late"] * 20) == {("late",)}
+
+
 def test_all_pairs_is_the_brute_force_answer():
-    sets = [d.shingles(text) for text in (LONG, OTHER, EDITED, LONG)]
+    half = " ".join(LONG.split()[: len(LONG.split()) // 2])  # shares much, and is no duplicate
+    sets = [d.shingles(text) for text in (LONG, OTHER, EDITED, LONG, half)]
     brute = {
         (a, b) for b in range(len(sets)) for a in range(b) if d.jaccard(sets[a], sets[b]) >= d.ALIKE
     }
@@ -208,6 +221,7 @@ def test_finders_are_compared_on_known_pairs():
     assert [(r.name, r.planted, r.found) for r in results] == [
         ("rensa", 1, 1), ("datasketch", 1, 1), ("exact", 1, 1),
     ]  # fmt: skip
+    assert [r.proposed for r in results] == [1, 1, 1], "a finder that proposes all finds all"
     assert results[2].false == 0
     blind = d.compare_finders([LONG, EDITED], [(0, 1)], {"blind": lambda sets: set()})
     assert blind[0].found == 0

@@ -77,6 +77,10 @@ def test_rules_go_by_the_metric_name(metric, kind):
         ({"train__loss": 2.0}, {"train__loss": 2.11}, "b", 1),
         ({"ddp__max_loss_difference": 1e-6}, {"ddp__max_loss_difference": 9e-5}, "a", 0),
         ({"ddp__max_loss_difference": 1e-6}, {"ddp__max_loss_difference": 0.02}, "b", 1),
+        ({"ddp__max_loss_difference": 1e-6}, {"ddp__max_loss_difference": 2e-4}, "a", 1),
+        ({"ddp__max_loss_difference": 1e-6}, {"ddp__max_loss_difference": 2e-3}, "b", 1),
+        ({"a_minus_b__f1": 0.10}, {"a_minus_b__f1": 0.12}, "a", 0),  # no gap of losses
+        ({"a_minus_b__f1": 0.10}, {"a_minus_b__f1": 0.16}, "b", 1),
         ({"a_minus_b__nll": 0.0}, {"a_minus_b__nll": 0.004}, "a", 0),
         ({"a_minus_b__nll": 0.048}, {"a_minus_b__nll": 0.06}, "a", 1),
         ({"a_minus_b__nll": 0.048}, {"a_minus_b__nll": 0.1}, "b", 0),
@@ -158,6 +162,9 @@ def test_the_first_differing_number_comes_first_then_versions_and_hashes():
         "not compared (time, memory, throughput): 00_first tuned.tokens_per_s",
     ):
         assert part in text
+    rows = [line.split() for line in lines]
+    assert ["00_first", "tuned.f1", "value", "0.5", "0.1", "0.03", "absolute"] in rows
+    assert ["00_first", "train.loss", "metric", "present", "missing", "-"] in rows
     assert lines[-1].endswith(": 2 differences")
 
 
@@ -203,6 +210,11 @@ def test_a_result_of_old_has_the_packages_of_its_commit(layout, capsys):
     assert regress.main(["compare"], layout) == 0
     said = [x.strip() for x in capsys.readouterr().out.splitlines() if "version of" in x]
     assert said == ["version of llguidance: reference 1.9.1, observed 1.9.2"]
+    for state in ({"dirty": True}, {}):
+        unsure = facts | {"git": {"commit": facts["git"]["commit"]} | state}
+        write_result(layout.reference("00_first", "cpu"), manifest=unsure)
+        assert regress.main(["compare"], layout) == 0
+        assert "version of" not in capsys.readouterr().out, "the lock may have been another one"
     facts["git"]["commit"] = "0" * 40
     write_result(layout.reference("00_first", "cpu"), manifest=facts)
     assert regress.main(["compare"], layout) == 0, "a shallow clone has no such commit"
