@@ -58,6 +58,39 @@ def test_truncation_raises_instead_of_shortening(tokenizer, conversations):
     with pytest.raises(MaskError, match="cuts an answer"):
         masking.assistant_labels(tokenizer, conversations[1], max_length=30)
     assert masking.supervised(row) == 2
+    whole = masking.assistant_labels(tokenizer, conversations[1], max_length=LONG)
+    n = len(whole["input_ids"]) - 1  # the last token is the line break behind the stop token
+    short = masking.assistant_labels(tokenizer, conversations[1], max_length=n)
+    assert short == {key: ids[:n] for key, ids in whole.items()}
+    with pytest.raises(MaskError, match="cuts an answer"):
+        masking.assistant_labels(tokenizer, conversations[1], max_length=n - 1)
+
+
+def test_an_answer_without_a_stop_token_ends_where_its_turn_ends(tokenizer, conversations):
+    other = copy.copy(tokenizer)
+    other.chat_template = (
+        "{% for m in messages %}#{{ m.role }}\n{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}#assistant\n{% endif %}"
+    )
+    row = masking.assistant_labels(other, conversations[1], max_length=LONG)
+    assert re.findall(r"train \| (.*)", masking.token_text(tokenizer, row)) == [
+        "Lima\\n", "Yes, Lima.\\n\\nIt is.\\n",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "{{ 'GO' if add_generation_prompt }}",  # what is served is no prefix of the turn
+        "{{ '!' if messages | length == 2 }}",  # the turn is no prefix of the conversation
+    ],
+)
+def test_a_turn_that_the_whole_conversation_shows_differently_is_refused(tokenizer, conversations, end):
+    other = copy.copy(tokenizer)
+    turns = "{% for m in messages %}{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
+    other.chat_template = turns + end
+    with pytest.raises(MaskError, match=r"message 1: .* is not a prefix"):
+        masking.assistant_labels(other, conversations[1][1:], max_length=LONG)
 
 
 def test_oracle_refuses_a_template_that_trims(tokenizer, conversations):
@@ -132,6 +165,9 @@ def test_padding_does_not_change_the_loss(tokenizer, tiny, conversations):
         k: v[:2] for k, v in masking.collate([*rows[:2], rows[3]], tokenizer.pad_token_id).items()
     }
     assert wide["input_ids"].shape[1] > narrow["input_ids"].shape[1]
+    assert narrow["attention_mask"][0].tolist() == [
+        int(i < len(rows[0]["input_ids"])) for i in range(narrow["input_ids"].shape[1])
+    ]
     with torch.no_grad():
         assert tiny(**narrow).loss.item() == pytest.approx(tiny(**wide).loss.item(), abs=1e-6)
 
@@ -140,6 +176,8 @@ def test_packing_isolates_documents(tokenizer, tiny, conversations):
     rows = [masking.assistant_labels(tokenizer, c, max_length=LONG) for c in conversations]
     packed = masking.pack(rows)
     labels = packed.pop("labels")
+    kept = [[masking.IGNORE, *row["labels"][1:]] for row in rows]
+    assert labels.tolist() == [[label for row in kept for label in row]]
     begin = len(rows[0]["input_ids"])
     end = begin + len(rows[1]["input_ids"])
     with torch.no_grad():
@@ -160,3 +198,7 @@ def test_token_html_escapes(tokenizer, conversations):
         tokenizer, masking.assistant_labels(tokenizer, conversations[2], max_length=LONG)
     )
     assert "<b>" not in html
+    assert "&lt;" in html
+    row = {"input_ids": tokenizer("ab cd")["input_ids"], "labels": [masking.IGNORE, 1]}
+    grey, blue = re.findall(r'<span style="([^"]*)">', masking.token_html(tokenizer, row))
+    assert ("underline" in grey or "border" in grey, "border" in blue) == (False, True)

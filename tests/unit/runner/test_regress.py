@@ -276,6 +276,19 @@ def test_compare_command(layout, capsys):
     assert regress.main(["compare", "--nb", "9"], layout) == 2
 
 
+def test_a_missing_run_hides_no_other_and_nb_shows_one(layout, capsys):
+    for name in ("00_first", "01_second"):
+        write_result(layout.reference(name, "cpu"))
+    write_result(layout.run_file("01_second", "cpu", ".json"), metrics={"tuned.f1": {"value": 0.1, "n": 8}})
+    finish(layout, "01_second", "cpu")
+    assert regress.main(["compare"], layout) == 1
+    said = capsys.readouterr().out
+    assert any(line.startswith("00_first") and "not run" in line for line in said.splitlines()), said
+    assert "01_second tuned.f1: reference 0.5, observed 0.1" in said
+    assert regress.main(["compare", "--nb", "0"], layout) == 1
+    assert "01_second" not in capsys.readouterr().out
+
+
 def test_unknown_and_ambiguous_ids_list_the_known_ones(layout, capsys):
     write_result(layout.run_file("00_first", "cpu", ".json"), run_id="abc1")
     write_result(layout.reference("01_second", "cpu"), run_id="abd2")
