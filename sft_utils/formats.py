@@ -15,6 +15,8 @@ def clock(seconds: float) -> str:
     Example:
         >>> clock(7.4), clock(130), clock(7260)
         ('7 s', '2 min 10 s', '2 h 01 min')
+        >>> clock(60), clock(3600)
+        ('1 min 00 s', '1 h 00 min')
     """
     total = round(seconds)
     if total < 60:
@@ -42,6 +44,8 @@ def number(value: float | int | bool | None) -> str:
     Example:
         >>> number(160), number(0.98765), number(0.00001234), number(None)
         ('160', '0.988', '1.23e-05', 'none')
+        >>> number(0.0), number(0.001), number(0.005), number(1_234_567.0), number(True)
+        ('0.000', '0.001', '0.005', '1.23e+06', 'yes')
         >>> number(17577 / 17579), number(0.9996), number(1.0)
         ('0.9999', '0.9996', '1.000')
     """

@@ -469,6 +469,12 @@ def test_a_loss_without_a_recorded_difference_is_not_hidden(number, name, before
     assert [round(found[0][s]["value"], 3) for s in ("before", "after")] == [before, after]
 
 
+def test_an_arm_is_compared_with_all_others_and_not_with_itself():
+    metrics = {f"{arm}.field_f1": metric(0.5, 0.4, 0.6) for arm in ("healthy", "late", "cut")}
+    names = [c["name"] for c in handover.claims("02", {"metrics": metrics})]
+    assert names == ["late_minus_healthy.field_f1", "cut_minus_healthy.field_f1"]
+
+
 def losses(metrics, *named):
     """Names of the claims behind those that a notebook names, which come first."""
     first = "ddp.max_loss_difference"  # a claim of track 04: without one, differences would fill in
