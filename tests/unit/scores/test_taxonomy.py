@@ -278,6 +278,25 @@ def test_rfc_8259_keeps():
     assert not jsonanswers.same_value(12345678901234567890123, float(12345678901234567890123))
 
 
+def test_lists_of_another_length_are_no_equal_values():
+    for a, b in (([1], [1, 2]), ([1, 2], [1]), ([], [1])):
+        assert not jsonanswers.same_value(a, b)
+        assert not jsonanswers.same_value({"a": a}, {"a": b})
+
+
+def test_values_in_prose_are_as_strict_as_whole_ones():
+    half = '{"a": "' + chr(92) + 'ud800"}'
+    assert jsonanswers.extract_json(f"Here: {half}") is None
+    assert jsonanswers.extract_json(f'Here: {half} or {{"a": 1}}', inner=False) == {"a": 1}
+    assert jsonanswers.extract_json('{"b": {"a": 1}, "b": 2}', inner=False) is None
+
+
+def test_a_schema_file_that_holds_a_list_is_refused(tmp_path):
+    (tmp_path / "s.json").write_text("[]")
+    with pytest.raises(ConfigError, match="a schema is an object"):
+        jsonanswers.load_schema(str(tmp_path / "s.json"))
+
+
 def test_the_deepest_value_can_be_validated():
     node = {"anyOf": [{"type": "null"}, {"properties": {"c": {"allOf": [{"$ref": "#"}]}}, "type": "object"}]}
     deep = '{"c":' * 64 + "null" + "}" * 64
