@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sft_utils.artifacts import ROOT, sha256_file, sha256_files, sha256_json
+from sft_utils.artifacts import ROOT, sha256_files, sha256_json
 from sft_utils.errors import ConfigError
 
 LOCK = ROOT / "requirements" / "cpu.lock"
@@ -35,7 +35,7 @@ def locked_versions() -> dict[str, str]:
     Those of the lock, and those that only the GPU environment has: absent on a CPU, they change
     no hash there. Read once per process (0.1 s). What is installed later is seen by the next one.
     """
-    pins = re.findall(r"^([\w.-]+)==", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    pins = [pin.partition("==")[0] for pin in _pins()]
     more = re.findall(r"^ +- ([\w.-]+)==", GPU_PINS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return _installed(dict.fromkeys([*pins, *more]))
 
@@ -50,9 +50,20 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def _pins() -> list[str]:
+    """`name==version` of every line of the lock, without its comments.
+
+    Not those of `bootstrap`: each notebook would depend on that module, and be run again after it.
+    """
+    return re.findall(r"^[\w.-]+==[^\s#]+", LOCK.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
 def lock_hash() -> str:
-    """Hash of the lock file and of what is really installed: a GPU machine has another set."""
-    return sha256_json([sha256_file(LOCK), locked_versions()])
+    """Hash of what the lock pins and of what is really installed: a GPU machine has another set.
+
+    Comments do not count; in results from before 2026-11-24 they do.
+    """
+    return sha256_json([sorted(_pins()), locked_versions()])
 
 
 def code_hash(notebook: str) -> str:

@@ -124,6 +124,16 @@ def test_run_id_follows_every_locked_package(monkeypatch):
     assert manifest.lock_hash() == before
 
 
+def test_a_comment_in_the_lock_is_the_same_lock(monkeypatch, tmp_path):
+    """It made another run id, and every stored trial of 08 was trained again."""
+    before, text = manifest.lock_hash(), manifest.LOCK.read_text(encoding="utf-8")
+    monkeypatch.setattr(manifest, "LOCK", tmp_path / "cpu.lock")
+    manifest.LOCK.write_text("# more\n\n" + text.replace("\naiohttp==", "\n# why\naiohttp=="))
+    assert manifest.lock_hash() == before
+    manifest.LOCK.write_text(text.replace("\naiohttp==3", "\naiohttp==4"))
+    assert manifest.lock_hash() != before
+
+
 def test_what_only_gpu_machines_have_counts_where_it_is_installed(monkeypatch):
     """A faster kernel of another triton moves numbers; on a CPU no id moves for its absence."""
     manifest.locked_versions.cache_clear()

@@ -189,6 +189,15 @@ def test_every_package_that_changed_is_named_and_the_python():
     assert old == ["version of torch: reference 2.0, observed 2.1"], "what only one side knows says nothing"
 
 
+def test_a_comment_in_the_lock_explains_no_difference():
+    facts = {"packages": {"trl": "1"}, "lock": "a"}
+    assert compare(changed(manifest=facts), changed(manifest=facts | {"lock": "b"})).inputs == []
+    other = compare(changed(manifest=facts), changed(manifest={"packages": {"trl": "2"}, "lock": "b"})).inputs
+    assert len(other) == 2, "a version and the lock"
+    unknown = compare(changed(manifest={"lock": "a"}), changed(manifest={"lock": "b"})).inputs
+    assert len(unknown) == 1, "nothing says that they are the same"
+
+
 def test_a_result_of_old_has_the_packages_of_its_commit(layout, capsys):
     """References that name fourteen packages only: the lock of their commit knows all."""
     def git(*words):
