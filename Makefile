@@ -61,6 +61,16 @@ $(error run-all runs every notebook; for one alone: make nb NB=$(NB))
 endif
 endif
 
+# What a target reads, besides VENV and PYTHON; `make clean PROFILE=smoke` removed all profiles.
+file := PROFILE PARAMS FORCE DATA SCHEMA MAPPING
+reads := help=PROFILE nb=NB $(file:%=nb=%) $(file:%=run-all=%) run-all=JOBS run-all=RECORD \
+  list=PROFILE times=PROFILE publish=NB publish=PROFILE adopt=NB adopt=FROM adopt=YES regress=NB \
+  regress=PROFILE reproduce=RUN test=JOBS test=ARGS gpu-check=ARGS bench=ARGS
+goals := $(or $(MAKECMDGOALS),help)
+read := VENV PYTHON $(foreach t,$(goals),$(patsubst $t=%,%,$(filter $t=%,$(reads))))
+unread := $(firstword $(filter-out $(read),$(filter $(names),$(typed))))
+$(if $(unread),$(error nothing was done: make $(goals) does not read $(unread)=, leave it out))
+
 .PHONY: help
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -91,6 +92,9 @@ def test_switches_can_be_off(make, target):
         (["adopt"], "this target needs NB="),
         (["reproduce"], "this target needs RUN="),
         (["run-all", "NB=03"], "run-all runs every notebook; for one alone: make nb NB=03"),
+        (["clean", "PROFILE=smoke"], "nothing was done: make clean does not read PROFILE=, leave it out"),
+        (["verify", "renew", "NB=03"], "make verify renew does not read NB="),
+        (["nb", "NB=03", "JOBS=2"], "make nb does not read JOBS="),
     ],
 )
 def test_a_target_without_its_value_or_with_a_useless_one_is_refused(make, words, message):
@@ -111,6 +115,29 @@ def test_a_wrong_name_is_refused_before_anything_is_set_up(make, tmp_path, word,
     assert done.stdout == ""
     assert message in done.stderr
     assert "SCHEMA" in done.stderr, "the Makefile's names are listed"
+
+
+def test_what_each_target_reads_is_listed(make):
+    """By its recipe, in which every name stands that can change it."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    names = set(re.search(r"^names := (.*)$", text, re.MULTILINE)[1].split()) - {"VENV", "PYTHON"}
+    listed = set(re.search(r"^reads := ((?:.*\\\n)*.*)$", text, re.MULTILINE)[1].replace("\\\n", " ").split())
+    shared = re.search(r"^file := (.*)$", text, re.MULTILINE)[1].split()
+    for target in ("nb", "run-all"):
+        listed = listed - {f"$(file:%={target}=%)"} | {f"{target}={name}" for name in shared}
+    macros = dict.fromkeys(["$(params)"], " ".join(f"$({n})" for n in shared if n != "PROFILE"))
+    found = set()
+    for target, recipe in re.findall(r"^([a-z-]+):.*##.*\n((?:\t.*\n)+)", text, re.MULTILINE):
+        for macro, meaning in macros.items():
+            recipe = recipe.replace(macro, meaning)
+        used = re.findall(r"\$\$?[({]?(?:call on,)?([A-Z]{2,})\b", recipe)
+        found |= {f"{target}={name}" for name in used if name in names}
+    assert found == listed
+
+
+def test_a_name_that_one_of_several_targets_reads_is_enough(make):
+    assert make("-n", "run-all", "publish", "NB=").returncode == 0
+    assert make("-n", "verify", "regress", "PROFILE=smoke", "NB=03").returncode == 0
 
 
 def test_every_name_that_the_makefile_reads_is_listed():
