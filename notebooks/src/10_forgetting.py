@@ -566,13 +566,14 @@ with checkpoint(run, headline="replay.task_gain_kept", readme=README) as c:
 # - The point is picked by a rule, trained again, and judged on mails, items and questions that did not
 #   pick it.
 #
-# **What this does not show**: abilities that these items do not ask for; long answers; whether a larger
-# model forgets in the same places. Some replay requests have the form of facts and sums among the general
-# items (a capital, half of a number), though none asks the same: part of what replay keeps there may be the
-# form. Format bleed of the two final runs is counted on few questions: where they show no difference, the
-# grid's larger one is the evidence. Grid points are short runs with one seed each. *Not shown to be below the
-# base model* is no proof of being level: its interval says how much may be lost. The rule of picking was
-# changed once after a look at final figures (Decisions in sft_utils/README.md).
+# **What this does not show**: abilities that these items do not ask for; long answers; whether a larger model
+# forgets in the same places; how forgetting depends on the rank, which is the same in all runs, or on
+# stopping early, for which the gate looks only twice. Some replay requests have the form of facts and sums
+# among the general items (a capital, half of a number), though none asks the same: part of what replay keeps
+# there may be the form. Format bleed of the two final runs is counted on few questions: where they show no
+# difference, the grid's larger one is the evidence. Grid points are short runs with one seed each. *Not shown
+# to be below the base model* is no proof of being level: its interval says how much may be lost. The rule of
+# picking was changed once after a look at final figures (Decisions in sft_utils/README.md).
 #
 # **Exercises**: (1) Write `bleeds` below. (2) Which task of the harness moves most with the rate
 # (`some` in the loop of the grid holds the items of one point)?

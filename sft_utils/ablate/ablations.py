@@ -93,7 +93,7 @@ class Sizes:
     batch_size: int  # rows per optimizer step
     min_steps: int  # optimizer steps that even the smallest set gets, by repeating it
     val_rows: int  # mails that score each trial
-    test_rows: int  # mails that judge the chosen trial and the one it started from
+    test_rows: int  # mails that judge the chosen cell and its rival
     rates: tuple[float, ...]  # of the grid
     ranks: tuple[int, ...]
     curve: tuple[int, ...]  # sizes of the training set; the last is "all" of this budget
@@ -118,7 +118,7 @@ SIZES = {
         methods=(("rslora", 0), ("dora", 0), ("qlora", 0)), n_seeds=3,
     ),
 }  # fmt: skip
-"""At cpu a trial takes about twenty seconds on two cores; README has the time of the notebook."""
+"""At cpu a trial takes about half a minute on two cores, as the output of 08 shows."""
 
 
 def sizes(profile: Profile) -> Sizes:
