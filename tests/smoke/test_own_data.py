@@ -51,10 +51,16 @@ def test_texts_train_and_report_in_03(tmp_path):
     assert result["metrics"]["tuned.word_f1"]["n"] == 4
 
 
-def test_a_table_with_a_mapping_trains_and_reports_in_05(tmp_path):
-    source = "data/examples/flights.csv"
-    mapping = "prompt=question,completion=slots"
-    result, folder = run("05", tmp_path / "runs", data=source, mapping=mapping)
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("flights.csv", {"mapping": "prompt=question,completion=slots"}),
+        ("flights_alpaca.json", {"schema": "data/examples/flights.schema.json"}),
+    ],
+)
+def test_a_foreign_task_trains_and_reports_in_05(tmp_path, name, given):
+    source = f"data/examples/{name}"
+    result, folder = run("05", tmp_path / "runs", data=source, **given)
     assert result["passed"]
     assert result["parameters"]["data"] == source
     assert {"base.schema_valid", "tuned.schema_valid"} <= result["metrics"].keys()
