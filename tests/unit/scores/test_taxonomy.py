@@ -216,6 +216,7 @@ def test_a_value_of_another_shape_is_compared_too():
         ({"unevaluatedProperties": False, "properties": {"a": {"type": "string"}}}, {"a": 1, "b": 1}, ("extra key", "wrong type")),
         ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {"type": "string"}}}]}, {"a": 1, "b": 1}, ("extra key", "wrong type")),
         ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {}}, "required": ["c"]}]}, {"a": 1}, ("missing key",)),
+        ({"unevaluatedProperties": False, "allOf": [{"properties": {"a": {"type": "string"}, "c": {}}}]}, {"a": 1}, ("wrong type",)),
         ({"prefixItems": [{}], "items": False}, [1, 2], ("bound/pattern",)),
         ({"contains": {"const": 1}}, [2], ("bound/pattern",)),
         ({"if": {"required": ["a"]}, "then": {"required": ["b"]}}, {"a": 1}, ("missing key",)),
