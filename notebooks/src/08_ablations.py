@@ -46,7 +46,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, PrinterCallback
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PrinterCallback,
+    TrainerCallback,
+)
 from trl import SFTConfig, SFTTrainer
 
 from sft_utils import (
@@ -70,7 +76,16 @@ from sft_utils import (
     trialstats,
     trialstore,
 )  # fmt: skip
-from sft_utils.artifacts import ROOT, handed_file, require, sha256_json, sha256_path, sha256_text
+from sft_utils.artifacts import (
+    ROOT,
+    handed_file,
+    read_json,
+    require,
+    sha256_json,
+    sha256_path,
+    sha256_text,
+    write_json,
+)
 from sft_utils.errors import DataError, MaskError, PreflightError, expect_error
 from sft_utils.report import checkpoint, figure, table, takeaway
 from sft_utils.runtime import seed_everything, start
@@ -253,7 +268,7 @@ def answers_of(trial, model, rows):
 # refuses; those findings are suppressed with a reason, which goes on record.
 
 # %%
-def train(trial, model):
+def train(trial, model, *callbacks):
     """Train one trial; returns losses, seconds, findings, and what was suppressed."""
     rows, encoded = training_rows(trial)
     trainer = trainer_of(trial, model, encoded)
@@ -265,7 +280,8 @@ def train(trial, model):
         preflight.gate(found)
     training.fit_adapter_precision(trainer)  # TRL casts adapters on 4-bit bases to bf16, in fp16 runs too
     steps = training.Progress(run.progress_file)
-    trainer.add_callback(steps)
+    for callback in (steps, *callbacks):
+        trainer.add_callback(callback)
     clock = {"train_s": trainer.train().metrics["train_runtime"], "step_s": steps.median_s()}
     losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
     return losses, clock, [f.id for f in found], accepted
@@ -718,6 +734,61 @@ rule("Curated or raw rows?",
       for what, gap in (("", gaps), (", valid answers", valid))})  # fmt: skip
 
 # %% [markdown]
+# ## Which checkpoint?
+#
+# The last state of a run is one of many. The default is trained once more and answers the same mails after each
+# quarter of its steps. Its rate falls along a cosine, so an early state is not what a shorter run would have
+# given. Answering between two steps must not change what follows: the last state has to score as the
+# trial did.
+
+# %%
+class Quarters(TrainerCallback):
+    """Lets the model answer after each quarter of its steps."""
+
+    def __init__(self, trial):
+        self.trial, self.scores = trial, {}
+
+    def on_step_end(self, args, state, control, model=None, **_):
+        if state.global_step in {-(-k * state.max_steps // 4) for k in (1, 2, 3, 4)}:
+            answers = answers_of(self.trial, model, val_rows)
+            model.train()
+            self.scores[state.global_step] = tickets.score_answers(val_rows, answers)
+
+
+kept_states = run.dir / "checkpoints.json"  # of this trial, or of one that was something else
+states = read_json(kept_states) if kept_states.is_file() and not fresh else {}
+if states.get("trial") != store.path(DEFAULT).stem:
+    watcher = Quarters(DEFAULT)
+    train(DEFAULT, build(DEFAULT), watcher)
+    packed = {str(k): trialstore.pack_scores(v) for k, v in watcher.scores.items()}
+    states = {"trial": store.path(DEFAULT).stem, "scores": packed}
+    write_json(kept_states, states)
+by_step = {int(k): [trialstore.unpack_scores({"scores": v})] for k, v in states["scores"].items()}
+last = max(by_step)
+undisturbed = by_step[last] == default[:1]
+
+# %%
+gained = {k: trialstats.difference(by_step[last], a) for k, a in by_step.items() if k < last}
+peak = max(by_step, key=lambda k: trialstats.mean_f1(by_step[k]))
+open_still = [k for k, gap in gained.items() if gap["ci95"][0] <= 0]  # not shown to be worse
+points = {f"step {k}": trialstats.metric(a) for k, a in by_step.items()}
+with figure(
+    f"Best of {len(points)} checkpoints: step {peak} of {last}",
+    f"field F1, n = {SIZE.val_rows} mails, one seed, 95 % intervals; the default; profile {P.name}",
+    alt="; ".join(f"{n} {m['value']:.2f}" for n, m in points.items()),
+) as ax:
+    trialplots.intervals(ax, points, zero=False)
+takeaway("The last state against earlier ones: "
+         + "; ".join(f"step {k} {scoring.verdict(gap)}" for k, gap in gained.items()) + ".")
+named = ", ".join(map(str, open_still or gained))
+rule("Which checkpoint?",
+     (f"the last: earlier ones, after steps {named}, are shown to be worse." if not open_still else
+      f"after steps {named} nothing is shown to be lost against the last. The best of a few checkpoints on few "
+      "mails is mostly luck: take the last, or choose on mails that report nothing, as 03 does."),
+     {f"step {last} minus step {k}": gap for k, gap in gained.items()}, figure="intervals",
+     drawn={"entries": points, "zero": False}, title="Field F1 by checkpoint")  # fmt: skip
+
+# %% [markdown]
 # ## Does the winner hold?
 #
 # So far one set of mails judged everything. The finalists, the chosen cell and its rival (the best of the
@@ -867,6 +938,7 @@ metrics["all_minus_next_rows_at_equal_steps.field_f1"] = equal_steps
 metrics |= {f"rows_{n}.field_f1": m for n, m in curve.items()}
 metrics |= {f"all_minus_rows_{n}.field_f1": d for n, d in smallest.lost.items() if n < everything}
 metrics["chosen_minus_rival.field_f1_test"] = confirmed
+metrics |= {f"last_minus_quarter_{k}.field_f1": gap for k, gap in enumerate(gained.values(), 1)}
 metrics["default_minus_base.field_f1"] = trialstats.difference(default, base)
 for result in used.values():
     run.suppressed.update(result["suppressed"])
@@ -887,6 +959,7 @@ with checkpoint(run, headline="smallest_set.rows", readme=README) as c:
     c.metric("smallest_set.rows_within_margin", smallest.within, n=SIZE.val_rows)
     c.metric("trials.run", len(used), n=len(used))
     c.true("asking again gives the same scores", again == default)
+    c.true("answering between steps changes no step", undisturbed or P.is_gpu)  # a GPU may add in any order
     c.equal("trials of only the sweep or only the loop", asked, [])
     c.between("largest distance to equal size", max(abs(v / budget - 1) for v in parameters.values()),
               0, 0.5 * one_rank + 1e-9)
