@@ -86,6 +86,7 @@ from sft_utils.runner import nbcompare as nbcompare
 from sft_utils.runner import nbexec as nbexec
 from sft_utils.runner import nbflow as nbflow
 from sft_utils.runner import nbjobs as nbjobs
+from sft_utils.runner import nbpages as nbpages
 from sft_utils.runner import nbprogress as nbprogress
 from sft_utils.runner import nbpublish as nbpublish
 from sft_utils.runner import nbreplay as nbreplay

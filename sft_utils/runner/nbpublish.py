@@ -25,10 +25,12 @@ from sft_utils.notebook.nbsource import (
     parse,
     read_source,
 )
+from sft_utils.runner import nbpages
 from sft_utils.runner.nbflow import Run, is_fresh, repeat_command
 from sft_utils.runner.nbverify import (
     PUBLISHED_PROFILE,
     modules,
+    of_this_machine,
     problems,
     read_notebook,
     renewed,
@@ -106,7 +108,7 @@ def _with_small_pictures(output: NotebookNode) -> NotebookNode:
 def publish(
     layout: Layout, notebooks: Sequence[str], profile: str, models: dict[str, str]
 ) -> list[str]:
-    """Publish finished runs: the reference JSON, and at `cpu` the notebook and the README.
+    """Publish finished runs: the reference JSON, and at `cpu` its reports, notebook and README.
 
     Everything is checked before the first file is written.
 
@@ -143,6 +145,9 @@ def publish(
             built = build(layout, notebook, models)
             ready[notebook] = compose(built, ran, results[notebook], modules(layout, notebook))
             refused += problems(layout, notebook, ready[notebook])
+            machine = of_this_machine(layout)
+            found = nbpages.unfit(layout, results[notebook], machine)
+            refused += [f"{notebook}: {line}" for line in found]
     if refused:
         raise RunnerError("\n".join(["nothing published:", *refused]))
     written = []
@@ -150,6 +155,8 @@ def publish(
         target = layout.reference(notebook, profile)
         write_json(target, _portable(result))
         written.append(target)
+        if profile == PUBLISHED_PROFILE:
+            written += nbpages.write(layout, notebook, result)
     written += _write_notebooks(layout, ready, models)
     return [str(path.relative_to(layout.root)) for path in [*written, *write_readme(layout)]]
 

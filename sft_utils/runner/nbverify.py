@@ -39,6 +39,7 @@ from sft_utils.notebook.readme import (
     results_table,
 )
 from sft_utils.reporting.handover import claims
+from sft_utils.runner import nbpages
 
 PUBLISHED_PROFILE = "cpu"  # the one every reader can repeat
 MAX_BYTES = 400 * 1024
@@ -177,8 +178,7 @@ def _output_problems(layout: Layout, nb: NotebookNode) -> list[str]:
     counts = [c.execution_count for c in code_cells(nb) if c.source.strip()]
     if counts != list(range(1, len(counts) + 1)):
         found.append(f"execution counts {counts} are not 1..{len(counts)}: not one clean run")
-    own = [re.escape(f"{p}/") for p in (layout.root, Path.home()) if p != Path("/")]
-    machine = re.compile(rf"(?<![\w.~-])(?:{'|'.join(own)})|{HOMES}")
+    machine = of_this_machine(layout)
     for number, cell in enumerate(code_cells(nb), start=1):
         for output in cell.outputs:
             if output.output_type == "error":
@@ -192,6 +192,12 @@ def _output_problems(layout: Layout, nb: NotebookNode) -> list[str]:
             if path:
                 found.append(f"code cell {number} shows a path of this machine: {path[0]}")
     return found
+
+
+def of_this_machine(layout: Layout) -> re.Pattern[str]:
+    """Finds a path that no other machine has."""
+    own = [re.escape(f"{p}/") for p in (layout.root, Path.home()) if p != Path("/")]
+    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(own)})|{HOMES}")
 
 
 def verify(layout: Layout, models: dict[str, str]) -> list[str]:
@@ -243,6 +249,8 @@ def _of_another_run(layout: Layout, notebook: str, nb: NotebookNode) -> Iterator
         yield f"is of run {runs}, {shown} of run {other}. {publish_command(notebook)}"
     elif "result_sha256" in stamp and stamp["result_sha256"] != sha256_json(result):
         yield f"{shown} was edited since it was published. Bring it back: git checkout -- {shown}"
+    for line in nbpages.changed(layout, notebook, result):
+        yield f"{line}. {publish_command(notebook)}"
 
 
 def _readme_problems(layout: Layout) -> Iterator[str]:
