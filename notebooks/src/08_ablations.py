@@ -269,7 +269,7 @@ def answers_of(trial, model, rows):
 
 # %%
 def train(trial, model, *callbacks):
-    """Train one trial; returns losses, seconds, findings, and what was suppressed."""
+    """Train one trial; returns losses, what it took, findings, and what was suppressed."""
     rows, encoded = training_rows(trial)
     trainer = trainer_of(trial, model, encoded)
     found = preflight.check(trainer, [tickets.conversation(r) for r in rows], tokenizer)
@@ -282,9 +282,10 @@ def train(trial, model, *callbacks):
     steps = training.Progress(run.progress_file)
     for callback in (steps, *callbacks):
         trainer.add_callback(callback)
-    clock = {"train_s": trainer.train().metrics["train_runtime"], "step_s": steps.median_s()}
-    losses = [e["loss"] for e in trainer.state.log_history if "loss" in e]
-    return losses, clock, [f.id for f in found], accepted
+    spent = {"train_s": trainer.train().metrics["train_runtime"], "step_s": steps.median_s()}
+    log = [e for e in trainer.state.log_history if "loss" in e]
+    spent["tokens"] = int(log[-1]["num_tokens"])
+    return [e["loss"] for e in log], spent, [f.id for f in found], accepted
 
 
 # %%
@@ -292,16 +293,16 @@ def work(trial, rows):
     """One trial from the base model to the scores of its answers."""
     gc.collect()
     model, losses, found, accepted = build(trial), [], [], {}
-    clock = {"train_s": 0.0, "step_s": 0.0}
+    spent = {"train_s": 0.0, "step_s": 0.0, "tokens": 0}
     n = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if trial.method != "none":
-        losses, clock, found, accepted = train(trial, model)
+        losses, spent, found, accepted = train(trial, model)
     answers = answers_of(trial, model, rows)
     return {
         "scores": trialstore.pack_scores(tickets.score_answers(rows, answers)),
         "answers": [a.text for a in answers], "curve": losses, "findings": found,
         "suppressed": accepted, "trainable": n if losses else 0,
-        **{what: round(seconds, 3) for what, seconds in clock.items()},
+        **{what: round(amount, 3) for what, amount in spent.items()},
     }  # fmt: skip
 
 

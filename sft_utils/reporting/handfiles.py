@@ -6,7 +6,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ RUNBOOK = (
 MODELS = ("adapter", "merged")  # files of a result that are models: 09 merges that of 03
 LICENCES = {BUNDLED: LICENCE}  # of base models; of others the card says nothing
 
-FORMULA = "FLOPs = 4 N D + 6 A D (N frozen base parameters, A adapter parameters, D tokens trained)"
+FORMULA = "FLOPs = 4 N D + 6 A D (N frozen base parameters, A trained parameters, D tokens trained)"
 """Forward costs 2 FLOPs per parameter and token, backward 2 for activations and 2 for weight
 gradients; frozen weights need no weight gradient. Attention scores are left out (small at these
 lengths), and the vocabulary projection counts in full although only supervised tokens need it."""
@@ -236,8 +237,8 @@ def costs(
 ) -> list[dict[str, Any]]:
     """Seconds, memory, steps, tokens and FLOPs of each recorded run.
 
-    Tokens and steps are those of the trainer's own log (the last checkpoint of each training);
-    bare loops such as range tests and all generation are in the seconds only.
+    Tokens and steps are those of the trainer's own log (the last checkpoint of each training, and
+    every stored trial); bare loops such as range tests and all generation are in the seconds only.
 
     Args:
         profile: Name of the profile, for the run folders.
@@ -252,6 +253,11 @@ def costs(
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError, struct.error):
             if tokens and n_base:  # without a whole adapter beside them FLOPs stay unknown
                 flops = 4 * n_base * tokens + 6 * parameters(adapter) * tokens
+        trials = list(_trials(runs_dir(profile) / name / "trials"))
+        if trials:
+            tokens = (tokens or 0) + sum(t.tokens for t in trials)
+            steps = (steps or 0) + sum(t.steps for t in trials)
+            flops = sum(t.flops(n_base) for t in trials) if n_base else None
         rows.append(
             {
                 "notebook": name,
@@ -264,6 +270,30 @@ def costs(
             }
         )
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """What one stored trial of 08 trained."""
+
+    tokens: int
+    steps: int
+    trainable: int
+    full: bool
+
+    def flops(self, n_base: int) -> int:
+        """By `FORMULA`; where every weight trains, none is frozen."""
+        frozen = 0 if self.full else 4 * n_base
+        return (frozen + 6 * self.trainable) * self.tokens
+
+
+def _trials(folder: Path) -> Iterator[_Trial]:
+    """Stored trials that say how many tokens they trained; damaged files are left out."""
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
+            found = read_json(path)
+            full = found["trial"]["method"] == "full"
+            yield _Trial(int(found["tokens"]), len(found["curve"]), int(found["trainable"]), full)
 
 
 def _trained(folder: Path) -> tuple[int | None, int | None]:

@@ -647,6 +647,25 @@ def test_costs_follow_the_formula(runs):
     assert handfiles.costs("smoke", handover.recorded("smoke"), None)[0]["flops"] is None
 
 
+def test_costs_count_every_stored_trial(runs):
+    """08 keeps no checkpoint; its trials say what they trained, and nothing is frozen in full training."""
+    folder = runs / "03_qlora_single_gpu" / "trials"
+    folder.mkdir(parents=True)
+    for name, method, trainable, tokens, steps in (
+        ("a", "lora", 20, 100, 4), ("b", "full", 1000, 50, 2), ("c", "none", 0, 0, 0),
+    ):  # fmt: skip
+        trial = {"trial": {"method": method}, "trainable": trainable, "tokens": tokens, "curve": [0.5] * steps}
+        (folder / f"{name}.json").write_text(json.dumps(trial))
+    (folder / "d.json").write_text(json.dumps({"trial": {"method": "lora"}, "curve": [0.5]}))  # of an older notebook
+    for name, text in (("e", "{"), ("f", "[]"), ("g", '{"trial": null}')):
+        (folder / f"{name}.json").write_text(text)
+    row, _ = handfiles.costs("smoke", handover.recorded("smoke"), 1000)
+    assert (row["steps"], row["tokens"]) == (6, 150)
+    assert row["flops"] == (4 * 1000 + 6 * 20) * 100 + 6 * 1000 * 50
+    row, _ = handfiles.costs("smoke", handover.recorded("smoke"), None)
+    assert (row["tokens"], row["flops"]) == (150, None)
+
+
 def test_tokens_of_a_resumed_run_are_added_up(runs):
     """The trainer's count begins again at the checkpoint that a run was resumed from."""
     state = runs / "03_qlora_single_gpu/train/checkpoint-5/trainer_state.json"
