@@ -87,7 +87,7 @@ def render(folder: Path) -> Path:
     text = [f"# Ablations: which knob matters?\n\n{facts}.\n"]
     text.append("Intervals are 95 %, over mails and, where there are several, over seeds.\n")
     for k, section in enumerate(value["sections"], 1):
-        text.append(f"## {section['question']}\n\n**Rule.** {section['rule']}\n")
+        text.append(f"## {section['question']}\n\n**Rule**: {section['rule']}\n")
         if section["evidence"]:
             rows = [
                 [what, number(e["value"]), f"[{number(e['ci95'][0])}, {number(e['ci95'][1])}]",

@@ -47,7 +47,7 @@ def test_equal_input_gives_equal_bytes(tmp_path):
     assert sorted(files) == ["01_heat_map.png", "02_size_curve.png", "03_intervals.png", "04_curves.png",
                              "05_parallel.png", "report.json", "report.md"]  # fmt: skip
     text = page.read_text()
-    for part in ("**Rule.** take rank 2.", "| best minus cheapest | 0.250 | [-0.050, 0.500] | 24 |",
+    for part in ("**Rule**: take rank 2.", "| best minus cheapest | 0.250 | [-0.050, 0.500] | 24 |",
                  "![F1: 1e-3: rank 0 0.10, rank 2 0.70](01_heat_map.png)", "| 0.750 |", "profile smoke"):  # fmt: skip
         assert part in text, part
     assert "learning_rate" not in text, "settings that all trials share are left out"
