@@ -34,6 +34,11 @@ RECIPE = 2
 """Counted up when `convert` writes something else; a directory of an older recipe is replaced."""
 
 
+def is_local(name: str) -> bool:
+    """Whether a base model is named by a folder of this machine, which says nothing elsewhere."""
+    return name != BUNDLED and (Path(name).is_absolute() or Path(name).is_dir())
+
+
 def models_dir() -> Path:
     """Folder of converted models; `SFT_MODELS` shares one between several checkouts."""
     return Path(os.environ.get("SFT_MODELS", ROOT / "outputs" / "models"))

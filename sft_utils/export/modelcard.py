@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import read_json, sha256_file
-from sft_utils.basemodel import BUNDLED, LICENCE
+from sft_utils.basemodel import BUNDLED, LICENCE, is_local
 from sft_utils.formats import interval, number, table
 
 HUB = {BUNDLED: "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -21,7 +21,7 @@ def card(
     Args:
         folder: The export; its files are listed with size and hash.
         name: Public name of the model.
-        base: Hub id of the base model, or its name in `HUB`.
+        base: Hub id of the base model, its name in `HUB`, or its folder.
         revision: Commit of the base; None for the bundled one.
         facts: Manifest of the run that exported (`manifest.build`).
         trained: Manifest of the run that trained, as kept beside the adapter.
@@ -32,6 +32,8 @@ def card(
     """
     hub = HUB.get(base, base)
     source = hub + (f", in the bundled 4-bit copy `{base}`" if hub != base else "")
+    if is_local(base):  # the hub refuses a path as `base_model`
+        hub, source = "", f"A local model, `{Path(base).name}`"
     source += f" at revision {revision}" if revision else ""
     command = " ".join("." if word == name else word for word in usage.split())
     files = [
@@ -54,7 +56,7 @@ def card(
     return "\n".join(
         [
             "---",
-            f"base_model: {hub}",
+            *([f"base_model: {hub}"] if hub else []),
             "pipeline_tag: text-generation",
             "library_name: transformers",
             "---",

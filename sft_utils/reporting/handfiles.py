@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_utils.artifacts import ROOT, handed_file, read_json, runs_dir, sha256_file, sha256_json
-from sft_utils.basemodel import BUNDLED, LICENCE
+from sft_utils.basemodel import BUNDLED, LICENCE, is_local
 from sft_utils.config import get_profile
 from sft_utils.errors import HandoffError
 
@@ -114,15 +114,16 @@ def model_cards(results: Mapping[str, dict[str, Any]]) -> list[dict[str, Any]]:
             cards.append({**card, "files": "present, hash verified; README.md in it says the rest"})
             continue
         config = read_json(folder / "adapter_config.json")
+        base = config["base_model_name_or_path"]
         beside = folder / "manifest.json"
         trained = read_json(beside) if beside.is_file() else {}
         cards.append(
             {
                 **card,
                 "files": "present, hash verified",
-                "base_model": config["base_model_name_or_path"],
+                "base_model": Path(base).name if is_local(base) else base,
                 "base_revision": config.get("revision"),
-                "base_licence": LICENCES.get(config["base_model_name_or_path"]),
+                "base_licence": LICENCES.get(base),
                 "base_form": base_form(name, result["profile"]),
                 "rank": config["r"],
                 "alpha": config["lora_alpha"],

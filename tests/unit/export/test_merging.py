@@ -366,6 +366,10 @@ def test_the_command_of_the_card_serves_its_folder_and_the_base_is_on_the_hub(tm
     assert "bundled 4-bit copy `smollm2-135m-instruct`" in bundled
     assert "\nbase_model: Qwen/Qwen2.5-7B-Instruct\n" in card("Qwen/Qwen2.5-7B-Instruct")
     assert "copy" not in card("Qwen/Qwen2.5-7B-Instruct")
+    local = card("/srv/models/our-base")
+    assert "A local model, `our-base`, with the adapter" in local
+    assert "base_model:" not in local, "a path is no model of the hub"
+    assert "/srv" not in local
 
 
 def test_buffers_are_part_of_an_export(tokenizer, tmp_path):
