@@ -30,16 +30,16 @@ def excluded(folder):
 
 
 def test_texts_train_and_report_in_03(tmp_path):
-    """Plain answers under the reader's own system prompt; broken lines cost themselves only."""
+    """ShareGPT rows under the reader's own system prompt; broken lines cost themselves only."""
     asked = ["opening hours", "parking", "delivery", "returns", "vouchers", "opening on Sunday", "invoices", "repairs"]
     lines = [
-        json.dumps({"messages": [
-            {"role": "system", "content": "You answer for the shop in Basel."},
-            {"role": "user", "content": f"What about {what} of branch {k * 37}?"},
-            {"role": "assistant", "content": f"Ask for {what} at desk {k} of branch {k * 37}, please."}]})
+        json.dumps({"conversations": [
+            {"from": "system", "value": "You answer for the shop in Basel."},
+            {"from": "human", "value": f"What about {what} of branch {k * 37}?"},
+            {"from": "gpt", "value": f"Ask for {what} at desk {k} of branch {k * 37}, please."}]})
         for k, what in enumerate(asked * 8)
     ]  # fmt: skip
-    lines[5:5] = ['{"messages": [', json.dumps({"messages": [{"role": "user", "content": "Hello?"}]})]
+    lines[5:5] = ['{"conversations": [', json.dumps({"conversations": [{"from": "human", "value": "Hello?"}]})]
     (tmp_path / "chats.jsonl").write_text("\n".join(lines) + "\n")
     # A few steps at a rate that smoke cannot find out forget more than the usual budget.
     result, folder = run("03", tmp_path / "runs", data=tmp_path / "chats.jsonl", forgetting_budget=50)
