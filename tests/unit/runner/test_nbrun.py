@@ -771,7 +771,7 @@ def reads_data(layout):
     """00 reads a file below data/ and a benchmark; both notebooks have run."""
     for name in ("data/rows.csv", "outputs/reference/bench.json"):
         (layout.root / name).parent.mkdir(parents=True, exist_ok=True)
-        (layout.root / name).write_text("1")
+        (layout.root / name).write_text('{"n": 1}')
         edit(layout, "notebooks/src/00_first.py", "tiny.save(", f'open("{name}").read()\ntiny.save(')
     assert nbrun.main(["run-all"], layout) == 0
     return layout
