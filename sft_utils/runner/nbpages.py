@@ -9,9 +9,9 @@ from typing import Any
 from sft_utils.artifacts import sha256_path, storage_error
 from sft_utils.notebook.nbsource import Layout
 
-HANDED = ("report", "data")
-"""What a checkpoint hands on for readers: a page, a folder with figures, or the value that a page
-was made of (`Checkpoint.save_file`)."""
+HANDED = "report"
+"""The name under which a checkpoint hands on what readers open: a page, or a folder with figures
+(`Checkpoint.save_file`). The value that a page was made of stays with the run."""
 MAX_BYTES = 2**20
 """Of one such file or folder: every version stays in the repository's history."""
 TEXTS = (".html", ".json", ".md")
@@ -30,10 +30,10 @@ def unfit(layout: Layout, result: Mapping[str, Any], machine: re.Pattern[str]) -
         result: The run's result file.
         machine: Finds a path that exists on this machine only.
     """
-    for key, handed in _pages(result):
+    for handed in _pages(result):
         path = layout.root / handed["path"]
         if not path.exists() or sha256_path(path) != handed["sha256"]:
-            yield f"{handed['path']} is not what the run handed on as {key!r}; run it again"
+            yield f"{handed['path']} is not what the run handed on as {HANDED!r}; run it again"
             continue
         files = [p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file()]
         size = sum(p.stat().st_size for p in files)
@@ -57,7 +57,7 @@ def write(layout: Layout, notebook: str, result: Mapping[str, Any]) -> list[Path
     folder = layout.reference(notebook, profile).with_suffix("")
     shutil.rmtree(folder, ignore_errors=True)
     written = []
-    for _, handed in _pages(result):
+    for handed in _pages(result):
         target = committed(layout, notebook, profile, handed)
         source = layout.root / handed["path"]
         try:
@@ -71,7 +71,7 @@ def write(layout: Layout, notebook: str, result: Mapping[str, Any]) -> list[Path
 
 def changed(layout: Layout, notebook: str, result: Mapping[str, Any]) -> Iterator[str]:
     """Reports that are not those of the committed result."""
-    for _, handed in _pages(result):
+    for handed in _pages(result):
         target = committed(layout, notebook, result["profile"], handed)
         shown = target.relative_to(layout.root)
         if not target.exists():
@@ -80,7 +80,7 @@ def changed(layout: Layout, notebook: str, result: Mapping[str, Any]) -> Iterato
             yield f"{shown} is not what the run of the committed result wrote"
 
 
-def _pages(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for key, handed in result.get("files", {}).items():
-        if key in HANDED and isinstance(handed, dict) and not Path(handed["path"]).is_absolute():
-            yield key, handed
+def _pages(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    handed = result.get("files", {}).get(HANDED)
+    if isinstance(handed, dict) and not Path(handed["path"]).is_absolute():
+        yield handed

@@ -42,20 +42,22 @@ def test_what_readers_open_is_committed_and_nothing_else(layout, result):
     old.write_text("an earlier run", encoding="utf-8")
     written = nbpages.write(layout, "11_end", result)
     folder = layout.root / "outputs" / "reference" / "cpu" / "11_end"
-    assert written == [folder / "page.html", folder / "figures"]
+    assert written == [folder / "page.html"]
+    assert [p.name for p in folder.iterdir()] == ["page.html"]
+    result["files"]["report"] = result["files"]["data"]
+    assert nbpages.write(layout, "11_end", result) == [folder / "figures"]
     found = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
-    assert found == ["figures/a.png", "figures/page.md", "page.html"]
+    assert found == ["figures/a.png", "figures/page.md"]
     assert list(nbpages.changed(layout, "11_end", result)) == []
+    (folder / "figures" / "more.png").write_bytes(b"")
+    assert len(list(nbpages.changed(layout, "11_end", result))) == 1, "a file too many"
 
 
 def test_edited_and_missing_reports_are_named(layout, result):
-    page, folder = nbpages.write(layout, "11_end", result)
+    (page,) = nbpages.write(layout, "11_end", result)
     page.write_text("<p>8</p>", encoding="utf-8")
-    (folder / "more.png").write_bytes(b"")
     assert list(nbpages.changed(layout, "11_end", result)) == [
-        "outputs/reference/cpu/11_end/page.html is not what the run of the committed result wrote",
-        "outputs/reference/cpu/11_end/figures is not what the run of the committed result wrote",
-    ]
+        "outputs/reference/cpu/11_end/page.html is not what the run of the committed result wrote"]
     page.unlink()
     assert next(nbpages.changed(layout, "11_end", result)) == "outputs/reference/cpu/11_end/page.html is missing"
 
